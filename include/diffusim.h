@@ -1,0 +1,494 @@
+/* diffusim: molecular dynamics from a learned score. MIT licence.
+ * Generated from src/capi; do not edit. `make header` writes it anew. */
+
+#ifndef DIFFUSIM_H
+#define DIFFUSIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Success.
+#define DIFFUSIM_OK 0
+
+// An argument is outside its range, NULL, or contradicts another.
+#define DIFFUSIM_ERROR_INVALID_ARGUMENT 1
+
+// The model file cannot be used.
+#define DIFFUSIM_ERROR_INVALID_MODEL 2
+
+// The model and the particles it is asked to move do not fit.
+#define DIFFUSIM_ERROR_MISMATCH 3
+
+// The step is too coarse for the model.
+#define DIFFUSIM_ERROR_UNSTABLE 4
+
+// The score stopped being finite or a particle ran away; the last good frame was kept.
+#define DIFFUSIM_ERROR_NOT_FINITE 5
+
+// A checkpoint cannot be used.
+#define DIFFUSIM_ERROR_INVALID_CHECKPOINT 6
+
+// This build or this machine does not have what was asked for.
+#define DIFFUSIM_ERROR_UNSUPPORTED 7
+
+// A file cannot be read or written.
+#define DIFFUSIM_ERROR_IO 8
+
+// The caller's score function failed.
+#define DIFFUSIM_ERROR_CALLBACK 9
+
+// A defect of diffusim; the handle involved can only be freed.
+#define DIFFUSIM_ERROR_INTERNAL 10
+
+// Version of this header.
+#define DIFFUSIM_VERSION_MAJOR 0
+
+// Version of this header.
+#define DIFFUSIM_VERSION_MINOR 1
+
+// Version of this header.
+#define DIFFUSIM_VERSION_PATCH 0
+
+// Grows when a function or a field is added; programs need at least the one they were compiled with.
+#define DIFFUSIM_ABI_VERSION 1
+
+// Arrays of `float`.
+#define DIFFUSIM_FLOAT32 0
+
+// Arrays of `double`.
+#define DIFFUSIM_FLOAT64 1
+
+// Euler–Maruyama: the harmonic adapter as it is (theory 2).
+#define DIFFUSIM_EULER_MARUYAMA 0
+
+// Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
+#define DIFFUSIM_LEIMKUHLER_MATTHEWS 1
+
+// Past its end a schedule keeps its last entry.
+#define DIFFUSIM_HOLD_LAST 0
+
+// Past its end a schedule starts again.
+#define DIFFUSIM_CYCLE 1
+
+// A score model. Immutable and safe to use from several threads; simulations keep what they need of it alive, so a model
+// may be freed while simulations run.
+typedef struct diffusim_model_t diffusim_model_t;
+
+// Replicas of one system, moved by a model. Belongs to one thread at a time.
+typedef struct diffusim_simulation_t diffusim_simulation_t;
+
+// Status of a call: DIFFUSIM_OK or one of DIFFUSIM_ERROR_*.
+typedef int32_t diffusim_status_t;
+
+// How a model is read. Fill with diffusim_model_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_model_options_t)
+  size_t struct_size;
+  // σ at which the score is read, nm; 0 = the level the model file names for simulations.
+  double noise_level;
+} diffusim_model_options_t;
+
+// The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
+// and, unless `energies` is NULL, `energies` `[n_frames]` in kT₀. Any return value but 0 ends the run with
+// DIFFUSIM_ERROR_CALLBACK. It is called from several threads at once when there are many replicas.
+typedef int32_t (*diffusim_score_callback_t)(void *user_data,
+                                             const double *positions,
+                                             size_t n_frames,
+                                             size_t n_particles,
+                                             double *scores,
+                                             double *energies);
+
+// What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
+//
+// The size of a step is given by at most one of `spring`, `effective_step` and `time_step`; with none, the model file's
+// recommendation is taken. At most one of `friction_rate`, `drag` and `diffusion_coefficient` says how mobile particles are;
+// without any, all particles take the same step and steps have no physical time.
+typedef struct {
+  // sizeof(diffusim_simulation_options_t)
+  size_t struct_size;
+  // K; 0 = the training temperature.
+  double temperature;
+  // k of the most mobile particle, 1/nm²; 0 = not given.
+  double spring;
+  // τ of the most mobile particle, nm²; 0 = not given.
+  double effective_step;
+  // Δt, ps; needs a mobility; 0 = not given.
+  double time_step;
+  // γ, 1/ps: D = kT/(m γ); 0 = not given.
+  double friction_rate;
+  // ζ, amu/ps: D = kT/ζ; 0 = not given.
+  double drag;
+  // D at `temperature`, nm²/ps; 0 = not given.
+  double diffusion_coefficient;
+  // amu, `[n_particles]`, copied; NULL = the model's. A mass of 0 freezes its particle.
+  const double *masses;
+  // Seed of the noise. The same seed gives the same trajectory.
+  uint64_t seed;
+  // Copies of the system; 1 by default.
+  size_t n_replicas;
+  // Number of the first replica, for the noise.
+  uint32_t first_replica;
+  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+  int32_t adapter;
+  // Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
+  const uint32_t *particle_ids;
+  // Factors on the spring, one per step, copied; NULL = 1.
+  const double *spring_schedule;
+  // Length of `spring_schedule`.
+  size_t n_spring_schedule;
+  // Temperatures in K, one per step, copied, in place of `temperature`; NULL = none.
+  const double *temperature_schedule;
+  // Length of `temperature_schedule`.
+  size_t n_temperature_schedule;
+  // DIFFUSIM_HOLD_LAST (default) or DIFFUSIM_CYCLE.
+  int32_t schedule_end;
+  // Not 0: run although τ times the model's largest curvature is 2 or more.
+  int32_t allow_unstable;
+  // "auto" or "cpu"; NULL = "auto".
+  const char *device;
+  // Threads; 0 = one per core.
+  size_t n_threads;
+} diffusim_simulation_options_t;
+
+// What a simulation does and has done; quantities that are not known are 0.
+typedef struct {
+  // sizeof(diffusim_statistics_t), set by the caller
+  size_t struct_size;
+  // Number of the next step.
+  uint64_t steps;
+  // Frames whose score was computed.
+  uint64_t score_evaluations;
+  // Largest |component| of any score so far, 1/nm.
+  double largest_score;
+  // k of the most mobile particle, 1/nm².
+  double spring;
+  // τ of the most mobile particle, nm².
+  double effective_step;
+  // Δt, ps.
+  double time_step;
+  // K.
+  double temperature;
+  // D of the most mobile particle, nm²/ps.
+  double diffusion_coefficient;
+  // Largest stable τ, nm².
+  double stability_limit;
+} diffusim_statistics_t;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Version of the library, such as "0.1.0"; static.
+//
+// @since 0.1
+const char *diffusim_version(void);
+
+// DIFFUSIM_ABI_VERSION of the library; compare with that of the header: the library's must not be smaller.
+//
+// @since 0.1
+int32_t diffusim_abi_version(void);
+
+// The sentence that belongs to the last failed call on this thread: what was wrong, with which value, what to do.
+// Never NULL; valid until the next failure on this thread.
+//
+// @since 0.1
+const char *diffusim_last_error(void);
+
+// k = β/(2 D Δt) (theory 3): the spring, in 1/nm², that makes a step last `time_step` ps.
+//
+// `diffusion_coefficient` in nm²/ps; `noise_scale` is β, 1 where there is no noise schedule.
+//
+// @since 0.1
+diffusim_status_t diffusim_spring_from_time_step(double time_step,
+                                                 double diffusion_coefficient,
+                                                 double noise_scale,
+                                                 double *spring);
+
+// Δt = β/(2 D k) (theory 3): how long, in ps, a step with `spring` (1/nm²) lasts.
+//
+// @since 0.1
+diffusim_status_t diffusim_time_step_from_spring(double spring,
+                                                 double diffusion_coefficient,
+                                                 double noise_scale,
+                                                 double *time_step);
+
+// D = kT/(m γ) in nm²/ps, from K, amu and the friction *rate* γ in 1/ps (OpenMM's frictionCoeff).
+//
+// @since 0.1
+diffusim_status_t diffusim_diffusion_from_friction_rate(double temperature,
+                                                        double mass,
+                                                        double friction_rate,
+                                                        double *diffusion_coefficient);
+
+// D = kT/ζ in nm²/ps, from K and the *drag* ζ in amu/ps (that of LAMMPS's fix brownian).
+//
+// @since 0.1
+diffusim_status_t diffusim_diffusion_from_drag(double temperature,
+                                               double drag,
+                                               double *diffusion_coefficient);
+
+// Fill `options` with the defaults; `size` is sizeof(diffusim_model_options_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_options_init(diffusim_model_options_t *options,
+                                              size_t size);
+
+// Read the model file `path` (UTF-8); `options` may be NULL. The caller frees `*model` with diffusim_model_free.
+//
+// Errors: DIFFUSIM_ERROR_IO, DIFFUSIM_ERROR_INVALID_MODEL (damaged, changed, unknown version or kind, wrong shapes or types,
+// weights that are not finite), DIFFUSIM_ERROR_INVALID_ARGUMENT (noise level outside the training's).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_load(const char *path,
+                                      const diffusim_model_options_t *options,
+                                      diffusim_model_t **model);
+
+// As diffusim_model_load, from the `size` bytes of a model file in memory, which are copied.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_from_bytes(const void *data,
+                                            size_t size,
+                                            const diffusim_model_options_t *options,
+                                            diffusim_model_t **model);
+
+// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+// that a model file would hold.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_from_json(const char *metadata,
+                                           diffusim_model_t **model);
+
+// A model of `n_particles` around the caller's `function`, whose energies are in kT at `training_temperature` K.
+// `user_data` is handed to every call and must outlive the model and its simulations.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_callback(size_t n_particles,
+                                          diffusim_score_callback_t function,
+                                          void *user_data,
+                                          double training_temperature,
+                                          diffusim_model_t **model);
+
+// `model`, moving only the given particles of a system of `n_particles_total`: `particles[i]` is where the model's particle i
+// is found. All others have zero score. `particles` holds diffusim_model_n_particles(model) indices.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_subset(const diffusim_model_t *model,
+                                        size_t n_particles_total,
+                                        const size_t *particles,
+                                        diffusim_model_t **subset);
+
+// Free a model; NULL is ignored.
+//
+// @since 0.1
+void diffusim_model_free(diffusim_model_t *model);
+
+// Particles of a frame; 0 for NULL.
+//
+// @since 0.1
+size_t diffusim_model_n_particles(const diffusim_model_t *model);
+
+// The model's description: atoms, units, temperature, noise levels, provenance, as JSON. Lives as long as the model.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_metadata(const diffusim_model_t *model,
+                                          const char **json);
+
+// sha256 of the model file (of the JSON description where there is no file), in hexadecimal. Lives as long as the model.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_sha256(const diffusim_model_t *model,
+                                        const char **hex);
+
+// The model file's bytes, to embed it elsewhere. They live as long as the model.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that came from no file.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_bytes(const diffusim_model_t *model,
+                                       const void **data,
+                                       size_t *size);
+
+// T₀ of the training snapshots, K.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_training_temperature(const diffusim_model_t *model,
+                                                      double *temperature);
+
+// Masses in amu into `masses` `[n_particles]`; `count` is its length.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model does not know them all.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_masses(const diffusim_model_t *model,
+                                        double *masses,
+                                        size_t count);
+
+// Frames to start from, `[*n_frames][n_particles][3]` in nm; `*n_frames` may be 0. They live as long as the model.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_start_positions(const diffusim_model_t *model,
+                                                 size_t *n_frames,
+                                                 const double **positions);
+
+// Whether `masses` `[count]` (amu) of an engine are those of the model's particles, in order, within 0.6 amu; 0 passes.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_check_masses(const diffusim_model_t *model,
+                                              const double *masses,
+                                              size_t count);
+
+// Whether the `elements` `[count]` (symbols; NULL entries are not compared) of an engine's particles are those of the model.
+// `names` `[count]`, which may be NULL, is only used to name particles in the message.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_check_particles(const diffusim_model_t *model,
+                                                 size_t count,
+                                                 const char *const *elements,
+                                                 const char *const *names);
+
+// Scores and, unless `energies` is NULL, energies of `n_frames` frames: `positions` and `scores` `[n_frames][n_particles][3]`
+// in nm and 1/nm, `energies` `[n_frames]` in kT₀.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_evaluate(const diffusim_model_t *model,
+                                          const double *positions,
+                                          size_t n_frames,
+                                          double *scores,
+                                          double *energies);
+
+// Largest eigenvalue (1/nm²) of −∇s over `n_frames` frames `[n_frames][n_particles][3]` in nm, by power iteration: a step is
+// stable while τ times it stays below 2 (theory §2).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_largest_curvature(const diffusim_model_t *model,
+                                                   const double *positions,
+                                                   size_t n_frames,
+                                                   double *curvature);
+
+// Configurational temperature T₀ ⟨‖s‖²⟩/⟨−∇·s⟩ (K) over `n_frames` frames `[n_frames][n_particles][3]` in nm.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_configurational_temperature(const diffusim_model_t *model,
+                                                             const double *positions,
+                                                             size_t n_frames,
+                                                             double *temperature);
+
+// Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_options_init(diffusim_simulation_options_t *options,
+                                                   size_t size);
+
+// Create a simulation of `model`; `options` may be NULL. Replica r starts from the model's start frame r mod n_frames, or
+// from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device).
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_create(const diffusim_model_t *model,
+                                             const diffusim_simulation_options_t *options,
+                                             diffusim_simulation_t **simulation);
+
+// Free a simulation; NULL is ignored.
+//
+// @since 0.1
+void diffusim_simulation_free(diffusim_simulation_t *simulation);
+
+// Give a simulation new options; positions and step count stay, and so must the number of replicas.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_reconfigure(diffusim_simulation_t *simulation,
+                                                  const diffusim_simulation_options_t *options);
+
+// Set the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm, `n_values` numbers of `dtype`
+// (DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64).
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_set_positions(diffusim_simulation_t *simulation,
+                                                    const void *positions,
+                                                    int32_t dtype,
+                                                    size_t n_values);
+
+// Read the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm has room for `n_values` numbers of
+// `dtype`.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_get_positions(diffusim_simulation_t *simulation,
+                                                    void *positions,
+                                                    int32_t dtype,
+                                                    size_t n_values);
+
+// Take `n_steps` steps with every replica. On DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_CALLBACK the positions are those
+// of the last good frame and the step count is its number.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_step(diffusim_simulation_t *simulation,
+                                           uint64_t n_steps);
+
+// Take one step under the model and, on top of it, `forces` `[n_replicas][n_particles][3]` in kJ/(mol nm) at the current
+// positions: the density exp(−(U + V)/kT) is sampled (theory 6). `n_values` is the length of `forces`.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_step_biased(diffusim_simulation_t *simulation,
+                                                  const double *forces,
+                                                  size_t n_values);
+
+// Number of the next step: the steps taken, unless it was set.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_get_step(diffusim_simulation_t *simulation,
+                                               uint64_t *step);
+
+// Set the number of the next step, from which the noise continues.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_set_step(diffusim_simulation_t *simulation,
+                                               uint64_t step);
+
+// Scores of the current frames, `[n_replicas][n_particles][3]` in 1/nm, `n_values` numbers; and, unless `energies` is NULL,
+// their energies `[n_replicas]` in kT₀.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_evaluate(diffusim_simulation_t *simulation,
+                                               double *scores,
+                                               size_t n_values,
+                                               double *energies);
+
+// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_statistics(diffusim_simulation_t *simulation,
+                                                 diffusim_statistics_t *statistics);
+
+// Bytes of a checkpoint.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_checkpoint_size(diffusim_simulation_t *simulation,
+                                                      size_t *size);
+
+// Write a checkpoint into `data`, which has room for `size` = diffusim_simulation_checkpoint_size bytes: all that is needed
+// to continue bit for bit in a simulation of the same model and options.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_checkpoint(diffusim_simulation_t *simulation,
+                                                 void *data,
+                                                 size_t size);
+
+// Continue from a checkpoint of `size` bytes.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_CHECKPOINT (damaged, or of another model or other options); the simulation is unchanged.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_restore(diffusim_simulation_t *simulation,
+                                              const void *data,
+                                              size_t size);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* DIFFUSIM_H */

@@ -1,0 +1,1 @@
+"""What a simulation is worth: geometry, distributions and time correlations, compared with the snapshots."""

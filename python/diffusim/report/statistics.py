@@ -1,0 +1,153 @@
+"""Geometry of frames, histograms and their divergence, time correlations, errors. NumPy only.
+
+`positions` are [n_frames, n_particles, 3] in nm; angles and torsions are in degrees, torsions in [-180, 180).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RAMACHANDRAN_BINS = 60
+RAMACHANDRAN_EDGES = np.linspace(-180.0, 180.0, RAMACHANDRAN_BINS + 1)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Counts of passages between the phi < 0 and phi > 0 basins, and of the frames spent in each."""
+
+    into_positive: int
+    out_of_positive: int
+    frames_negative: int
+    frames_positive: int
+
+
+def bond_lengths(positions: np.ndarray, bonds: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Lengths [n_frames, n_bonds], nm."""
+    i, j = _columns(bonds, 2)
+    return np.linalg.norm(positions[:, j] - positions[:, i], axis=-1)
+
+
+def bond_angles(positions: np.ndarray, triples: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Angles i-j-k at the middle particle j, [n_frames, n_triples], degrees."""
+    i, j, k = _columns(triples, 3)
+    u, v = positions[:, i] - positions[:, j], positions[:, k] - positions[:, j]
+    return np.degrees(np.arctan2(np.linalg.norm(np.cross(u, v), axis=-1), np.sum(u * v, axis=-1)))
+
+
+def torsions(positions: np.ndarray, quadruplets: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+    """Dihedral angles (IUPAC sign), [n_frames, n_quadruplets], degrees in [-180, 180)."""
+    a, b, c, d = _columns(quadruplets, 4)
+    b1, b2, b3 = (positions[:, q] - positions[:, p] for p, q in ((a, b), (b, c), (c, d)))
+    n1, n2 = np.cross(b1, b2), np.cross(b2, b3)
+    sine = np.sum(b1 * n2, axis=-1) * np.linalg.norm(b2, axis=-1)
+    angle = np.degrees(np.arctan2(sine, np.sum(n1 * n2, axis=-1)))
+    return np.where(angle >= 180.0, angle - 360.0, angle)
+
+
+def radius_of_gyration(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """Mass-weighted radius of gyration of each frame, nm."""
+    weights = np.asarray(masses, dtype=float) / np.sum(masses)
+    centred = positions - np.einsum("i,fix->fx", weights, positions)[:, None]
+    return np.sqrt(np.einsum("i,fix->f", weights, centred**2))
+
+
+def angles_of(bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Every angle between two bonds that share a particle."""
+    neighbours = _neighbours(bonds)
+    return [
+        (i, j, k) for j, around in sorted(neighbours.items()) for m, i in enumerate(around) for k in around[m + 1 :]
+    ]
+
+
+def torsions_of(bonds: Iterable[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    """One torsion about each bond that is not at an end of the molecule, through the neighbours of lowest index."""
+    bonds = sorted({(min(i, j), max(i, j)) for i, j in bonds})
+    neighbours = _neighbours(bonds)
+    found = []
+    for j, k in bonds:
+        before = [i for i in neighbours[j] if i != k]
+        after = [m for m in neighbours[k] if m != j and m not in before]
+        if before and after:
+            found.append((before[0], j, k, after[0]))
+    return found
+
+
+def ramachandran_counts(phi: np.ndarray, psi: np.ndarray) -> np.ndarray:
+    """Counts [60, 60] over (phi, psi), 6 degrees a bin."""
+    counts, _, _ = np.histogram2d(np.ravel(phi), np.ravel(psi), bins=(RAMACHANDRAN_EDGES, RAMACHANDRAN_EDGES))
+    return counts
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+    """Jensen-Shannon divergence of two histograms of the same bins: 0 if equal, ln 2 if apart. No smoothing."""
+    p, q = (np.ravel(h) / np.sum(h) for h in (p, q))
+    middle = (p + q) / 2
+
+    def relative_entropy(h):
+        filled = h > 0
+        return np.sum(h[filled] * np.log(h[filled] / middle[filled]))
+
+    return float((relative_entropy(p) + relative_entropy(q)) / 2)
+
+
+def jensen_shannon_floor(reference: np.ndarray, n_frames: float, repeats: int = 20) -> float:
+    """Expected divergence from the histogram `reference` of `n_frames` independent samples of it: a perfect score."""
+    rng = np.random.default_rng(20251117)
+    p = np.ravel(reference) / np.sum(reference)
+    return float(np.mean([jensen_shannon(rng.multinomial(round(n_frames), p), p) for _ in range(repeats)]))
+
+
+def autocorrelation(angles: np.ndarray, lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """<cos(angle(t + lag) - angle(t))> of trajectories [n_frames, n_trajectories] in degrees at `lags` in frames.
+
+    Returns the mean over the trajectories and its standard error (nan for one trajectory).
+    """
+    n_frames, n_trajectories = angles.shape
+    phases = np.exp(1j * np.radians(angles))
+    spectrum = np.fft.fft(phases, n=2 * n_frames, axis=0)
+    products = np.fft.ifft(np.abs(spectrum) ** 2, axis=0)[lags].real
+    curves = products / (n_frames - lags)[:, None]
+    if n_trajectories == 1:
+        return curves[:, 0], np.full(len(lags), np.nan)
+    return curves.mean(axis=1), curves.std(axis=1, ddof=1) / np.sqrt(n_trajectories)
+
+
+def exchange(phi: np.ndarray) -> Exchange:
+    """Exchange between phi < 0 and phi > 0 in trajectories [n_frames, n_trajectories], by core sets.
+
+    A trajectory belongs to the core (phi in [-160, -40] or [30, 100]) that it visited last, so brief recrossings of
+    the border do not count.
+    """
+    core = np.where((phi > 30) & (phi < 100), 1, np.where((phi > -160) & (phi < -40), 0, -1))
+    last = np.maximum.accumulate(np.where(core >= 0, np.arange(len(phi))[:, None], -1), axis=0)
+    state = np.where(last >= 0, np.take_along_axis(core, np.maximum(last, 0), axis=0), -1)
+    before, after = state[:-1], state[1:]
+    return Exchange(
+        into_positive=int(np.count_nonzero((before == 0) & (after == 1))),
+        out_of_positive=int(np.count_nonzero((before == 1) & (after == 0))),
+        frames_negative=int(np.count_nonzero(state == 0)),
+        frames_positive=int(np.count_nonzero(state == 1)),
+    )
+
+
+def log_lags(longest: int, count: int = 60) -> np.ndarray:
+    """About `count` whole lags from 0 to `longest`, evenly spaced in the logarithm."""
+    return np.unique(np.concatenate([[0], np.geomspace(1, max(longest, 1), count).round()])).astype(int)
+
+
+def standard_error(parts: np.ndarray) -> float:
+    """Standard error of the mean of independent, equally long parts."""
+    return float(np.std(parts, ddof=1) / np.sqrt(len(parts)))
+
+
+def _columns(indices: Sequence[tuple[int, ...]], width: int) -> np.ndarray:
+    return np.array(indices, dtype=int).reshape(-1, width).T
+
+
+def _neighbours(bonds: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    around: dict[int, set[int]] = {}
+    for i, j in bonds:
+        around.setdefault(i, set()).add(j)
+        around.setdefault(j, set()).add(i)
+    return {i: sorted(others) for i, others in around.items()}

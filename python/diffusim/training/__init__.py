@@ -1,0 +1,1 @@
+"""Training of score models from snapshots, in JAX (the optional extra `train`)."""

@@ -1,0 +1,41 @@
+//! The harmonic adapter: how one frame is drawn given the last. One file per step, one `update_particle` each.
+
+mod em;
+mod leimkuhler_matthews;
+
+pub use em::EulerMaruyama;
+pub use leimkuhler_matthews::LeimkuhlerMatthews;
+
+/// Spring of one particle at one step, in the form the update needs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParticleStep {
+    /// τ = β/(2k), nm² (theory 2)
+    pub effective_step: f64,
+    /// √(2 τ υ), nm (theory 5)
+    pub noise_amplitude: f64,
+}
+
+/// A step x_n → x_{n+1} of one particle.
+pub trait Step {
+    /// Whether the update uses ξ_{n+1}.
+    const NEXT_NOISE: bool;
+
+    /// New position (nm) from position, score (1/nm), ξ_n and, where it is used, ξ_{n+1}.
+    fn update_particle(
+        position: [f64; 3],
+        score: [f64; 3],
+        noise: [f32; 3],
+        next_noise: [f32; 3],
+        step: ParticleStep,
+    ) -> [f64; 3];
+}
+
+/// Which step to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Adapter {
+    /// Theory (2): the harmonic adapter as it is, weak order 1.
+    EulerMaruyama,
+    /// Theory (10): one score a step, equilibrium averages of order 2.
+    #[default]
+    LeimkuhlerMatthews,
+}

@@ -1,0 +1,436 @@
+//! `diffusim_model_*`
+
+use super::*;
+use crate::model::{Model, Scratch, curvature};
+use std::ffi::c_void;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A score model. Immutable and safe to use from several threads; simulations keep what they need of it alive, so a model
+/// may be freed while simulations run.
+pub struct diffusim_model_t {
+    pub(super) model: Arc<Model>,
+    metadata: CString,
+    sha256: CString,
+}
+
+impl diffusim_model_t {
+    fn put(model: Model, out: &mut *mut diffusim_model_t) {
+        let text = |s: &str| CString::new(s.replace('\0', " ")).unwrap_or_default();
+        let handle = diffusim_model_t {
+            metadata: text(model.metadata_json()),
+            sha256: text(model.sha256()),
+            model: Arc::new(model),
+        };
+        *out = Box::into_raw(Box::new(handle));
+    }
+}
+
+/// How a model is read. Fill with diffusim_model_options_init, then change what you need.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct diffusim_model_options_t {
+    /// sizeof(diffusim_model_options_t)
+    pub struct_size: usize,
+    /// σ at which the score is read, nm; 0 = the level the model file names for simulations.
+    pub noise_level: f64,
+}
+
+const MODEL_OPTIONS: diffusim_model_options_t =
+    diffusim_model_options_t { struct_size: size_of::<diffusim_model_options_t>(), noise_level: 0.0 };
+
+/// Fill `options` with the defaults; `size` is sizeof(diffusim_model_options_t).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_options_init(
+    options: *mut diffusim_model_options_t,
+    size: usize,
+) -> diffusim_status_t {
+    guard(|| write_struct(options, size, MODEL_OPTIONS, "diffusim_model_options"))
+}
+
+unsafe fn noise_level(options: *const diffusim_model_options_t) -> Result<Option<f64>> {
+    let options = read_options(options, MODEL_OPTIONS, "diffusim_model_options")?;
+    Ok((options.noise_level != 0.0).then_some(options.noise_level))
+}
+
+/// Read the model file `path` (UTF-8); `options` may be NULL. The caller frees `*model` with diffusim_model_free.
+///
+/// Errors: DIFFUSIM_ERROR_IO, DIFFUSIM_ERROR_INVALID_MODEL (damaged, changed, unknown version or kind, wrong shapes or types,
+/// weights that are not finite), DIFFUSIM_ERROR_INVALID_ARGUMENT (noise level outside the training's).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_load(
+    path: *const c_char,
+    options: *const diffusim_model_options_t,
+    model: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(model, "model")?;
+        let path = text(path, "path")?;
+        diffusim_model_t::put(Model::load(Path::new(path), noise_level(options)?)?, out);
+        Ok(())
+    })
+}
+
+/// As diffusim_model_load, from the `size` bytes of a model file in memory, which are copied.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_from_bytes(
+    data: *const c_void,
+    size: usize,
+    options: *const diffusim_model_options_t,
+    model: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(model, "model")?;
+        let bytes = slice(data.cast::<u8>(), size, "data")?;
+        diffusim_model_t::put(Model::from_bytes(bytes, noise_level(options)?)?, out);
+        Ok(())
+    })
+}
+
+/// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+/// that a model file would hold.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_from_json(
+    metadata: *const c_char,
+    model: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(model, "model")?;
+        diffusim_model_t::put(Model::from_json(text(metadata, "metadata")?)?, out);
+        Ok(())
+    })
+}
+
+/// The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
+/// and, unless `energies` is NULL, `energies` `[n_frames]` in kT₀. Any return value but 0 ends the run with
+/// DIFFUSIM_ERROR_CALLBACK. It is called from several threads at once when there are many replicas.
+pub type diffusim_score_callback_t = Option<
+    unsafe extern "C" fn(
+        user_data: *mut c_void,
+        positions: *const f64,
+        n_frames: usize,
+        n_particles: usize,
+        scores: *mut f64,
+        energies: *mut f64,
+    ) -> i32,
+>;
+
+/// The caller vouches that its data may be used from the threads of a simulation.
+struct UserData(*mut c_void);
+unsafe impl Send for UserData {}
+unsafe impl Sync for UserData {}
+
+impl UserData {
+    fn get(&self) -> *mut c_void {
+        self.0
+    }
+}
+
+/// A model of `n_particles` around the caller's `function`, whose energies are in kT at `training_temperature` K.
+/// `user_data` is handed to every call and must outlive the model and its simulations.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_callback(
+    n_particles: usize,
+    function: diffusim_score_callback_t,
+    user_data: *mut c_void,
+    training_temperature: f64,
+    model: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(model, "model")?;
+        let function = function.ok_or_else(|| null("function"))?;
+        let user_data = UserData(user_data);
+        let score = move |positions: &[f64], scores: &mut [f64], energies: Option<&mut [f64]>| {
+            let energies = energies.map_or(std::ptr::null_mut(), |e| e.as_mut_ptr());
+            let n_frames = positions.len() / (3 * n_particles);
+            let status = function(
+                user_data.get(),
+                positions.as_ptr(),
+                n_frames,
+                n_particles,
+                scores.as_mut_ptr(),
+                energies,
+            );
+            match status {
+                0 => Ok(()),
+                status => {
+                    Err(format!("the score callback returned {status}; the positions were left as they were"))
+                }
+            }
+        };
+        diffusim_model_t::put(Model::callback(n_particles, training_temperature, Box::new(score))?, out);
+        Ok(())
+    })
+}
+
+/// `model`, moving only the given particles of a system of `n_particles_total`: `particles[i]` is where the model's particle i
+/// is found. All others have zero score. `particles` holds diffusim_model_n_particles(model) indices.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_subset(
+    model: *const diffusim_model_t,
+    n_particles_total: usize,
+    particles: *const usize,
+    subset: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(subset, "subset")?;
+        let model = &reference(model, "model")?.model;
+        let particles = slice(particles, model.n_particles(), "particles")?;
+        diffusim_model_t::put(model.subset(n_particles_total, particles)?, out);
+        Ok(())
+    })
+}
+
+/// Free a model; NULL is ignored.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_free(model: *mut diffusim_model_t) {
+    if !model.is_null() {
+        guard(|| {
+            drop(Box::from_raw(model));
+            Ok(())
+        });
+    }
+}
+
+/// Particles of a frame; 0 for NULL.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_n_particles(model: *const diffusim_model_t) -> usize {
+    model.as_ref().map_or(0, |m| m.model.n_particles())
+}
+
+/// The model's description: atoms, units, temperature, noise levels, provenance, as JSON. Lives as long as the model.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_metadata(
+    model: *const diffusim_model_t,
+    json: *mut *const c_char,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(json, "json")?;
+        *out = reference(model, "model")?.metadata.as_ptr();
+        Ok(())
+    })
+}
+
+/// sha256 of the model file (of the JSON description where there is no file), in hexadecimal. Lives as long as the model.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_sha256(
+    model: *const diffusim_model_t,
+    hex: *mut *const c_char,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(hex, "hex")?;
+        *out = reference(model, "model")?.sha256.as_ptr();
+        Ok(())
+    })
+}
+
+/// The model file's bytes, to embed it elsewhere. They live as long as the model.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that came from no file.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_bytes(
+    model: *const diffusim_model_t,
+    data: *mut *const c_void,
+    size: *mut usize,
+) -> diffusim_status_t {
+    guard(|| {
+        let (data, size) = (output(data, "data")?, output(size, "size")?);
+        let model = &reference(model, "model")?.model;
+        let Some(bytes) = model.bytes() else {
+            bail!(InvalidArgument, "{} was not read from a model file and has no bytes", model.name());
+        };
+        *data = bytes.as_ptr().cast();
+        *size = bytes.len();
+        Ok(())
+    })
+}
+
+/// T₀ of the training snapshots, K.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_training_temperature(
+    model: *const diffusim_model_t,
+    temperature: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(temperature, "temperature")?;
+        *out = reference(model, "model")?.model.metadata().training_temperature;
+        Ok(())
+    })
+}
+
+/// Masses in amu into `masses` `[n_particles]`; `count` is its length.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model does not know them all.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_masses(
+    model: *const diffusim_model_t,
+    masses: *mut f64,
+    count: usize,
+) -> diffusim_status_t {
+    guard(|| {
+        let known = reference(model, "model")?.model.masses()?;
+        if count != known.len() {
+            bail!(InvalidArgument, "masses has room for {count} numbers; expected {}", known.len());
+        }
+        slice_mut(masses, count, "masses")?.copy_from_slice(&known);
+        Ok(())
+    })
+}
+
+/// Frames to start from, `[*n_frames][n_particles][3]` in nm; `*n_frames` may be 0. They live as long as the model.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_start_positions(
+    model: *const diffusim_model_t,
+    n_frames: *mut usize,
+    positions: *mut *const f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let (n_frames, positions) = (output(n_frames, "n_frames")?, output(positions, "positions")?);
+        let model = &reference(model, "model")?.model;
+        *n_frames = model.start_positions().len() / (3 * model.n_particles());
+        *positions = model.start_positions().as_ptr();
+        Ok(())
+    })
+}
+
+/// Whether `masses` `[count]` (amu) of an engine are those of the model's particles, in order, within 0.6 amu; 0 passes.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_check_masses(
+    model: *const diffusim_model_t,
+    masses: *const f64,
+    count: usize,
+) -> diffusim_status_t {
+    guard(|| reference(model, "model")?.model.check_masses(slice(masses, count, "masses")?))
+}
+
+/// Whether the `elements` `[count]` (symbols; NULL entries are not compared) of an engine's particles are those of the model.
+/// `names` `[count]`, which may be NULL, is only used to name particles in the message.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_check_particles(
+    model: *const diffusim_model_t,
+    count: usize,
+    elements: *const *const c_char,
+    names: *const *const c_char,
+) -> diffusim_status_t {
+    guard(|| {
+        let model = &reference(model, "model")?.model;
+        let strings = |array: &[*const c_char], name: &str| {
+            array
+                .iter()
+                .map(|s| if s.is_null() { Ok(None) } else { text(*s, name).map(Some) })
+                .collect::<Result<Vec<_>>>()
+        };
+        let elements = strings(slice(elements, count, "elements")?, "elements")?;
+        let names =
+            if names.is_null() { Vec::new() } else { strings(slice(names, count, "names")?, "names")? };
+        model.check_particles(&elements, &names)
+    })
+}
+
+unsafe fn frames<'a>(model: &Model, positions: *const f64, n_frames: usize) -> Result<&'a [f64]> {
+    let Some(len) = n_frames.checked_mul(3 * model.n_particles()) else {
+        bail!(
+            InvalidArgument,
+            "{n_frames} frames of {} particles do not fit into memory",
+            model.n_particles()
+        );
+    };
+    slice(positions, len, "positions")
+}
+
+/// Scores and, unless `energies` is NULL, energies of `n_frames` frames: `positions` and `scores` `[n_frames][n_particles][3]`
+/// in nm and 1/nm, `energies` `[n_frames]` in kT₀.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_evaluate(
+    model: *const diffusim_model_t,
+    positions: *const f64,
+    n_frames: usize,
+    scores: *mut f64,
+    energies: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let model = &reference(model, "model")?.model;
+        let positions = frames(model, positions, n_frames)?;
+        let scores = slice_mut(scores, positions.len(), "scores")?;
+        let energies =
+            if energies.is_null() { None } else { Some(slice_mut(energies, n_frames, "energies")?) };
+        model.score().evaluate(positions, scores, energies, &mut Scratch::default())
+    })
+}
+
+/// Largest eigenvalue (1/nm²) of −∇s over `n_frames` frames `[n_frames][n_particles][3]` in nm, by power iteration: a step is
+/// stable while τ times it stays below 2 (theory §2).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_largest_curvature(
+    model: *const diffusim_model_t,
+    positions: *const f64,
+    n_frames: usize,
+    curvature: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(curvature, "curvature")?;
+        let model = &reference(model, "model")?.model;
+        *out = curvature::largest_curvature(&**model.score(), frames(model, positions, n_frames)?)?;
+        Ok(())
+    })
+}
+
+/// Configurational temperature T₀ ⟨‖s‖²⟩/⟨−∇·s⟩ (K) over `n_frames` frames `[n_frames][n_particles][3]` in nm.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_configurational_temperature(
+    model: *const diffusim_model_t,
+    positions: *const f64,
+    n_frames: usize,
+    temperature: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(temperature, "temperature")?;
+        let model = &reference(model, "model")?.model;
+        let positions = frames(model, positions, n_frames)?;
+        let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), positions)?;
+        *out = model.metadata().training_temperature * square / laplacian;
+        Ok(())
+    })
+}

@@ -1,0 +1,491 @@
+//! `diffusim_simulation_*`
+
+use super::model::diffusim_model_t;
+use super::*;
+use crate::adapter::Adapter;
+use crate::sampler::{Options, Simulation, StepSize};
+use crate::schedule::{End, Mobility, SpringSchedule, TemperatureSchedule};
+use std::ffi::c_void;
+use std::ptr;
+
+/// Euler–Maruyama: the harmonic adapter as it is (theory 2).
+pub const DIFFUSIM_EULER_MARUYAMA: i32 = 0;
+/// Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
+pub const DIFFUSIM_LEIMKUHLER_MATTHEWS: i32 = 1;
+
+/// Past its end a schedule keeps its last entry.
+pub const DIFFUSIM_HOLD_LAST: i32 = 0;
+/// Past its end a schedule starts again.
+pub const DIFFUSIM_CYCLE: i32 = 1;
+
+/// Replicas of one system, moved by a model. Belongs to one thread at a time.
+pub struct diffusim_simulation_t {
+    simulation: Simulation,
+    poisoned: bool,
+}
+
+/// What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
+///
+/// The size of a step is given by at most one of `spring`, `effective_step` and `time_step`; with none, the model file's
+/// recommendation is taken. At most one of `friction_rate`, `drag` and `diffusion_coefficient` says how mobile particles are;
+/// without any, all particles take the same step and steps have no physical time.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct diffusim_simulation_options_t {
+    /// sizeof(diffusim_simulation_options_t)
+    pub struct_size: usize,
+    /// K; 0 = the training temperature.
+    pub temperature: f64,
+    /// k of the most mobile particle, 1/nm²; 0 = not given.
+    pub spring: f64,
+    /// τ of the most mobile particle, nm²; 0 = not given.
+    pub effective_step: f64,
+    /// Δt, ps; needs a mobility; 0 = not given.
+    pub time_step: f64,
+    /// γ, 1/ps: D = kT/(m γ); 0 = not given.
+    pub friction_rate: f64,
+    /// ζ, amu/ps: D = kT/ζ; 0 = not given.
+    pub drag: f64,
+    /// D at `temperature`, nm²/ps; 0 = not given.
+    pub diffusion_coefficient: f64,
+    /// amu, `[n_particles]`, copied; NULL = the model's. A mass of 0 freezes its particle.
+    pub masses: *const f64,
+    /// Seed of the noise. The same seed gives the same trajectory.
+    pub seed: u64,
+    /// Copies of the system; 1 by default.
+    pub n_replicas: usize,
+    /// Number of the first replica, for the noise.
+    pub first_replica: u32,
+    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+    pub adapter: i32,
+    /// Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
+    pub particle_ids: *const u32,
+    /// Factors on the spring, one per step, copied; NULL = 1.
+    pub spring_schedule: *const f64,
+    /// Length of `spring_schedule`.
+    pub n_spring_schedule: usize,
+    /// Temperatures in K, one per step, copied, in place of `temperature`; NULL = none.
+    pub temperature_schedule: *const f64,
+    /// Length of `temperature_schedule`.
+    pub n_temperature_schedule: usize,
+    /// DIFFUSIM_HOLD_LAST (default) or DIFFUSIM_CYCLE.
+    pub schedule_end: i32,
+    /// Not 0: run although τ times the model's largest curvature is 2 or more.
+    pub allow_unstable: i32,
+    /// "auto" or "cpu"; NULL = "auto".
+    pub device: *const c_char,
+    /// Threads; 0 = one per core.
+    pub n_threads: usize,
+}
+
+const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
+    struct_size: size_of::<diffusim_simulation_options_t>(),
+    temperature: 0.0,
+    spring: 0.0,
+    effective_step: 0.0,
+    time_step: 0.0,
+    friction_rate: 0.0,
+    drag: 0.0,
+    diffusion_coefficient: 0.0,
+    masses: ptr::null(),
+    seed: 0,
+    n_replicas: 1,
+    first_replica: 0,
+    adapter: DIFFUSIM_LEIMKUHLER_MATTHEWS,
+    particle_ids: ptr::null(),
+    spring_schedule: ptr::null(),
+    n_spring_schedule: 0,
+    temperature_schedule: ptr::null(),
+    n_temperature_schedule: 0,
+    schedule_end: DIFFUSIM_HOLD_LAST,
+    allow_unstable: 0,
+    device: ptr::null(),
+    n_threads: 0,
+};
+
+/// Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_options_init(
+    options: *mut diffusim_simulation_options_t,
+    size: usize,
+) -> diffusim_status_t {
+    guard(|| write_struct(options, size, OPTIONS, "diffusim_simulation_options"))
+}
+
+unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -> Result<Options> {
+    let c = read_options(c, OPTIONS, "diffusim_simulation_options")?;
+    let given = |x: f64| (x != 0.0).then_some(x);
+    let array = |pointer: *const f64, len: usize, name: &str| -> Result<Option<Vec<f64>>> {
+        if pointer.is_null() && len == 0 { Ok(None) } else { Ok(Some(slice(pointer, len, name)?.to_vec())) }
+    };
+    let one_of = |names: &str, values: [f64; 3]| {
+        if values.iter().filter(|v| **v != 0.0).count() > 1 {
+            bail!(InvalidArgument, "more than one of {names} was given; give one and leave the others 0");
+        }
+        Ok(())
+    };
+    one_of("spring, effective_step and time_step", [c.spring, c.effective_step, c.time_step])?;
+    one_of(
+        "friction_rate, drag and diffusion_coefficient",
+        [c.friction_rate, c.drag, c.diffusion_coefficient],
+    )?;
+    let end = match c.schedule_end {
+        DIFFUSIM_HOLD_LAST => End::Hold,
+        DIFFUSIM_CYCLE => End::Cycle,
+        other => {
+            bail!(InvalidArgument, "schedule_end is {other}; expected DIFFUSIM_HOLD_LAST or DIFFUSIM_CYCLE")
+        }
+    };
+    let adapter = match c.adapter {
+        DIFFUSIM_EULER_MARUYAMA => Adapter::EulerMaruyama,
+        DIFFUSIM_LEIMKUHLER_MATTHEWS => Adapter::LeimkuhlerMatthews,
+        other => bail!(
+            InvalidArgument,
+            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_LEIMKUHLER_MATTHEWS"
+        ),
+    };
+    let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;
+    let temperature_schedule =
+        array(c.temperature_schedule, c.n_temperature_schedule, "temperature_schedule")?;
+    Ok(Options {
+        temperature: given(c.temperature),
+        step_size: given(c.spring)
+            .map(StepSize::Spring)
+            .or(given(c.effective_step).map(StepSize::EffectiveStep))
+            .or(given(c.time_step).map(StepSize::TimeStep))
+            .unwrap_or_default(),
+        mobility: given(c.friction_rate)
+            .map(Mobility::FrictionRate)
+            .or(given(c.drag).map(Mobility::Drag))
+            .or(given(c.diffusion_coefficient).map(Mobility::Diffusion)),
+        masses: if c.masses.is_null() {
+            None
+        } else {
+            Some(slice(c.masses, n_particles, "masses")?.to_vec())
+        },
+        seed: c.seed,
+        n_replicas: c.n_replicas,
+        first_replica: c.first_replica,
+        particle_ids: if c.particle_ids.is_null() {
+            None
+        } else {
+            Some(slice(c.particle_ids, n_particles, "particle_ids")?.to_vec())
+        },
+        adapter,
+        spring_schedule: spring_schedule
+            .map_or(Ok(SpringSchedule::constant()), |f| SpringSchedule::given(f, end))?,
+        temperature_schedule: temperature_schedule.map(|t| TemperatureSchedule::given(t, end)).transpose()?,
+        device: if c.device.is_null() { "auto".into() } else { text(c.device, "device")?.into() },
+        n_threads: c.n_threads,
+        allow_unstable: c.allow_unstable != 0,
+        ..Options::default()
+    })
+}
+
+/// Create a simulation of `model`; `options` may be NULL. Replica r starts from the model's start frame r mod n_frames, or
+/// from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_create(
+    model: *const diffusim_model_t,
+    options: *const diffusim_simulation_options_t,
+    simulation: *mut *mut diffusim_simulation_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(simulation, "simulation")?;
+        let model = reference(model, "model")?.model.clone();
+        let options = convert(options, model.n_particles())?;
+        let simulation = Simulation::new(model, options)?;
+        *out = Box::into_raw(Box::new(diffusim_simulation_t { simulation, poisoned: false }));
+        Ok(())
+    })
+}
+
+/// Free a simulation; NULL is ignored.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_free(simulation: *mut diffusim_simulation_t) {
+    if !simulation.is_null() {
+        guard(|| {
+            drop(Box::from_raw(simulation));
+            Ok(())
+        });
+    }
+}
+
+/// Run `body` on a simulation that no panic has gone through.
+unsafe fn with(
+    simulation: *mut diffusim_simulation_t,
+    body: impl FnOnce(&mut Simulation) -> Result<()>,
+) -> diffusim_status_t {
+    let status = guard(|| {
+        let handle = output(simulation, "simulation")?;
+        if handle.poisoned {
+            panic!("this simulation failed before and can only be freed");
+        }
+        body(&mut handle.simulation)
+    });
+    if status == DIFFUSIM_ERROR_INTERNAL {
+        if let Some(handle) = simulation.as_mut() {
+            handle.poisoned = true;
+        }
+    }
+    status
+}
+
+/// Give a simulation new options; positions and step count stay, and so must the number of replicas.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_reconfigure(
+    simulation: *mut diffusim_simulation_t,
+    options: *const diffusim_simulation_options_t,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let options = convert(options, s.model().n_particles())?;
+        s.reconfigure(options)
+    })
+}
+
+/// Set the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm, `n_values` numbers of `dtype`
+/// (DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_set_positions(
+    simulation: *mut diffusim_simulation_t,
+    positions: *const c_void,
+    dtype: i32,
+    n_values: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| match dtype {
+        DIFFUSIM_FLOAT64 => s.set_positions(slice(positions.cast(), n_values, "positions")?),
+        DIFFUSIM_FLOAT32 => {
+            let single: &[f32] = slice(positions.cast(), n_values, "positions")?;
+            s.set_positions(&single.iter().map(|x| *x as f64).collect::<Vec<_>>())
+        }
+        other => Err(unknown_dtype(other)),
+    })
+}
+
+/// Read the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm has room for `n_values` numbers of
+/// `dtype`.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_positions(
+    simulation: *mut diffusim_simulation_t,
+    positions: *mut c_void,
+    dtype: i32,
+    n_values: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let from = s.positions();
+        if n_values != from.len() {
+            bail!(InvalidArgument, "positions has room for {n_values} numbers; expected {}", from.len());
+        }
+        match dtype {
+            DIFFUSIM_FLOAT64 => slice_mut(positions.cast(), n_values, "positions")?.copy_from_slice(from),
+            DIFFUSIM_FLOAT32 => {
+                let to: &mut [f32] = slice_mut(positions.cast(), n_values, "positions")?;
+                to.iter_mut().zip(from).for_each(|(to, x)| *to = *x as f32);
+            }
+            other => return Err(unknown_dtype(other)),
+        }
+        Ok(())
+    })
+}
+
+fn unknown_dtype(dtype: i32) -> Error {
+    Error::InvalidArgument(format!("dtype is {dtype}; expected DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64"))
+}
+
+/// Take `n_steps` steps with every replica. On DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_CALLBACK the positions are those
+/// of the last good frame and the step count is its number.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_step(
+    simulation: *mut diffusim_simulation_t,
+    n_steps: u64,
+) -> diffusim_status_t {
+    with(simulation, |s| s.step(n_steps))
+}
+
+/// Take one step under the model and, on top of it, `forces` `[n_replicas][n_particles][3]` in kJ/(mol nm) at the current
+/// positions: the density exp(−(U + V)/kT) is sampled (theory 6). `n_values` is the length of `forces`.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_step_biased(
+    simulation: *mut diffusim_simulation_t,
+    forces: *const f64,
+    n_values: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| s.step_biased(slice(forces, n_values, "forces")?))
+}
+
+/// Number of the next step: the steps taken, unless it was set.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_step(
+    simulation: *mut diffusim_simulation_t,
+    step: *mut u64,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        *output(step, "step")? = s.step_count();
+        Ok(())
+    })
+}
+
+/// Set the number of the next step, from which the noise continues.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_set_step(
+    simulation: *mut diffusim_simulation_t,
+    step: u64,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        s.set_step_count(step);
+        Ok(())
+    })
+}
+
+/// Scores of the current frames, `[n_replicas][n_particles][3]` in 1/nm, `n_values` numbers; and, unless `energies` is NULL,
+/// their energies `[n_replicas]` in kT₀.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_evaluate(
+    simulation: *mut diffusim_simulation_t,
+    scores: *mut f64,
+    n_values: usize,
+    energies: *mut f64,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        if n_values != s.positions().len() {
+            bail!(
+                InvalidArgument,
+                "scores has room for {n_values} numbers; expected {}",
+                s.positions().len()
+            );
+        }
+        let scores = slice_mut(scores, n_values, "scores")?;
+        let n_replicas = s.options().n_replicas;
+        let energies =
+            if energies.is_null() { None } else { Some(slice_mut(energies, n_replicas, "energies")?) };
+        s.evaluate(scores, energies)
+    })
+}
+
+/// What a simulation does and has done; quantities that are not known are 0.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct diffusim_statistics_t {
+    /// sizeof(diffusim_statistics_t), set by the caller
+    pub struct_size: usize,
+    /// Number of the next step.
+    pub steps: u64,
+    /// Frames whose score was computed.
+    pub score_evaluations: u64,
+    /// Largest |component| of any score so far, 1/nm.
+    pub largest_score: f64,
+    /// k of the most mobile particle, 1/nm².
+    pub spring: f64,
+    /// τ of the most mobile particle, nm².
+    pub effective_step: f64,
+    /// Δt, ps.
+    pub time_step: f64,
+    /// K.
+    pub temperature: f64,
+    /// D of the most mobile particle, nm²/ps.
+    pub diffusion_coefficient: f64,
+    /// Largest stable τ, nm².
+    pub stability_limit: f64,
+}
+
+/// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_statistics(
+    simulation: *mut diffusim_simulation_t,
+    statistics: *mut diffusim_statistics_t,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let size = output(statistics, "statistics")?.struct_size;
+        let known = s.statistics();
+        let value = diffusim_statistics_t {
+            struct_size: size,
+            steps: known.steps,
+            score_evaluations: known.score_evaluations,
+            largest_score: known.largest_score,
+            spring: 0.5 / known.effective_step,
+            effective_step: known.effective_step,
+            time_step: known.time_step.unwrap_or(0.0),
+            temperature: known.temperature,
+            diffusion_coefficient: known.diffusion_coefficient.unwrap_or(0.0),
+            stability_limit: known.stability_limit.unwrap_or(0.0),
+        };
+        write_struct(statistics, size, value, "diffusim_statistics")
+    })
+}
+
+/// Bytes of a checkpoint.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_checkpoint_size(
+    simulation: *mut diffusim_simulation_t,
+    size: *mut usize,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        *output(size, "size")? = s.checkpoint_size();
+        Ok(())
+    })
+}
+
+/// Write a checkpoint into `data`, which has room for `size` = diffusim_simulation_checkpoint_size bytes: all that is needed
+/// to continue bit for bit in a simulation of the same model and options.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_checkpoint(
+    simulation: *mut diffusim_simulation_t,
+    data: *mut c_void,
+    size: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        if size != s.checkpoint_size() {
+            bail!(
+                InvalidArgument,
+                "data has room for {size} bytes; a checkpoint has {}",
+                s.checkpoint_size()
+            );
+        }
+        slice_mut(data.cast::<u8>(), size, "data")?.copy_from_slice(&s.checkpoint());
+        Ok(())
+    })
+}
+
+/// Continue from a checkpoint of `size` bytes.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_CHECKPOINT (damaged, or of another model or other options); the simulation is unchanged.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_restore(
+    simulation: *mut diffusim_simulation_t,
+    data: *const c_void,
+    size: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| s.restore(slice(data.cast::<u8>(), size, "data")?))
+}

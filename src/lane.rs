@@ -1,0 +1,333 @@
+//! Leaf: numbers that may be one value or one value per SIMD lane.
+//!
+//! Formulas are written once over [`Number`] (and [`Word`] for bit manipulation) and used for `f32`, for [`Packed`] lanes of
+//! whatever instruction set the machine has, and for `f64` where tests want precision. Every operation is correctly
+//! rounded, hence a lane of a vector holds the same bits as the scalar computation, on every instruction set.
+
+use pulp::Simd;
+use std::ops::{Add, BitAnd, BitXor, Mul, Neg, Sub};
+
+/// A real number, or a vector of them. `self` serves as the token from which constants are made.
+pub trait Number:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Neg<Output = Self>
+{
+    /// How the number lies in memory.
+    type Stored: Copy;
+    /// `x` in every lane.
+    fn constant(self, x: f32) -> Self;
+    /// From memory.
+    fn load(self, stored: Self::Stored) -> Self;
+    /// To memory.
+    fn stored(self) -> Self::Stored;
+    /// `self · factor + addend`, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// `1 / self`.
+    fn recip(self) -> Self;
+    /// Exponential; in single precision within 1 ulp and saturating beyond ±87.
+    fn exp(self) -> Self;
+}
+
+/// A 32-bit word, or a vector of them, with wrapping arithmetic; the bits of [`Word::Float`].
+pub trait Word: Copy + Add<Output = Self> + BitAnd<Output = Self> + BitXor<Output = Self> {
+    /// The single-precision number with as many lanes.
+    type Float: Number;
+    /// `x` in every lane.
+    fn constant(self, x: u32) -> Self;
+    /// Low and high halves of the 64-bit product.
+    fn widening_mul(self, factor: u32) -> (Self, Self);
+    /// Shift towards the high bits.
+    fn shl(self, n: u32) -> Self;
+    /// Shift towards the low bits.
+    fn shr(self, n: u32) -> Self;
+    /// Reinterpret as a float.
+    fn into_float(self) -> Self::Float;
+    /// Reinterpret a float.
+    fn from_float(self, x: Self::Float) -> Self;
+}
+
+/// 2²³: adding it puts an integer below 2²³ into the low mantissa bits.
+const MANTISSA: u32 = 0x4B00_0000;
+
+/// The word as a number, rounded once to nearest.
+#[inline(always)]
+pub fn word_to_float<W: Word>(w: W) -> W::Float {
+    let bias = w.constant(MANTISSA);
+    let shift = bias.into_float();
+    let high = (w.shr(16) ^ bias).into_float() - shift;
+    let low = ((w & w.constant(0xFFFF)) ^ bias).into_float() - shift;
+    high.mul_add(shift.constant(65536.0), low)
+}
+
+/// Exponential by reduction to |r| ≤ ½ ln 2 and a polynomial of degree 6 (coefficients of Cephes `expf`).
+#[inline(always)]
+fn exp_single<W: Word>(x: W::Float, clamped: W::Float, w: W) -> W::Float {
+    const C: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    let round = x.constant(12_582_912.0); // 1.5·2²³
+    let shifted = clamped.mul_add(x.constant(std::f32::consts::LOG2_E), round);
+    let n = shifted - round;
+    let r = n.mul_add(x.constant(-0.693_359_4), clamped);
+    let r = n.mul_add(x.constant(2.121_944_4e-4), r);
+    let mut p = x.constant(C[0]);
+    for c in &C[1..] {
+        p = p.mul_add(r, x.constant(*c));
+    }
+    let p = p.mul_add(r * r, r) + x.constant(1.0);
+    (w.from_float(p) + w.from_float(shifted).shl(23)).into_float()
+}
+
+impl Number for f32 {
+    type Stored = f32;
+    #[inline(always)]
+    fn constant(self, x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    fn load(self, stored: f32) -> f32 {
+        stored
+    }
+    #[inline(always)]
+    fn stored(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: f32, addend: f32) -> f32 {
+        f32::mul_add(self, factor, addend)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+    #[inline(always)]
+    fn recip(self) -> f32 {
+        1.0 / self
+    }
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        exp_single(self, self.clamp(-87.0, 87.0), 0u32)
+    }
+}
+
+impl Number for f64 {
+    type Stored = f64;
+    #[inline(always)]
+    fn constant(self, x: f32) -> f64 {
+        x as f64
+    }
+    #[inline(always)]
+    fn load(self, stored: f64) -> f64 {
+        stored
+    }
+    #[inline(always)]
+    fn stored(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: f64, addend: f64) -> f64 {
+        f64::mul_add(self, factor, addend)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+    #[inline(always)]
+    fn recip(self) -> f64 {
+        1.0 / self
+    }
+    #[inline(always)]
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+}
+
+impl Word for u32 {
+    type Float = f32;
+    #[inline(always)]
+    fn constant(self, x: u32) -> u32 {
+        x
+    }
+    #[inline(always)]
+    fn widening_mul(self, factor: u32) -> (u32, u32) {
+        let product = self as u64 * factor as u64;
+        (product as u32, (product >> 32) as u32)
+    }
+    #[inline(always)]
+    fn shl(self, n: u32) -> u32 {
+        self << n
+    }
+    #[inline(always)]
+    fn shr(self, n: u32) -> u32 {
+        self >> n
+    }
+    #[inline(always)]
+    fn into_float(self) -> f32 {
+        f32::from_bits(self)
+    }
+    #[inline(always)]
+    fn from_float(self, x: f32) -> u32 {
+        x.to_bits()
+    }
+}
+
+/// One single-precision number per lane of the instruction set `S`.
+#[derive(Clone, Copy)]
+pub struct Packed<S: Simd> {
+    simd: S,
+    value: S::f32s,
+}
+
+impl<S: Simd> Packed<S> {
+    /// Zero in every lane.
+    #[inline(always)]
+    pub fn zero(simd: S) -> Self {
+        Packed { simd, value: simd.splat_f32s(0.0) }
+    }
+}
+
+macro_rules! lanewise {
+    ($packed:ident, $($trait:ident $method:ident $op:ident),*) => {$(
+        impl<S: Simd> $trait for $packed<S> {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                $packed { value: self.simd.$op(self.value, other.value), ..self }
+            }
+        }
+    )*};
+}
+lanewise!(Packed, Add add add_f32s, Sub sub sub_f32s, Mul mul mul_f32s);
+
+impl<S: Simd> Neg for Packed<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Packed { value: self.simd.neg_f32s(self.value), ..self }
+    }
+}
+
+impl<S: Simd> Number for Packed<S> {
+    type Stored = S::f32s;
+    #[inline(always)]
+    fn constant(self, x: f32) -> Self {
+        Packed { value: self.simd.splat_f32s(x), ..self }
+    }
+    #[inline(always)]
+    fn load(self, stored: S::f32s) -> Self {
+        Packed { value: stored, ..self }
+    }
+    #[inline(always)]
+    fn stored(self) -> S::f32s {
+        self.value
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Packed { value: self.simd.mul_add_f32s(self.value, factor.value, addend.value), ..self }
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Packed { value: self.simd.sqrt_f32s(self.value), ..self }
+    }
+    #[inline(always)]
+    fn recip(self) -> Self {
+        Packed { value: self.simd.div_f32s(self.simd.splat_f32s(1.0), self.value), ..self }
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        let low = self.simd.max_f32s(self.value, self.simd.splat_f32s(-87.0));
+        let clamped = self.simd.min_f32s(low, self.simd.splat_f32s(87.0));
+        exp_single(self, self.load(clamped), PackedWord::zero(self.simd))
+    }
+}
+
+/// One 32-bit word per lane of the instruction set `S`.
+#[derive(Clone, Copy)]
+pub struct PackedWord<S: Simd> {
+    simd: S,
+    value: S::u32s,
+}
+
+impl<S: Simd> PackedWord<S> {
+    /// Zero in every lane.
+    #[inline(always)]
+    pub fn zero(simd: S) -> Self {
+        PackedWord { simd, value: simd.splat_u32s(0) }
+    }
+    /// Up to one lane's worth of words; missing lanes are zero.
+    #[inline(always)]
+    pub fn load(simd: S, words: &[u32]) -> Self {
+        PackedWord { simd, value: simd.partial_load_u32s(words) }
+    }
+}
+
+lanewise!(PackedWord, Add add add_u32s, BitAnd bitand and_u32s, BitXor bitxor xor_u32s);
+
+impl<S: Simd> Word for PackedWord<S> {
+    type Float = Packed<S>;
+    #[inline(always)]
+    fn constant(self, x: u32) -> Self {
+        PackedWord { value: self.simd.splat_u32s(x), ..self }
+    }
+    #[inline(always)]
+    fn widening_mul(self, factor: u32) -> (Self, Self) {
+        let (low, high) = self.simd.widening_mul_u32s(self.value, self.simd.splat_u32s(factor));
+        (PackedWord { value: low, ..self }, PackedWord { value: high, ..self })
+    }
+    #[inline(always)]
+    fn shl(self, n: u32) -> Self {
+        let n = self.simd.splat_u32s(n);
+        PackedWord { value: self.simd.wrapping_dyn_shl_u32s(self.value, n), ..self }
+    }
+    #[inline(always)]
+    fn shr(self, n: u32) -> Self {
+        let n = self.simd.splat_u32s(n);
+        PackedWord { value: self.simd.wrapping_dyn_shr_u32s(self.value, n), ..self }
+    }
+    #[inline(always)]
+    fn into_float(self) -> Packed<S> {
+        Packed { simd: self.simd, value: self.simd.transmute_f32s_u32s(self.value) }
+    }
+    #[inline(always)]
+    fn from_float(self, x: Packed<S>) -> Self {
+        PackedWord { value: self.simd.transmute_u32s_f32s(x.value), ..self }
+    }
+}
+
+/// A cache line of single-precision numbers: buffers made of it are aligned for every instruction set.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct CacheLine([f32; CacheLine::LEN]);
+
+impl CacheLine {
+    /// Numbers in a line.
+    pub const LEN: usize = 16;
+
+    /// A zeroed buffer of at least `n` numbers.
+    pub fn buffer(n: usize) -> Vec<CacheLine> {
+        vec![CacheLine([0.0; Self::LEN]); n.div_ceil(Self::LEN)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_one_ulp_over_its_range() {
+        let mut worst = 0.0f64;
+        for i in 0..2_000_000 {
+            let x = -87.0 + 174.0 * (i as f32 / 2e6);
+            let exact = (x as f64).exp();
+            let ulp = f32::from_bits((exact as f32).to_bits() + 1) as f64 - (exact as f32) as f64;
+            worst = worst.max((Number::exp(x) as f64 - exact).abs() / ulp);
+        }
+        assert!(worst < 1.1, "{worst} ulp");
+    }
+
+    #[test]
+    fn words_convert_to_the_nearest_float() {
+        for w in [0u32, 1, 0xFFFF, 0x10000, 16_777_217, 0x7FFF_FFFF, 0x8000_0001, u32::MAX] {
+            assert_eq!(word_to_float(w), w as f32);
+        }
+    }
+}

@@ -1,0 +1,760 @@
+//! The `distance` network: pair distances and signed dihedral features → dense network → energy, one network per molecule.
+//!
+//! With ε = `softening`, ℓ = `signed_length` and σ the noise level fixed at load (theory §9):
+//! * pair features rᵢⱼ = √(‖xᵢ − xⱼ‖² + ε²) for i < j in lexicographic order;
+//! * for each quadruplet (a, b, c, d), with bonds b₁ = x_b − x_a, b₂ = x_c − x_b, b₃ = x_d − x_c of softened lengths lₖ and
+//!   n = b₂ × b₃: S = b₁·n / (l₁l₂l₃) and C = (b₁ × b₂)·n / (l₁l₂²l₃). S changes sign under reflection, so mirror images
+//!   differ; both are smooth everywhere, collinear bonds included;
+//! * f = (feature − mean) / √(spread² + s²), s = σ for pairs and σ/ℓ for signed features;
+//! * h = silu(h W + b) from [f, embedding of σ], E = harmonic · ½ Σ_pairs f² + h W + b.
+//!
+//! The embedding is constant once σ is fixed and is folded into the first bias. The same formulas run for one frame
+//! (vectorised over the units of a layer) and for batches (one frame per SIMD lane) and add in the same order, so a frame's
+//! score has the same bits either way.
+
+use super::{ScoreModel, Scratch};
+use crate::error::{Result, bail};
+use crate::lane::{CacheLine, Number, Packed};
+use pulp::{Arch, Simd, WithSimd};
+use serde::{Deserialize, Serialize};
+
+/// Hyper-parameters, as in the model file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hyperparameters {
+    /// Units of each hidden layer.
+    pub hidden: Vec<usize>,
+    /// Activation; `"silu"`.
+    pub activation: String,
+    /// Particle indices of the signed features.
+    pub quadruplets: Vec<[usize; 4]>,
+    /// ε, nm.
+    pub softening: f64,
+    /// ℓ, nm: a displacement of ℓ changes a signed feature by about one.
+    pub signed_length: f64,
+    /// Weight of the harmonic term.
+    pub harmonic: f64,
+    /// K: the embedding of σ has 2K + 1 entries.
+    pub n_frequencies: usize,
+}
+
+/// A dense layer, its rows padded to whole cache lines.
+struct Layer {
+    n_in: usize,
+    n_out: usize,
+    stride: usize,
+    /// `[n_in][stride]`
+    weight: Vec<CacheLine>,
+    /// `[stride]`
+    bias: Vec<CacheLine>,
+}
+
+impl Layer {
+    /// From `weight[i * n_out + o]`.
+    fn new(
+        n_in: usize,
+        n_out: usize,
+        weight: impl Fn(usize, usize) -> f32,
+        bias: impl Fn(usize) -> f32,
+    ) -> Self {
+        let stride = n_out.next_multiple_of(CacheLine::LEN);
+        let mut layer = Layer {
+            n_in,
+            n_out,
+            stride,
+            weight: CacheLine::buffer(n_in * stride),
+            bias: CacheLine::buffer(stride),
+        };
+        let rows: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.weight);
+        for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
+            for (o, w) in row[..n_out].iter_mut().enumerate() {
+                *w = weight(i, o);
+            }
+        }
+        let biases: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.bias);
+        for (o, b) in biases[..n_out].iter_mut().enumerate() {
+            *b = bias(o);
+        }
+        layer
+    }
+
+    fn transposed(&self) -> Self {
+        let weight = self.weight();
+        Layer::new(self.n_out, self.n_in, |i, o| weight[o * self.stride + i], |_| 0.0)
+    }
+
+    fn weight(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.weight)
+    }
+
+    fn bias(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.bias)
+    }
+}
+
+/// One normalised input of the network: f = (feature − mean) · inverse_spread.
+#[derive(Clone, Copy)]
+struct Normalisation {
+    mean: f32,
+    inverse_spread: f32,
+}
+
+/// The network at one noise level.
+pub struct Distance {
+    n_particles: usize,
+    quadruplets: Vec<[usize; 4]>,
+    softening_squared: f32,
+    harmonic: f32,
+    normalisation: Vec<Normalisation>,
+    /// Hidden layers; the first has the embedding of σ folded into its bias.
+    forward: Vec<Layer>,
+    /// `forward[i]` transposed.
+    backward: Vec<Layer>,
+    output_weight: Vec<f32>,
+    output_bias: f32,
+    arch: Arch,
+}
+
+/// The arrays of a model file that make a network: features as in the module's documentation, weights `[n_in][n_out]`.
+pub struct Tensors<'a> {
+    /// `[F]`
+    pub feature_mean: &'a [f32],
+    /// `[F]`, positive
+    pub feature_spread: &'a [f32],
+    /// Weight and bias of each layer, the last one with a single output.
+    pub layers: Vec<(&'a [f32], &'a [f32])>,
+}
+
+impl Distance {
+    /// Network of `n_particles` at `noise_level` (nm), trained on noise levels `[min, max]` (nm).
+    pub fn new(
+        n_particles: usize,
+        parameters: &Hyperparameters,
+        tensors: &Tensors,
+        noise_range: [f64; 2],
+        noise_level: f64,
+    ) -> Result<Self> {
+        let [min, max] = noise_range;
+        if !(min > 0.0 && max > min && max.is_finite()) {
+            bail!(InvalidModel, "noise levels of the model are {min} to {max} nm; expected 0 < min < max");
+        }
+        if !(min * 0.999..=max * 1.001).contains(&noise_level) {
+            bail!(
+                InvalidArgument,
+                "noise level {noise_level} nm is outside the range {min} to {max} nm this model was trained on"
+            );
+        }
+        if parameters.activation != "silu" {
+            bail!(
+                InvalidModel,
+                "activation '{}' of the model is unknown; expected 'silu'",
+                parameters.activation
+            );
+        }
+        for (name, value) in
+            [("softening", parameters.softening), ("signed_length", parameters.signed_length)]
+        {
+            if !(value > 0.0 && value.is_finite()) {
+                bail!(
+                    InvalidModel,
+                    "hyper-parameter {name} of the model is {value}; expected a positive length in nm"
+                );
+            }
+        }
+        for q in &parameters.quadruplets {
+            if q.iter().any(|&i| i >= n_particles) || (0..4).any(|i| q[..i].contains(&q[i])) {
+                bail!(
+                    InvalidModel,
+                    "quadruplet {q:?} of the model must be four different particles below {n_particles}"
+                );
+            }
+        }
+        let n_pairs = n_particles * (n_particles - 1) / 2;
+        let n_features = n_pairs + 2 * parameters.quadruplets.len();
+        let embedding = embed((noise_level / min).ln() / (max / min).ln(), parameters.n_frequencies);
+        let widths: Vec<usize> = std::iter::once(n_features + embedding.len())
+            .chain(parameters.hidden.iter().copied())
+            .chain([1])
+            .collect();
+        let expect = |name: &str, found: usize, wanted: usize| {
+            if found != wanted {
+                bail!(InvalidModel, "tensor {name} of the model has {found} numbers; expected {wanted}");
+            }
+            Ok(())
+        };
+        expect("feature_mean", tensors.feature_mean.len(), n_features)?;
+        expect("feature_spread", tensors.feature_spread.len(), n_features)?;
+        expect("layers", tensors.layers.len(), widths.len() - 1)?;
+        for (i, (weight, bias)) in tensors.layers.iter().enumerate() {
+            expect(&format!("layers.{i}.weight"), weight.len(), widths[i] * widths[i + 1])?;
+            expect(&format!("layers.{i}.bias"), bias.len(), widths[i + 1])?;
+        }
+        if let Some(i) = tensors.feature_spread.iter().position(|s| !(*s > 0.0)) {
+            bail!(
+                InvalidModel,
+                "feature_spread[{i}] of the model is {}; expected > 0",
+                tensors.feature_spread[i]
+            );
+        }
+
+        let normalisation = (0..n_features)
+            .map(|i| {
+                let s = if i < n_pairs { noise_level } else { noise_level / parameters.signed_length };
+                let spread = tensors.feature_spread[i] as f64;
+                Normalisation {
+                    mean: tensors.feature_mean[i],
+                    inverse_spread: (1.0 / (spread * spread + s * s).sqrt()) as f32,
+                }
+            })
+            .collect();
+        let n_hidden = parameters.hidden.len();
+        let forward: Vec<Layer> = (0..n_hidden)
+            .map(|l| {
+                let (weight, bias) = tensors.layers[l];
+                let n_out = widths[l + 1];
+                let folded: Vec<f64> = if l == 0 { embedding.clone() } else { Vec::new() };
+                let n_in = widths[l] - folded.len();
+                Layer::new(
+                    n_in,
+                    n_out,
+                    |i, o| weight[i * n_out + o],
+                    |o| {
+                        let constant: f64 = folded
+                            .iter()
+                            .enumerate()
+                            .map(|(j, e)| e * weight[(n_in + j) * n_out + o] as f64)
+                            .sum();
+                        (bias[o] as f64 + constant) as f32
+                    },
+                )
+            })
+            .collect();
+        let (output_weight, output_bias) = tensors.layers[n_hidden];
+        Ok(Distance {
+            n_particles,
+            quadruplets: parameters.quadruplets.clone(),
+            softening_squared: (parameters.softening * parameters.softening) as f32,
+            harmonic: parameters.harmonic as f32,
+            normalisation,
+            backward: forward.iter().map(Layer::transposed).collect(),
+            forward,
+            output_weight: output_weight.to_vec(),
+            output_bias: output_bias[0],
+            arch: Arch::new(),
+        })
+    }
+
+    fn n_pairs(&self) -> usize {
+        self.n_particles * (self.n_particles - 1) / 2
+    }
+
+    /// Floating-point operations (one fused multiply–add counts two) of one score.
+    pub fn flops(&self) -> usize {
+        4 * self.forward.iter().map(|l| l.n_in * l.n_out).sum::<usize>()
+    }
+
+    /// Energy (kT₀) and score (1/nm) of one frame in double precision: the same formulas, for tests and diagnostics.
+    pub fn evaluate_f64(&self, positions: &[f64], scores: &mut [f64]) -> f64 {
+        let sizes = Sizes::of(self, 1);
+        let mut memory = vec![0.0; sizes.total];
+        let work = Workspace::split(&mut memory, sizes);
+        for (i, (to, x)) in work.positions.iter_mut().zip(positions).enumerate() {
+            *to = x - positions[i % 3];
+        }
+        let [energy] = self.frames::<f64, _, 1>(0.0, UnitMajor::<1, 4>, work, true);
+        for (s, g) in scores.iter_mut().zip(&memory[sizes.positions..]) {
+            *s = -g;
+        }
+        energy
+    }
+
+    /// Gradient (left in `work.gradient`) and, if asked for, energy of `G` numbers' worth of frames.
+    #[inline(always)]
+    fn frames<T: Number, D: Dense<T>, const G: usize>(
+        &self,
+        zero: T,
+        dense: D,
+        work: Workspace<T::Stored>,
+        with_energy: bool,
+    ) -> [T; G] {
+        let Workspace { positions, gradient, features, inverse_lengths, slopes, mut input, mut output } =
+            work;
+        let pairs = || (0..self.n_particles).flat_map(|i| (i + 1..self.n_particles).map(move |j| (i, j)));
+        let n_pairs = self.n_pairs();
+
+        // Features.
+        for ((p, (i, j)), norm) in pairs().enumerate().zip(&self.normalisation) {
+            for g in 0..G {
+                let d = difference(at::<T, G>(zero, positions, i, g), at::<T, G>(zero, positions, j, g));
+                let length = (dot(d, d) + zero.constant(self.softening_squared)).sqrt();
+                inverse_lengths[p * G + g] = length.recip().stored();
+                features[p * G + g] = norm.apply(length).stored();
+            }
+        }
+        for (q, quadruplet) in self.quadruplets.iter().enumerate() {
+            let f = n_pairs + 2 * q;
+            for g in 0..G {
+                let bonds =
+                    Bonds::new(self.softening_squared, quadruplet.map(|i| at::<T, G>(zero, positions, i, g)));
+                features[f * G + g] = self.normalisation[f].apply(bonds.sine()).stored();
+                features[(f + 1) * G + g] = self.normalisation[f + 1].apply(bonds.cosine()).stored();
+            }
+        }
+
+        // Forward: activations run through `input`, their slopes are kept.
+        let one = zero.constant(1.0);
+        let mut slope_at = 0;
+        for (l, layer) in self.forward.iter().enumerate() {
+            dense.apply(zero, layer, if l == 0 { &*features } else { &*input }, output);
+            let n = layer.n_out * G;
+            for (z, slope) in output[..n].iter_mut().zip(&mut slopes[slope_at..]) {
+                let x = zero.load(*z);
+                let sigmoid = ((-x).exp() + one).recip();
+                let silu = x * sigmoid;
+                *z = silu.stored();
+                *slope = (one - sigmoid).mul_add(silu, sigmoid).stored();
+            }
+            slope_at += n;
+            std::mem::swap(&mut input, &mut output);
+        }
+        let mut energy = [zero.constant(self.output_bias); G];
+        if with_energy {
+            for (o, w) in self.output_weight.iter().enumerate() {
+                for (g, e) in energy.iter_mut().enumerate() {
+                    *e = zero.load(input[o * G + g]).mul_add(zero.constant(*w), *e);
+                }
+            }
+            let half = zero.constant(0.5 * self.harmonic);
+            for p in 0..n_pairs {
+                for (g, e) in energy.iter_mut().enumerate() {
+                    let f = zero.load(features[p * G + g]);
+                    *e = (f * half).mul_add(f, *e);
+                }
+            }
+        }
+
+        // Backward: from the output weights to ∂E/∂feature in `output`.
+        for (o, w) in self.output_weight.iter().enumerate() {
+            for g in 0..G {
+                input[o * G + g] = zero.constant(*w).stored();
+            }
+        }
+        for (transposed, layer) in self.backward.iter().zip(&self.forward).rev() {
+            let n = layer.n_out * G;
+            slope_at -= n;
+            for (d, slope) in input[..n].iter_mut().zip(&slopes[slope_at..]) {
+                *d = (zero.load(*d) * zero.load(*slope)).stored();
+            }
+            dense.apply(zero, transposed, input, output);
+            std::mem::swap(&mut input, &mut output);
+        }
+
+        // From features to particles.
+        gradient.fill(zero.stored());
+        let harmonic = zero.constant(self.harmonic);
+        for ((p, (i, j)), norm) in pairs().enumerate().zip(&self.normalisation) {
+            for g in 0..G {
+                let slope = zero.load(features[p * G + g]).mul_add(harmonic, zero.load(input[p * G + g]));
+                let slope =
+                    slope * zero.constant(norm.inverse_spread) * zero.load(inverse_lengths[p * G + g]);
+                let d = difference(at::<T, G>(zero, positions, i, g), at::<T, G>(zero, positions, j, g));
+                add::<T, G>(zero, gradient, i, g, scaled(d, slope));
+                add::<T, G>(zero, gradient, j, g, scaled(d, -slope));
+            }
+        }
+        for (q, quadruplet) in self.quadruplets.iter().enumerate() {
+            let f = n_pairs + 2 * q;
+            for g in 0..G {
+                let bonds =
+                    Bonds::new(self.softening_squared, quadruplet.map(|i| at::<T, G>(zero, positions, i, g)));
+                let slope = |f: usize| {
+                    zero.load(input[f * G + g]) * zero.constant(self.normalisation[f].inverse_spread)
+                };
+                let [g1, g2, g3] = bonds.gradient(slope(f), slope(f + 1));
+                let [a, b, c, d] = *quadruplet;
+                add::<T, G>(zero, gradient, a, g, scaled(g1, -one));
+                add::<T, G>(zero, gradient, b, g, difference(g1, g2));
+                add::<T, G>(zero, gradient, c, g, difference(g2, g3));
+                add::<T, G>(zero, gradient, d, g, g3);
+            }
+        }
+        energy
+    }
+}
+
+impl Normalisation {
+    #[inline(always)]
+    fn apply<T: Number>(&self, feature: T) -> T {
+        (feature - feature.constant(self.mean)) * feature.constant(self.inverse_spread)
+    }
+}
+
+type Vector<T> = [T; 3];
+
+#[inline(always)]
+fn at<T: Number, const G: usize>(zero: T, array: &[T::Stored], i: usize, g: usize) -> Vector<T> {
+    std::array::from_fn(|c| zero.load(array[(3 * i + c) * G + g]))
+}
+
+#[inline(always)]
+fn add<T: Number, const G: usize>(zero: T, array: &mut [T::Stored], i: usize, g: usize, v: Vector<T>) {
+    for (c, v) in v.into_iter().enumerate() {
+        let place = &mut array[(3 * i + c) * G + g];
+        *place = (zero.load(*place) + v).stored();
+    }
+}
+
+#[inline(always)]
+fn difference<T: Number>(a: Vector<T>, b: Vector<T>) -> Vector<T> {
+    [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
+}
+
+#[inline(always)]
+fn scaled<T: Number>(a: Vector<T>, s: T) -> Vector<T> {
+    [a[0] * s, a[1] * s, a[2] * s]
+}
+
+/// a·s + b
+#[inline(always)]
+fn axpy<T: Number>(a: Vector<T>, s: T, b: Vector<T>) -> Vector<T> {
+    [a[0].mul_add(s, b[0]), a[1].mul_add(s, b[1]), a[2].mul_add(s, b[2])]
+}
+
+#[inline(always)]
+fn dot<T: Number>(a: Vector<T>, b: Vector<T>) -> T {
+    a[2].mul_add(b[2], a[1].mul_add(b[1], a[0] * b[0]))
+}
+
+#[inline(always)]
+fn cross<T: Number>(a: Vector<T>, b: Vector<T>) -> Vector<T> {
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+}
+
+/// The three bonds of a quadruplet and what both of its features share.
+struct Bonds<T> {
+    b: [Vector<T>; 3],
+    /// 1/lₖ
+    inverse: [T; 3],
+    /// b₂ × b₃
+    n: Vector<T>,
+}
+
+impl<T: Number> Bonds<T> {
+    #[inline(always)]
+    fn new(softening_squared: f32, [xa, xb, xc, xd]: [Vector<T>; 4]) -> Self {
+        let b = [difference(xb, xa), difference(xc, xb), difference(xd, xc)];
+        let inverse = b.map(|v| (dot(v, v) + v[0].constant(softening_squared)).sqrt().recip());
+        Bonds { b, inverse, n: cross(b[1], b[2]) }
+    }
+
+    /// 1/(l₁l₂l₃)
+    #[inline(always)]
+    fn volume(&self) -> T {
+        self.inverse[0] * self.inverse[1] * self.inverse[2]
+    }
+
+    /// S = b₁·n / (l₁l₂l₃)
+    #[inline(always)]
+    fn sine(&self) -> T {
+        dot(self.b[0], self.n) * self.volume()
+    }
+
+    /// C = (b₁ × b₂)·n / (l₁l₂²l₃)
+    #[inline(always)]
+    fn cosine(&self) -> T {
+        dot(cross(self.b[0], self.b[1]), self.n) * self.volume() * self.inverse[1]
+    }
+
+    /// ∂(ws S + wc C)/∂bₖ
+    #[inline(always)]
+    fn gradient(&self, ws: T, wc: T) -> [Vector<T>; 3] {
+        let [b1, b2, b3] = self.b;
+        let m = cross(b1, b2);
+        let s = ws * self.volume();
+        let c = wc * self.volume() * self.inverse[1];
+        let (ws, wc) = (ws * self.sine(), wc * self.cosine());
+        // (b₁ × b₂)·(b₂ × b₃) = (b₁·b₂)(b₂·b₃) − (b₁·b₃)(b₂·b₂)
+        let (p, q, r, t) = (dot(b1, b2), dot(b2, b3), dot(b1, b3), dot(b2, b2));
+        let direct = [
+            axpy(self.n, s, scaled(axpy(b3, -t, scaled(b2, q)), c)),
+            axpy(cross(b3, b1), s, scaled(axpy(b2, -(r + r), axpy(b3, p, scaled(b1, q))), c)),
+            axpy(m, s, scaled(axpy(b1, -t, scaled(b2, p)), c)),
+        ];
+        // 1/lₖ appears once in S and C, twice in C for k = 2.
+        let powers = [ws + wc, ws + wc + wc, ws + wc];
+        std::array::from_fn(|k| axpy(self.b[k], -(powers[k] * self.inverse[k] * self.inverse[k]), direct[k]))
+    }
+}
+
+/// y = W x + b, each output summed over the inputs in their order.
+trait Dense<T: Number>: Copy {
+    fn apply(self, zero: T, layer: &Layer, x: &[T::Stored], y: &mut [T::Stored]);
+}
+
+/// Units outermost, `G` groups of frames for each: a tile of `TILE` outputs stays in registers.
+#[derive(Clone, Copy)]
+struct UnitMajor<const G: usize, const TILE: usize>;
+
+impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
+    #[inline(always)]
+    fn tile<T: Number, const N: usize>(
+        zero: T,
+        layer: &Layer,
+        o: usize,
+        x: &[T::Stored],
+        y: &mut [T::Stored],
+    ) {
+        let bias: &[f32; N] = layer.bias()[o..].first_chunk().expect("padded");
+        let mut sums: [[T; G]; N] = bias.map(|b| [zero.constant(b); G]);
+        for (x, row) in x.chunks_exact(G).zip(layer.weight().chunks_exact(layer.stride)) {
+            let row: &[f32; N] = row[o..].first_chunk().expect("padded");
+            let x: [T; G] = std::array::from_fn(|g| zero.load(x[g]));
+            for (sum, w) in sums.iter_mut().zip(row) {
+                let w = zero.constant(*w);
+                for (sum, x) in sum.iter_mut().zip(x) {
+                    *sum = w.mul_add(x, *sum);
+                }
+            }
+        }
+        for (y, sum) in y[o * G..].chunks_exact_mut(G).zip(sums) {
+            for (y, s) in y.iter_mut().zip(sum) {
+                *y = s.stored();
+            }
+        }
+    }
+}
+
+impl<T: Number, const G: usize, const TILE: usize> Dense<T> for UnitMajor<G, TILE> {
+    #[inline(always)]
+    fn apply(self, zero: T, layer: &Layer, x: &[T::Stored], y: &mut [T::Stored]) {
+        let x = &x[..layer.n_in * G];
+        let mut o = 0;
+        while o + TILE <= layer.n_out {
+            Self::tile::<T, TILE>(zero, layer, o, x, y);
+            o += TILE;
+        }
+        while o < layer.n_out {
+            Self::tile::<T, 4>(zero, layer, o, x, y);
+            o += 4;
+        }
+    }
+}
+
+/// One frame: the lanes run over outputs, `TILE` vectors of them at a time.
+#[derive(Clone, Copy)]
+struct SingleFrame<S: Simd>(S);
+
+impl<S: Simd> SingleFrame<S> {
+    #[inline(always)]
+    fn tile<const N: usize>(self, layer: &Layer, o: usize, x: &[f32], y: &mut [f32]) {
+        let simd = self.0;
+        let lanes = |row: &[f32]| -> [S::f32s; N] {
+            *S::as_simd_f32s(&row[o..]).0.first_chunk().expect("padded to whole cache lines")
+        };
+        let mut sums = lanes(layer.bias());
+        for (x, row) in x.iter().zip(layer.weight().chunks_exact(layer.stride)) {
+            let x = simd.splat_f32s(*x);
+            for (sum, w) in sums.iter_mut().zip(lanes(row)) {
+                *sum = simd.mul_add_f32s(w, x, *sum);
+            }
+        }
+        S::as_mut_simd_f32s(&mut y[o..]).0[..N].copy_from_slice(&sums);
+    }
+}
+
+impl<S: Simd> Dense<f32> for SingleFrame<S> {
+    #[inline(always)]
+    fn apply(self, _: f32, layer: &Layer, x: &[f32], y: &mut [f32]) {
+        let x = &x[..layer.n_in];
+        let mut o = 0;
+        while o + 12 * S::F32_LANES <= layer.stride {
+            self.tile::<12>(layer, o, x, y);
+            o += 12 * S::F32_LANES;
+        }
+        while o + 8 * S::F32_LANES <= layer.stride {
+            self.tile::<8>(layer, o, x, y);
+            o += 8 * S::F32_LANES;
+        }
+        while o + 4 * S::F32_LANES <= layer.stride {
+            self.tile::<4>(layer, o, x, y);
+            o += 4 * S::F32_LANES;
+        }
+        while o < layer.stride {
+            self.tile::<1>(layer, o, x, y);
+            o += S::F32_LANES;
+        }
+    }
+}
+
+/// Lengths of the arrays of a [`Workspace`], in numbers.
+#[derive(Clone, Copy)]
+struct Sizes {
+    positions: usize,
+    features: usize,
+    pairs: usize,
+    slopes: usize,
+    widest: usize,
+    total: usize,
+}
+
+impl Sizes {
+    fn of(model: &Distance, groups: usize) -> Self {
+        // Whole cache lines, so that every array is aligned.
+        let round = |n: usize| (n * groups).next_multiple_of(CacheLine::LEN);
+        let features = round(model.normalisation.len());
+        let widest = model.forward.iter().chain(&model.backward).map(|l| l.stride).max().unwrap_or(0);
+        let mut sizes = Sizes {
+            positions: round(3 * model.n_particles),
+            features,
+            pairs: round(model.n_pairs()),
+            slopes: round(model.forward.iter().map(|l| l.n_out).sum()),
+            widest: round(widest.max(model.output_weight.len())),
+            total: 0,
+        };
+        sizes.total = 2 * sizes.positions + sizes.features + sizes.pairs + sizes.slopes + 2 * sizes.widest;
+        sizes
+    }
+}
+
+/// The arrays one evaluation works on; layout `[index][group]`.
+struct Workspace<'a, N> {
+    positions: &'a mut [N],
+    gradient: &'a mut [N],
+    features: &'a mut [N],
+    inverse_lengths: &'a mut [N],
+    slopes: &'a mut [N],
+    input: &'a mut [N],
+    output: &'a mut [N],
+}
+
+impl<'a, N> Workspace<'a, N> {
+    fn split(memory: &'a mut [N], sizes: Sizes) -> Self {
+        let (positions, rest) = memory.split_at_mut(sizes.positions);
+        let (gradient, rest) = rest.split_at_mut(sizes.positions);
+        let (features, rest) = rest.split_at_mut(sizes.features);
+        let (inverse_lengths, rest) = rest.split_at_mut(sizes.pairs);
+        let (slopes, rest) = rest.split_at_mut(sizes.slopes);
+        let (input, rest) = rest.split_at_mut(sizes.widest);
+        let (output, _) = rest.split_at_mut(sizes.widest);
+        Workspace { positions, gradient, features, inverse_lengths, slopes, input, output }
+    }
+}
+
+/// A batch of frames, to be evaluated with the machine's instruction set.
+struct Batch<'a> {
+    model: &'a Distance,
+    positions: &'a [f64],
+    scores: &'a mut [f64],
+    energies: Option<&'a mut [f64]>,
+    scratch: &'a mut Scratch,
+}
+
+impl Batch<'_> {
+    #[inline(always)]
+    fn single<S: Simd>(&mut self, simd: S) {
+        let model = self.model;
+        let sizes = Sizes::of(model, 1);
+        let n = 3 * model.n_particles;
+        let memory = self.scratch.single(sizes.total);
+        for (f, (x, s)) in self.positions.chunks_exact(n).zip(self.scores.chunks_exact_mut(n)).enumerate() {
+            let work = Workspace::split(memory, sizes);
+            for (i, to) in work.positions[..n].iter_mut().enumerate() {
+                *to = (x[i] - x[i % 3]) as f32;
+            }
+            let [energy] = model.frames::<f32, _, 1>(0.0, SingleFrame(simd), work, self.energies.is_some());
+            for (s, g) in s.iter_mut().zip(&memory[sizes.positions..]) {
+                *s = -*g as f64;
+            }
+            if let Some(energies) = &mut self.energies {
+                energies[f] = energy as f64;
+            }
+        }
+    }
+
+    /// Up to `G` vectors' worth of frames, starting at `first`.
+    #[inline(always)]
+    fn lanes<S: Simd, const G: usize, const TILE: usize>(&mut self, simd: S, first: usize, n_frames: usize) {
+        let model = self.model;
+        let sizes = Sizes::of(model, G);
+        let n = 3 * model.n_particles;
+        let memory = self.scratch.single(sizes.total * S::F32_LANES);
+        let width = G * S::F32_LANES;
+        for frame in 0..width {
+            let x = &self.positions[(first + frame.min(n_frames - 1)) * n..][..n];
+            for (i, x_i) in x.iter().enumerate() {
+                memory[i * width + frame] = (x_i - x[i % 3]) as f32;
+            }
+        }
+        let work = Workspace::split(S::as_mut_simd_f32s(memory).0, sizes);
+        let energy =
+            model.frames::<_, _, G>(Packed::zero(simd), UnitMajor::<G, TILE>, work, self.energies.is_some());
+        let gradient = &memory[sizes.positions * S::F32_LANES..];
+        for frame in 0..n_frames {
+            for (i, s) in self.scores[(first + frame) * n..][..n].iter_mut().enumerate() {
+                *s = -gradient[i * width + frame] as f64;
+            }
+        }
+        if let Some(energies) = &mut self.energies {
+            for (group, chunk) in
+                energy.into_iter().zip(energies[first..first + n_frames].chunks_mut(S::F32_LANES))
+            {
+                let mut values = [0.0; 64];
+                simd.partial_store_f32s(&mut values, group.stored());
+                for (e, v) in chunk.iter_mut().zip(values) {
+                    *e = v as f64;
+                }
+            }
+        }
+    }
+}
+
+impl WithSimd for Batch<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let n_frames = self.positions.len() / (3 * self.model.n_particles);
+        if n_frames <= S::F32_LANES / 2 {
+            return self.single(simd);
+        }
+        let mut first = 0;
+        while first < n_frames {
+            let n = (n_frames - first).min(2 * S::F32_LANES);
+            match (n > S::F32_LANES, S::REGISTER_COUNT >= 32) {
+                (true, true) => self.lanes::<S, 2, 12>(simd, first, n),
+                (true, false) => self.lanes::<S, 2, 6>(simd, first, n),
+                (false, true) => self.lanes::<S, 1, 16>(simd, first, n),
+                (false, false) => self.lanes::<S, 1, 8>(simd, first, n),
+            }
+            first += n;
+        }
+    }
+}
+
+impl ScoreModel for Distance {
+    fn n_particles(&self) -> usize {
+        self.n_particles
+    }
+
+    fn evaluate(
+        &self,
+        positions: &[f64],
+        scores: &mut [f64],
+        energies: Option<&mut [f64]>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        self.arch.dispatch(Batch { model: self, positions, scores, energies, scratch });
+        Ok(())
+    }
+
+    fn preferred_batch(&self) -> usize {
+        32
+    }
+}
+
+/// Embedding of t = ln(σ/σ_min)/ln(σ_max/σ_min): 2t − 1, then sines and cosines of kπt/2, k = 1..=n.
+fn embed(t: f64, n: usize) -> Vec<f64> {
+    let angle = |k: usize| k as f64 * std::f64::consts::FRAC_PI_2 * t;
+    std::iter::once(2.0 * t - 1.0)
+        .chain((1..=n).map(|k| angle(k).sin()))
+        .chain((1..=n).map(|k| angle(k).cos()))
+        .collect()
+}

@@ -1,0 +1,530 @@
+//! The model file: one `.safetensors` whose header holds a JSON description under the key `diffusim`.
+//!
+//! Everything a run depends on is in it: atoms, units, temperature, noise levels, weights and their hash. A file is trusted
+//! in nothing: every size, shape, type, index and number is checked before use.
+
+use super::analytic::Potential;
+use super::distance::{Hyperparameters, Tensors};
+use super::{Analytic, Callback, Distance, ScoreModel, Subset, callback};
+use crate::error::{Error, Result, bail};
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The format this library reads and writes.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// More particles than any model of format 1 has; a larger number is a damaged file.
+const MAX_PARTICLES: usize = 1 << 24;
+/// The distance network works on all pairs.
+const MAX_DISTANCE_PARTICLES: usize = 2048;
+
+/// One particle of a model, in the order of the positions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Particle {
+    /// Atom or bead name, such as `CA`.
+    pub name: String,
+    /// Element symbol, such as `C`; empty for a bead.
+    pub element: String,
+    /// Residue name.
+    pub residue: String,
+    /// Residue number, counted from 0.
+    pub residue_index: usize,
+    /// amu
+    pub mass: f64,
+}
+
+/// Noise levels σ in nm.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NoiseLevels {
+    /// Least σ of the training.
+    pub min: f64,
+    /// Greatest σ of the training.
+    pub max: f64,
+    /// σ at which the score is read in a simulation, unless the caller says otherwise.
+    pub simulation: f64,
+}
+
+/// The JSON description of a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Metadata {
+    /// [`FORMAT_VERSION`]
+    pub format_version: u64,
+    /// `distance`, or the name of an analytic potential.
+    pub kind: String,
+    /// Particles in a frame.
+    pub n_particles: usize,
+    /// What they are; may be empty for analytic kinds.
+    #[serde(default)]
+    pub particles: Vec<Particle>,
+    /// Pairs of particle indices.
+    #[serde(default)]
+    pub bonds: Vec<[usize; 2]>,
+    /// `nm`
+    pub length_unit: String,
+    /// Whether the model lives in a periodic cell.
+    #[serde(default)]
+    pub periodic: bool,
+    /// T₀ of the snapshots, K.
+    pub training_temperature: f64,
+    /// Absent for analytic kinds.
+    #[serde(default)]
+    pub noise_levels: Option<NoiseLevels>,
+    /// τ for molecular dynamics, nm².
+    #[serde(default)]
+    pub recommended_effective_step: Option<f64>,
+    /// Largest eigenvalue of −∇s on the snapshots, 1/nm².
+    #[serde(default)]
+    pub largest_curvature: Option<f64>,
+    /// Least and greatest length of each bond in the snapshots, nm.
+    #[serde(default)]
+    pub bond_ranges: Vec<[f64; 2]>,
+    /// Of the kind.
+    #[serde(default)]
+    pub hyperparameters: serde_json::Value,
+    /// Provenance, free.
+    #[serde(default)]
+    pub training: serde_json::Value,
+    /// sha256 of the tensors' bytes.
+    #[serde(default)]
+    pub weights_sha256: Option<String>,
+}
+
+/// A score together with what is known about it. Immutable; shared between simulations and threads.
+pub struct Model {
+    name: String,
+    metadata: Metadata,
+    metadata_json: String,
+    score: Arc<dyn ScoreModel>,
+    bytes: Option<Vec<u8>>,
+    sha256: String,
+    start_positions: Vec<f64>,
+    /// For each particle, whether `metadata.particles` knows it; a subset leaves the others unknown.
+    known: Vec<bool>,
+}
+
+impl Model {
+    /// Read a model file; `noise_level` (nm) defaults to the file's own for simulations.
+    pub fn load(path: &Path, noise_level: Option<f64>) -> Result<Self> {
+        let bytes = std::fs::read(path)
+            .map_err(|e| Error::Io(format!("cannot read model file {}: {e}", path.display())))?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Self::parse(name, bytes, noise_level)
+    }
+
+    /// A model file already in memory.
+    pub fn from_bytes(bytes: &[u8], noise_level: Option<f64>) -> Result<Self> {
+        Self::parse("model".into(), bytes.to_vec(), noise_level)
+    }
+
+    /// An analytic model from its JSON description alone.
+    pub fn from_json(json: &str) -> Result<Self> {
+        Self::build("model".into(), json, None, None)
+    }
+
+    fn parse(name: String, bytes: Vec<u8>, noise_level: Option<f64>) -> Result<Self> {
+        let damaged = |e: safetensors::SafeTensorError| {
+            Error::InvalidModel(format!(
+                "{name} is not a readable safetensors file ({e}); copy or train it again"
+            ))
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let Some(json) = header.metadata().as_ref().and_then(|m| m.get("diffusim")).cloned() else {
+            bail!(
+                InvalidModel,
+                "{name} is a safetensors file but no diffusim model: its header has no entry 'diffusim'"
+            );
+        };
+        Self::build(name, &json, Some(bytes), noise_level)
+    }
+
+    fn build(name: String, json: &str, bytes: Option<Vec<u8>>, noise_level: Option<f64>) -> Result<Self> {
+        let wrong = |what: String| Error::InvalidModel(format!("{name}: {what}"));
+        let version = serde_json::from_str::<serde_json::Value>(json)
+            .map_err(|e| wrong(format!("its description is not JSON ({e})")))?
+            .get("format_version")
+            .and_then(serde_json::Value::as_u64)
+            .ok_or_else(|| wrong("its description has no format_version".into()))?;
+        if version != FORMAT_VERSION {
+            return Err(wrong(format!(
+                "format version {version} is unknown to diffusim {}, which reads version {FORMAT_VERSION}; \
+                 install a newer diffusim or train the model again",
+                crate::VERSION
+            )));
+        }
+        let metadata: Metadata =
+            serde_json::from_str(json).map_err(|e| wrong(format!("its description is incomplete ({e})")))?;
+        metadata.check().map_err(|e| wrong(e.to_string()))?;
+
+        let (score, start_positions): (Arc<dyn ScoreModel>, _) = if metadata.kind == "distance" {
+            let Some(bytes) = &bytes else {
+                return Err(wrong("a distance model needs its weights; load the .safetensors file".into()));
+            };
+            let (distance, start) = load_distance(&metadata, bytes, noise_level).map_err(|e| match e {
+                Error::InvalidModel(m) => wrong(m),
+                other => other,
+            })?;
+            (Arc::new(distance), start)
+        } else {
+            if let Some(level) = noise_level {
+                bail!(
+                    InvalidArgument,
+                    "{name} is an analytic model and has no noise level; {level} nm was asked for"
+                );
+            }
+            let tagged =
+                serde_json::json!({ "kind": metadata.kind, "hyperparameters": metadata.hyperparameters });
+            let potential: Potential = serde_json::from_value(tagged).map_err(|e| {
+                wrong(format!("kind '{}' with these hyper-parameters is not known ({e})", metadata.kind))
+            })?;
+            (
+                Arc::new(Analytic::new(metadata.n_particles, potential).map_err(|e| wrong(e.to_string()))?),
+                Vec::new(),
+            )
+        };
+        let sha256 = hex(&Sha256::digest(bytes.as_deref().unwrap_or(json.as_bytes())));
+        let known = vec![true; metadata.particles.len()];
+        Ok(Model {
+            name,
+            metadata_json: json.to_owned(),
+            metadata,
+            score,
+            bytes,
+            sha256,
+            start_positions,
+            known,
+        })
+    }
+
+    /// A model around the caller's own function.
+    pub fn callback(
+        n_particles: usize,
+        training_temperature: f64,
+        function: Box<callback::Function>,
+    ) -> Result<Self> {
+        let metadata = Metadata {
+            format_version: FORMAT_VERSION,
+            kind: "callback".into(),
+            n_particles,
+            particles: Vec::new(),
+            bonds: Vec::new(),
+            length_unit: "nm".into(),
+            periodic: false,
+            training_temperature,
+            noise_levels: None,
+            recommended_effective_step: None,
+            largest_curvature: None,
+            bond_ranges: Vec::new(),
+            hyperparameters: serde_json::Value::Null,
+            training: serde_json::Value::Null,
+            weights_sha256: None,
+        };
+        metadata.check()?;
+        let metadata_json = serde_json::to_string(&metadata).expect("plain data");
+        Ok(Model {
+            name: "callback model".into(),
+            sha256: hex(&Sha256::digest(metadata_json.as_bytes())),
+            metadata_json,
+            metadata,
+            score: Arc::new(Callback::new(n_particles, function)),
+            bytes: None,
+            start_positions: Vec::new(),
+            known: Vec::new(),
+        })
+    }
+
+    /// This model, moving only `particles` (its own order) of a system of `n_particles`; the others feel no score.
+    pub fn subset(&self, n_particles: usize, particles: &[usize]) -> Result<Self> {
+        let score = Subset::new(self.score.clone(), n_particles, particles)?;
+        let mut metadata = self.metadata.clone();
+        metadata.n_particles = n_particles;
+        let mut known = Vec::new();
+        if !self.metadata.particles.is_empty() {
+            let unknown = Particle {
+                name: String::new(),
+                element: String::new(),
+                residue: String::new(),
+                residue_index: 0,
+                mass: f64::NAN,
+            };
+            metadata.particles = vec![unknown; n_particles];
+            known = vec![false; n_particles];
+            for (particle, &p) in self.metadata.particles.iter().zip(particles) {
+                metadata.particles[p] = particle.clone();
+                known[p] = true;
+            }
+        }
+        metadata.bonds.iter_mut().for_each(|b| *b = b.map(|i| particles[i]));
+        Ok(Model {
+            name: self.name.clone(),
+            metadata_json: self.metadata_json.clone(),
+            metadata,
+            score: Arc::new(score),
+            bytes: self.bytes.clone(),
+            sha256: hex(&Sha256::digest(format!("{} {n_particles} {particles:?}", self.sha256).as_bytes())),
+            start_positions: Vec::new(),
+            known,
+        })
+    }
+
+    /// File name, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The description, checked.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The description as it stands in the file.
+    pub fn metadata_json(&self) -> &str {
+        &self.metadata_json
+    }
+
+    /// The score itself.
+    pub fn score(&self) -> &Arc<dyn ScoreModel> {
+        &self.score
+    }
+
+    /// The file, where the model came from one.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.as_deref()
+    }
+
+    /// sha256 of the file or of the JSON description.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Frames to start from, `[n_frames][n_particles][3]`, nm; may be empty.
+    pub fn start_positions(&self) -> &[f64] {
+        &self.start_positions
+    }
+
+    /// Particles in a frame.
+    pub fn n_particles(&self) -> usize {
+        self.metadata.n_particles
+    }
+
+    /// Masses in amu, where the model knows them all.
+    pub fn masses(&self) -> Result<Vec<f64>> {
+        if self.known.len() < self.n_particles() || self.known.contains(&false) {
+            bail!(
+                InvalidArgument,
+                "{} knows the masses of {} of {} particles; give the masses",
+                self.name,
+                self.known.iter().filter(|k| **k).count(),
+                self.n_particles()
+            );
+        }
+        Ok(self.metadata.particles.iter().map(|p| p.mass).collect())
+    }
+
+    fn check_count(&self, count: usize) -> Result<()> {
+        if count != self.n_particles() {
+            bail!(
+                Mismatch,
+                "{} does not fit this System: the model moves {} particles and the System has {count}. \
+                 Pass particles=[…] to say which particles the model moves.",
+                self.name,
+                self.n_particles()
+            );
+        }
+        Ok(())
+    }
+
+    fn known_particles(&self) -> impl Iterator<Item = (usize, &Particle)> {
+        self.metadata.particles.iter().enumerate().filter(|(i, _)| self.known[*i])
+    }
+
+    /// Whether the engine's masses (amu) are those of the model's particles, in order; frozen particles (mass 0) pass.
+    pub fn check_masses(&self, masses: &[f64]) -> Result<()> {
+        const TOLERANCE: f64 = 0.6;
+        self.check_count(masses.len())?;
+        for (i, p) in self.known_particles() {
+            if masses[i] != 0.0 && !((masses[i] - p.mass).abs() <= TOLERANCE) {
+                bail!(
+                    Mismatch,
+                    "{} does not fit this System: particle {i} is {} ({}, {:.3} amu) in the model and weighs {:.3} amu in \
+                     the System. Reorder the System, or switch the mass check off if its masses were changed on purpose.",
+                    self.name,
+                    p.name,
+                    element_name(&p.element),
+                    p.mass,
+                    masses[i]
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the engine's elements are those of the model's particles, in order; `None` is not compared.
+    pub fn check_particles(&self, elements: &[Option<&str>], names: &[Option<&str>]) -> Result<()> {
+        self.check_count(elements.len())?;
+        for (i, p) in self.known_particles() {
+            let Some(element) = elements[i] else { continue };
+            if !p.element.is_empty() && !element.eq_ignore_ascii_case(&p.element) {
+                let name = names.get(i).copied().flatten().unwrap_or(element);
+                bail!(
+                    Mismatch,
+                    "{} does not fit this System: particle {i} is {} ({}) in the model and {name} ({}) in the System. \
+                     Reorder the System, or pass particles=[…] to say which particles the model moves.",
+                    self.name,
+                    p.name,
+                    element_name(&p.element),
+                    element_name(element)
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Metadata {
+    fn check(&self) -> Result<()> {
+        let n = self.n_particles;
+        if n == 0 || n > MAX_PARTICLES {
+            bail!(InvalidModel, "n_particles is {n}; expected 1 to {MAX_PARTICLES}");
+        }
+        if !(self.particles.is_empty() || self.particles.len() == n) {
+            bail!(InvalidModel, "describes {} particles but n_particles is {n}", self.particles.len());
+        }
+        if let Some((i, p)) =
+            self.particles.iter().enumerate().find(|(_, p)| !(p.mass > 0.0 && p.mass.is_finite()))
+        {
+            bail!(
+                InvalidModel,
+                "particle {i} ({}) has mass {} amu; expected a positive number",
+                p.name,
+                p.mass
+            );
+        }
+        if let Some(b) = self.bonds.iter().find(|[i, j]| *i >= n || *j >= n || i == j) {
+            bail!(InvalidModel, "bond {b:?} must join two different particles below {n}");
+        }
+        if self.length_unit != "nm" {
+            bail!(InvalidModel, "length unit '{}' is not supported; expected 'nm'", self.length_unit);
+        }
+        if self.periodic {
+            bail!(InvalidModel, "periodic models are not supported by diffusim {}", crate::VERSION);
+        }
+        for (name, value) in [
+            ("training_temperature", Some(self.training_temperature)),
+            ("recommended_effective_step", self.recommended_effective_step),
+            ("largest_curvature", self.largest_curvature),
+        ] {
+            if value.is_some_and(|v| !(v > 0.0 && v.is_finite())) {
+                bail!(InvalidModel, "{name} is {}; expected a positive number", value.unwrap_or(f64::NAN));
+            }
+        }
+        if !(self.bond_ranges.is_empty() || self.bond_ranges.len() == self.bonds.len()) {
+            bail!(InvalidModel, "{} bond_ranges for {} bonds", self.bond_ranges.len(), self.bonds.len());
+        }
+        Ok(())
+    }
+}
+
+/// The network and the start frames of a `distance` file.
+fn load_distance(
+    metadata: &Metadata,
+    bytes: &[u8],
+    noise_level: Option<f64>,
+) -> Result<(Distance, Vec<f64>)> {
+    let n = metadata.n_particles;
+    if !(2..=MAX_DISTANCE_PARTICLES).contains(&n) {
+        bail!(
+            InvalidModel,
+            "a distance model has 2 to {MAX_DISTANCE_PARTICLES} particles, this one claims {n}"
+        );
+    }
+    if metadata.particles.is_empty() {
+        bail!(InvalidModel, "the particles of a distance model must be described");
+    }
+    let parameters: Hyperparameters =
+        serde_json::from_value(metadata.hyperparameters.clone()).map_err(|e| {
+            Error::InvalidModel(format!("hyper-parameters of the distance network are wrong ({e})"))
+        })?;
+    let Some(noise) = metadata.noise_levels else {
+        bail!(InvalidModel, "a distance model must state its noise_levels");
+    };
+    let (header_size, _) =
+        SafeTensors::read_metadata(bytes).map_err(|e| Error::InvalidModel(e.to_string()))?;
+    let data = &bytes[8 + header_size..];
+    let Some(expected) = &metadata.weights_sha256 else {
+        bail!(InvalidModel, "weights_sha256 is missing");
+    };
+    let found = hex(&Sha256::digest(data));
+    if !found.eq_ignore_ascii_case(expected) {
+        bail!(
+            InvalidModel,
+            "the weights were changed after they were written (sha256 {found}, expected {expected})"
+        );
+    }
+    let file = SafeTensors::deserialize(bytes).map_err(|e| Error::InvalidModel(e.to_string()))?;
+    let tensor = |name: &str, rank: usize| -> Result<(Vec<usize>, Vec<f32>)> {
+        let view = file.tensor(name).map_err(|_| Error::InvalidModel(format!("tensor {name} is missing")))?;
+        if view.dtype() != Dtype::F32 {
+            bail!(InvalidModel, "tensor {name} is {:?}; expected F32", view.dtype());
+        }
+        if view.shape().len() != rank {
+            bail!(InvalidModel, "tensor {name} has shape {:?}; expected {rank} dimensions", view.shape());
+        }
+        let values: Vec<f32> =
+            view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            bail!(
+                InvalidModel,
+                "tensor {name} holds {} at position {i}; the training diverged, train again",
+                values[i]
+            );
+        }
+        Ok((view.shape().to_vec(), values))
+    };
+    let (_, feature_mean) = tensor("feature_mean", 1)?;
+    let (_, feature_spread) = tensor("feature_spread", 1)?;
+    let mut layers = Vec::new();
+    for i in 0..=parameters.hidden.len() {
+        let (shape, weight) = tensor(&format!("layers.{i}.weight"), 2)?;
+        let (_, bias) = tensor(&format!("layers.{i}.bias"), 1)?;
+        let n_out = parameters.hidden.get(i).copied().unwrap_or(1);
+        if shape[1] != n_out {
+            bail!(InvalidModel, "tensor layers.{i}.weight has shape {shape:?}; expected {n_out} columns");
+        }
+        layers.push((weight, bias));
+    }
+    let (shape, start) = tensor("start_positions", 3)?;
+    if shape[0] == 0 || shape[1..] != [n, 3] {
+        bail!(InvalidModel, "tensor start_positions has shape {shape:?}; expected [at least 1, {n}, 3]");
+    }
+    let tensors = Tensors {
+        feature_mean: &feature_mean,
+        feature_spread: &feature_spread,
+        layers: layers.iter().map(|(w, b)| (&w[..], &b[..])).collect(),
+    };
+    let level = noise_level.unwrap_or(noise.simulation);
+    let distance = Distance::new(n, &parameters, &tensors, [noise.min, noise.max], level)?;
+    Ok((distance, start.into_iter().map(f64::from).collect()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The element's name for messages, where it is a common one.
+fn element_name(symbol: &str) -> &str {
+    match symbol {
+        "H" => "hydrogen",
+        "C" => "carbon",
+        "N" => "nitrogen",
+        "O" => "oxygen",
+        "F" => "fluorine",
+        "P" => "phosphorus",
+        "S" => "sulfur",
+        "Cl" => "chlorine",
+        "" => "bead",
+        other => other,
+    }
+}

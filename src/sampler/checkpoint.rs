@@ -1,0 +1,65 @@
+//! The bytes of a checkpoint: magic, version, step, seed, sha256 of what the dynamics depend on, positions, sha256 of all.
+
+use crate::error::{Result, bail};
+use sha2::{Digest, Sha256};
+
+const MAGIC: &[u8; 8] = b"DIFFUSIM";
+const VERSION: u64 = 1;
+const HEADER: usize = 8 + 3 * 8 + 32;
+const DIGEST: usize = 32;
+
+/// Bytes of a checkpoint of `n` coordinates.
+pub(crate) fn size(n: usize) -> usize {
+    HEADER + 8 * n + DIGEST
+}
+
+pub(crate) fn write(step: u64, seed: u64, fingerprint: &str, positions: &[f64]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size(positions.len()));
+    bytes.extend(MAGIC);
+    for word in [VERSION, step, seed] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(Sha256::digest(fingerprint.as_bytes()));
+    positions.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+    let digest = Sha256::digest(&bytes);
+    bytes.extend(digest);
+    bytes
+}
+
+/// Step and seed; the positions are overwritten only if everything is right.
+pub(crate) fn read(bytes: &[u8], fingerprint: &str, positions: &mut [f64]) -> Result<(u64, u64)> {
+    if bytes.len() < HEADER + DIGEST || !bytes.starts_with(MAGIC) {
+        bail!(InvalidCheckpoint, "this is no diffusim checkpoint ({} bytes)", bytes.len());
+    }
+    let (content, digest) = bytes.split_at(bytes.len() - DIGEST);
+    if Sha256::digest(content)[..] != *digest {
+        bail!(InvalidCheckpoint, "the checkpoint is damaged or was cut short; use an earlier one");
+    }
+    let word = |i: usize| u64::from_le_bytes(content[8 + 8 * i..][..8].try_into().expect("eight bytes"));
+    if word(0) != VERSION {
+        bail!(
+            InvalidCheckpoint,
+            "checkpoint version {} is unknown; this library reads version {VERSION}",
+            word(0)
+        );
+    }
+    if Sha256::digest(fingerprint.as_bytes())[..] != content[32..64] {
+        bail!(
+            InvalidCheckpoint,
+            "the checkpoint belongs to another model or to other settings (temperature, step, adapter, masses, replicas); \
+             create the simulation as it was when the checkpoint was written"
+        );
+    }
+    if bytes.len() != size(positions.len()) {
+        bail!(
+            InvalidCheckpoint,
+            "the checkpoint holds {} coordinates, the simulation {}",
+            (bytes.len() - HEADER - DIGEST) / 8,
+            positions.len()
+        );
+    }
+    for (x, b) in positions.iter_mut().zip(content[HEADER..].as_chunks::<8>().0) {
+        *x = f64::from_le_bytes(*b);
+    }
+    Ok((word(1), word(2)))
+}

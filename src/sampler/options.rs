@@ -1,0 +1,244 @@
+//! What a user asks for, and what it means for each particle (theory 3–5).
+
+use crate::adapter::{Adapter, ParticleStep};
+use crate::backend;
+use crate::error::{Result, bail};
+use crate::model::Model;
+use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+
+/// The size of a step, said in one of its equivalent ways. With different particles it is that of the most mobile one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum StepSize {
+    /// The model file's `recommended_effective_step`.
+    #[default]
+    Recommended,
+    /// k, 1/nm².
+    Spring(f64),
+    /// τ, nm².
+    EffectiveStep(f64),
+    /// Δt, ps; needs a [`Mobility`].
+    TimeStep(f64),
+}
+
+/// Everything a simulation is told besides its model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// K; the training temperature if `None`.
+    pub temperature: Option<f64>,
+    /// Size of a step.
+    pub step_size: StepSize,
+    /// Sets the ratio of the steps of different particles and the physical time of a step.
+    pub mobility: Option<Mobility>,
+    /// amu; the model's if `None`. Mass 0 freezes a particle.
+    pub masses: Option<Vec<f64>>,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Copies of the system that run side by side.
+    pub n_replicas: usize,
+    /// Number of the first replica, for the noise.
+    pub first_replica: u32,
+    /// Ids that key the noise of each particle; 0, 1, … if `None`.
+    pub particle_ids: Option<Vec<u32>>,
+    /// How a step is taken.
+    pub adapter: Adapter,
+    /// Factors on k.
+    pub spring_schedule: SpringSchedule,
+    /// β_n.
+    pub noise_schedule: NoiseSchedule,
+    /// Temperatures, in place of `temperature`.
+    pub temperature_schedule: Option<TemperatureSchedule>,
+    /// `auto`, `cpu`.
+    pub device: String,
+    /// 0: one thread per core.
+    pub n_threads: usize,
+    /// Run although τ times the model's largest curvature is 2 or more.
+    pub allow_unstable: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            temperature: None,
+            step_size: StepSize::default(),
+            mobility: None,
+            masses: None,
+            seed: 0,
+            n_replicas: 1,
+            first_replica: 0,
+            particle_ids: None,
+            adapter: Adapter::default(),
+            spring_schedule: SpringSchedule::constant(),
+            noise_schedule: NoiseSchedule::constant(),
+            temperature_schedule: None,
+            device: "auto".into(),
+            n_threads: 0,
+            allow_unstable: false,
+        }
+    }
+}
+
+/// The options, worked out for a model.
+#[derive(Clone, Debug)]
+pub struct Dynamics {
+    /// Base step of each particle; schedules multiply it.
+    pub particles: Vec<ParticleStep>,
+    /// K, at the first step.
+    pub temperature: f64,
+    /// τ of the most mobile particle, nm², at β = 1 and the schedules' unit factors.
+    pub effective_step: f64,
+    /// Δt in ps, where a mobility is known.
+    pub time_step: Option<f64>,
+    /// D of the most mobile particle in nm²/ps, where a mobility is known.
+    pub diffusion_coefficient: Option<f64>,
+    training_temperature: f64,
+    fixed_diffusion: bool,
+    spring_schedule: SpringSchedule,
+    noise_schedule: NoiseSchedule,
+    temperature_schedule: TemperatureSchedule,
+}
+
+impl Dynamics {
+    /// Work out steps for `model`, checking every option.
+    pub fn new(model: &Model, options: &Options) -> Result<Self> {
+        backend::check_device(&options.device)?;
+        let n = model.n_particles();
+        let metadata = model.metadata();
+        let t0 = metadata.training_temperature;
+        let temperature_schedule = match (&options.temperature_schedule, options.temperature) {
+            (Some(_), Some(t)) => {
+                bail!(
+                    InvalidArgument,
+                    "both temperature {t} K and a temperature schedule were given; give one"
+                )
+            }
+            (Some(schedule), None) => schedule.clone(),
+            (None, given) => {
+                let t = given.unwrap_or(t0);
+                if !(t > 0.0 && t.is_finite()) {
+                    bail!(InvalidArgument, "temperature is {t} K; expected a positive number");
+                }
+                TemperatureSchedule::given(vec![t], End::Hold)?
+            }
+        };
+        let temperature = temperature_schedule.temperature(0);
+        let ratio = temperature / t0;
+
+        let masses = match &options.masses {
+            Some(masses) if masses.len() != n => {
+                bail!(InvalidArgument, "{} masses were given for {n} particles", masses.len())
+            }
+            Some(masses) => masses.clone(),
+            None if matches!(options.mobility, Some(Mobility::FrictionRate(_))) => model.masses()?,
+            None => vec![1.0; n],
+        };
+        if let Some(i) = masses.iter().position(|m| !(*m >= 0.0 && m.is_finite())) {
+            bail!(
+                InvalidArgument,
+                "mass of particle {i} is {} amu; expected 0 (frozen) or a positive number",
+                masses[i]
+            );
+        }
+        // D of each particle, in nm²/ps at T₀ or, where D is given, at T; in arbitrary units without a mobility.
+        let mobility = options.mobility.unwrap_or(Mobility::Diffusion(1.0));
+        let fixed_diffusion = matches!(options.mobility, Some(Mobility::Diffusion(_)));
+        let diffusion = masses
+            .iter()
+            .map(|m| if *m == 0.0 { Ok(0.0) } else { mobility.diffusion_coefficient(t0, *m) })
+            .collect::<Result<Vec<f64>>>()?;
+        let largest = diffusion.iter().copied().fold(0.0, f64::max);
+        if largest == 0.0 {
+            bail!(InvalidArgument, "all particles are frozen (mass 0); nothing would move");
+        }
+
+        // The noise has 2 D Δt; the drift has D Δt F/kT, which in terms of the score is D Δt/υ if D is that at T (theory 5).
+        let drift_ratio = if fixed_diffusion { 1.0 / ratio } else { 1.0 };
+        let positive = |name: &str, value: f64, unit: &str| {
+            if !(value > 0.0 && value.is_finite()) {
+                bail!(InvalidArgument, "{name} is {value} {unit}; expected a positive number");
+            }
+            Ok(value)
+        };
+        let effective_step = match options.step_size {
+            StepSize::Spring(k) => 0.5 / positive("spring", k, "/nm²")?,
+            StepSize::EffectiveStep(tau) => positive("effective step", tau, "nm²")?,
+            StepSize::TimeStep(dt) => {
+                if options.mobility.is_none() {
+                    bail!(
+                        InvalidArgument,
+                        "a time step of {dt} ps needs a friction rate, a drag or a diffusion coefficient; \
+                         give one, or give the spring"
+                    );
+                }
+                positive("time step", dt, "ps")? * largest * drift_ratio
+            }
+            StepSize::Recommended => match metadata.recommended_effective_step {
+                Some(tau) => tau,
+                None => bail!(
+                    InvalidArgument,
+                    "{} recommends no step; give a spring, an effective step or a time step",
+                    model.name()
+                ),
+            },
+        };
+        let time_step = options.mobility.map(|_| match options.step_size {
+            StepSize::TimeStep(dt) => dt, // to the last digit what was asked for
+            _ => effective_step / (largest * drift_ratio),
+        });
+        if let (Some(curvature), false) = (metadata.largest_curvature, options.allow_unstable) {
+            let softest = options.spring_schedule.softest();
+            if effective_step / softest * curvature >= 2.0 {
+                bail!(
+                    Unstable,
+                    "spring {:.3e} /nm² (τ = {:.3e} nm²{}) is too soft for {}: its stiffest mode ({curvature:.3e} /nm²) needs \
+                     more than {:.3e}{}",
+                    0.5 * softest / effective_step,
+                    effective_step / softest,
+                    time_step.map_or(String::new(), |dt| format!(", time step {dt:.3e} ps")),
+                    model.name(),
+                    curvature / 4.0,
+                    match (metadata.recommended_effective_step, time_step) {
+                        (Some(tau), Some(dt)) => format!(
+                            "; the model recommends {:.3e}, a time step of {:.3e} ps at this mobility",
+                            0.5 / tau,
+                            dt * tau / effective_step
+                        ),
+                        (Some(tau), None) => format!("; the model recommends {:.3e}", 0.5 / tau),
+                        _ => String::new(),
+                    }
+                );
+            }
+        }
+        let particles = diffusion
+            .iter()
+            .map(|d| {
+                let drift = effective_step * (d / largest);
+                ParticleStep { effective_step: drift, noise_amplitude: (2.0 * drift / drift_ratio).sqrt() }
+            })
+            .collect();
+        Ok(Dynamics {
+            particles,
+            temperature,
+            effective_step,
+            time_step,
+            diffusion_coefficient: options
+                .mobility
+                .map(|_| if fixed_diffusion { largest } else { largest * ratio }),
+            training_temperature: t0,
+            fixed_diffusion,
+            spring_schedule: options.spring_schedule.clone(),
+            noise_schedule: options.noise_schedule.clone(),
+            temperature_schedule,
+        })
+    }
+
+    /// Factors on τ and on the noise amplitude of every particle at `step`.
+    pub fn factors(&self, step: u64) -> (f64, f64) {
+        let scale = self.noise_schedule.noise_scale(step) / self.spring_schedule.factor(step);
+        let temperature = self.temperature_schedule.temperature(step);
+        if self.fixed_diffusion {
+            (scale * self.temperature / temperature, scale.sqrt())
+        } else {
+            (scale, (scale * temperature / self.training_temperature).sqrt())
+        }
+    }
+}
