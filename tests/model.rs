@@ -1,0 +1,368 @@
+//! The `distance` network against JAX and against finite differences, and every way a model file can be wrong.
+
+mod common;
+
+use common::{description, fixture, network};
+use diffusim::error::Error;
+use diffusim::model::distance::{Hyperparameters, Tensors};
+use diffusim::model::{Distance, Metadata, Model, Scratch, curvature};
+use safetensors::SafeTensors;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+
+fn numbers(value: &serde_json::Value) -> Vec<f64> {
+    match value {
+        serde_json::Value::Array(items) => items.iter().flat_map(numbers).collect(),
+        other => vec![other.as_f64().unwrap()],
+    }
+}
+
+/// The fixture's network itself, for its double-precision evaluation.
+fn distance(noise_level: f64) -> Distance {
+    let bytes = std::fs::read(fixture("distance_small.safetensors")).unwrap();
+    let metadata: Metadata = serde_json::from_str(network().metadata_json()).unwrap();
+    let parameters: Hyperparameters = serde_json::from_value(metadata.hyperparameters).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| -> Vec<f32> {
+        let data = file.tensor(name).unwrap().data();
+        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let layers: Vec<(Vec<f32>, Vec<f32>)> = (0..=parameters.hidden.len())
+        .map(|i| (tensor(&format!("layers.{i}.weight")), tensor(&format!("layers.{i}.bias"))))
+        .collect();
+    let (mean, spread) = (tensor("feature_mean"), tensor("feature_spread"));
+    let tensors = Tensors {
+        feature_mean: &mean,
+        feature_spread: &spread,
+        layers: layers.iter().map(|(w, b)| (&w[..], &b[..])).collect(),
+    };
+    let levels = metadata.noise_levels.unwrap();
+    Distance::new(metadata.n_particles, &parameters, &tensors, [levels.min, levels.max], noise_level).unwrap()
+}
+
+fn largest_error(a: &[f64], b: &[f64]) -> f64 {
+    let scale = b.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale
+}
+
+/// Energies and scores made by JAX in double precision (tests/fixtures/make_distance_fixture.py).
+#[test]
+fn network_equals_jax() {
+    let text = std::fs::read_to_string(fixture("distance_small.json")).unwrap();
+    let fixture_values: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let positions = numbers(&fixture_values["positions"]);
+    for case in fixture_values["cases"].as_array().unwrap() {
+        let level = case["noise_level"].as_f64().unwrap();
+        let (energies, scores) = (numbers(&case["energies"]), numbers(&case["scores"]));
+        let n = positions.len() / energies.len();
+
+        let precise = distance(level);
+        let mut s = vec![0.0; positions.len()];
+        let e: Vec<f64> = positions
+            .chunks_exact(n)
+            .zip(s.chunks_exact_mut(n))
+            .map(|(x, s)| precise.evaluate_f64(x, s))
+            .collect();
+        assert!(largest_error(&e, &energies) < 1e-6 && largest_error(&s, &scores) < 1e-6);
+
+        let model = Model::load(&fixture("distance_small.safetensors"), Some(level)).unwrap();
+        let (mut s, mut e) = (vec![0.0; positions.len()], vec![0.0; energies.len()]);
+        model.score().evaluate(&positions, &mut s, Some(&mut e), &mut Scratch::default()).unwrap();
+        assert!(largest_error(&s, &scores) < 1e-5, "{}", largest_error(&s, &scores));
+        assert!(largest_error(&e, &energies) < 1e-5);
+    }
+}
+
+#[test]
+fn score_is_minus_the_gradient_in_double_precision() {
+    let network = distance(0.0021);
+    let x: Vec<f64> = network_positions(1);
+    let mut score = vec![0.0; x.len()];
+    network.evaluate_f64(&x, &mut score);
+    let mut unused = vec![0.0; x.len()];
+    let scale = score.iter().fold(0.0f64, |m, s| m.max(s.abs()));
+    for i in 0..x.len() {
+        // Fourth-order central difference.
+        let mut energy = |h: f64| {
+            let mut y = x.clone();
+            y[i] += h;
+            network.evaluate_f64(&y, &mut unused)
+        };
+        let h = 1e-5;
+        let numeric = -(8.0 * (energy(h) - energy(-h)) - (energy(2.0 * h) - energy(-2.0 * h))) / (12.0 * h);
+        assert!((numeric - score[i]).abs() < 1e-8 * scale, "{i}: {numeric} {}", score[i]);
+    }
+}
+
+/// `n` frames around the start frames of the fixture.
+fn network_positions(n: usize) -> Vec<f64> {
+    let model = network();
+    let start = model.start_positions();
+    (0..n * 3 * model.n_particles())
+        .map(|i| start[i % start.len()] + 0.004 * diffusim::noise::normals(5, 0, i as u32, 9)[1] as f64)
+        .collect()
+}
+
+/// Every batch size up to two full vectors and a bit: a frame's score has the same bits alone and among others.
+#[test]
+fn batches_have_the_bits_of_single_frames() {
+    let model = network();
+    let n = 3 * model.n_particles();
+    let x = network_positions(70);
+    let mut scratch = Scratch::default();
+    let (mut single, mut single_energy) = (vec![0.0; x.len()], vec![0.0; 70]);
+    for f in 0..70 {
+        let range = f * n..(f + 1) * n;
+        let energy = Some(&mut single_energy[f..f + 1]);
+        model.score().evaluate(&x[range.clone()], &mut single[range], energy, &mut scratch).unwrap();
+    }
+    for frames in [1, 2, 3, 8, 9, 15, 16, 17, 31, 32, 33, 70] {
+        let (mut scores, mut energies) = (vec![0.0; frames * n], vec![0.0; frames]);
+        model.score().evaluate(&x[..frames * n], &mut scores, Some(&mut energies), &mut scratch).unwrap();
+        assert_eq!(scores, single[..frames * n], "{frames} frames");
+        assert_eq!(energies, single_energy[..frames], "{frames} frames");
+    }
+}
+
+#[test]
+fn energy_is_invariant_and_mirror_images_differ() {
+    let network = distance(0.0021);
+    let x = network_positions(1);
+    let mut score = vec![0.0; x.len()];
+    let energy = network.evaluate_f64(&x, &mut score);
+    // Total force and torque vanish: invariance under translation and rotation.
+    let (mut force, mut torque) = ([0.0; 3], [0.0; 3]);
+    for (x, s) in x.chunks_exact(3).zip(score.chunks_exact(3)) {
+        for c in 0..3 {
+            let (a, b) = ((c + 1) % 3, (c + 2) % 3);
+            force[c] += s[c];
+            torque[c] += x[a] * s[b] - x[b] * s[a];
+        }
+    }
+    let scale = score.iter().fold(0.0f64, |m, s| m.max(s.abs()));
+    assert!(force.iter().chain(&torque).all(|f| f.abs() < 1e-12 * scale));
+    let mirrored: Vec<f64> = x.iter().enumerate().map(|(i, x)| if i % 3 == 2 { -x } else { *x }).collect();
+    assert!((network.evaluate_f64(&mirrored, &mut score) - energy).abs() > 1e-3);
+}
+
+#[test]
+fn curvature_and_temperature_of_a_harmonic_model_are_exact() {
+    let model = common::analytic("harmonic", 3, 273.0, json!({"stiffness": 510.0}));
+    let x: Vec<f64> = (0..36).map(|i| 0.05 * diffusim::noise::normals(8, 0, i, 0)[0] as f64).collect();
+    let largest = curvature::largest_curvature(&**model.score(), &x).unwrap();
+    assert!((largest / 510.0 - 1.0).abs() < 1e-6);
+    let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), &x).unwrap();
+    assert!((laplacian / (36.0 * 510.0) - 1.0).abs() < 1e-6);
+    let expected: f64 = x.iter().map(|x| (510.0 * x).powi(2)).sum();
+    assert!((square / expected - 1.0).abs() < 1e-12);
+}
+
+/// The fixture's parts, to be spoilt one at a time. A tensor is (dtype, shape, bytes).
+struct Parts {
+    description: serde_json::Value,
+    tensors: HashMap<String, (String, Vec<usize>, Vec<u8>)>,
+}
+
+impl Parts {
+    fn read() -> Self {
+        let bytes = std::fs::read(fixture("distance_small.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| (name, ("F32".to_owned(), view.shape().to_vec(), view.data().to_vec())))
+            .collect();
+        Parts { description: serde_json::from_str(network().metadata_json()).unwrap(), tensors }
+    }
+
+    fn write(mut self) -> Vec<u8> {
+        let mut data = Vec::new();
+        let mut header = serde_json::Map::new();
+        for (name, (dtype, shape, bytes)) in &self.tensors {
+            let start = data.len();
+            data.extend(bytes);
+            header.insert(
+                name.clone(),
+                json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}),
+            );
+        }
+        if self.description["weights_sha256"] != json!("kept") {
+            let digest: String = Sha256::digest(&data).iter().map(|b| format!("{b:02x}")).collect();
+            self.description["weights_sha256"] = json!(digest);
+        }
+        header.insert("__metadata__".into(), json!({"diffusim": self.description.to_string()}));
+        let mut text = serde_json::to_vec(&header).unwrap();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text);
+        bytes.extend(data);
+        bytes
+    }
+}
+
+#[test]
+fn a_file_put_together_from_its_parts_loads() {
+    Model::from_bytes(&Parts::read().write(), None).unwrap();
+}
+
+/// Each way to spoil the file, and words the message must hold.
+#[test]
+fn spoilt_files_are_errors_that_name_the_offender() {
+    type Spoil = fn(&mut Parts);
+    let cases: [(&str, Spoil); 26] = [
+        ("version 7", |p| p.description["format_version"] = json!(7)),
+        ("no format_version", |p| p.description = json!({})),
+        ("n_particles", |p| p.description["n_particles"] = json!(0)),
+        ("2 to", |p| {
+            p.description["n_particles"] = json!(1_000_000);
+            p.description["particles"] = json!([]);
+            p.description["bonds"] = json!([]);
+            p.description["bond_ranges"] = json!([]);
+        }),
+        ("expected 1 to", |p| p.description["n_particles"] = json!(u64::MAX)),
+        ("describes 5 particles", |p| p.description["n_particles"] = json!(6)),
+        ("incomplete", |p| p.description["training_temperature"] = json!("hot")),
+        ("training_temperature is -3", |p| p.description["training_temperature"] = json!(-3.0)),
+        ("kind 'telepathy'", |p| p.description["kind"] = json!("telepathy")),
+        ("length unit 'furlong'", |p| p.description["length_unit"] = json!("furlong")),
+        ("periodic", |p| p.description["periodic"] = json!(true)),
+        ("noise_levels", |p| p.description["noise_levels"] = json!(null)),
+        ("noise levels of the model are", |p| p.description["noise_levels"]["min"] = json!(0.0)),
+        ("activation 'relu'", |p| p.description["hyperparameters"]["activation"] = json!("relu")),
+        ("softening", |p| p.description["hyperparameters"]["softening"] = json!(0.0)),
+        ("quadruplet [0, 1, 2, 99]", |p| {
+            p.description["hyperparameters"]["quadruplets"] = json!([[0, 1, 2, 99]])
+        }),
+        ("hyper-parameters", |p| p.description["hyperparameters"] = json!({"hidden": "many"})),
+        ("layers.4.weight is missing", |p| p.description["hyperparameters"]["hidden"] = json!([24, 16, 20, 1])),
+        ("bond [0, 44]", |p| p.description["bonds"] = json!([[0, 44]])),
+        ("mass -12", |p| p.description["particles"][2]["mass"] = json!(-12.0)),
+        ("feature_mean is missing", |p| drop(p.tensors.remove("feature_mean"))),
+        ("feature_mean is F64; expected F32", |p| {
+            let (dtype, shape, bytes) = p.tensors.get_mut("feature_mean").unwrap();
+            *dtype = "F64".into();
+            *bytes = vec![0; 8 * shape[0]];
+        }),
+        ("start_positions has shape", |p| {
+            let (_, shape, _) = p.tensors.get_mut("start_positions").unwrap();
+            *shape = vec![shape.iter().product()];
+        }),
+        ("feature_spread[1] of the model is 0", |p| {
+            p.tensors.get_mut("feature_spread").unwrap().2[4..8].fill(0);
+        }),
+        ("layers.1.weight holds NaN at position 3", |p| {
+            p.tensors.get_mut("layers.1.weight").unwrap().2[12..16].copy_from_slice(&f32::NAN.to_le_bytes());
+        }),
+        ("weights were changed", |p| p.description["weights_sha256"] = json!("kept")),
+    ];
+    for (words, spoil) in cases {
+        let mut parts = Parts::read();
+        spoil(&mut parts);
+        match Model::from_bytes(&parts.write(), None) {
+            Err(Error::InvalidModel(text)) => assert!(text.contains(words), "expected '{words}' in: {text}"),
+            Err(other) => panic!("{words}: {other:?}"),
+            Ok(_) => panic!("{words}: loaded"),
+        }
+    }
+}
+
+/// Every truncation, and a byte changed anywhere, is an error or (in free text of the description) harmless: never a panic.
+#[test]
+fn damaged_bytes_never_panic() {
+    let bytes = std::fs::read(fixture("distance_small.safetensors")).unwrap();
+    for length in (0..bytes.len()).step_by(7) {
+        assert!(Model::from_bytes(&bytes[..length], None).is_err(), "{length} bytes");
+    }
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    for i in (0..header).chain((header..bytes.len()).step_by(11)) {
+        for flip in [1, 0x20, 0x80] {
+            let mut damaged = bytes.clone();
+            damaged[i] ^= flip;
+            let outcome = Model::from_bytes(&damaged, None);
+            assert!(i < header || outcome.is_err(), "byte {i} of the weights changed unnoticed");
+        }
+    }
+    let mut huge = bytes.clone();
+    huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(Model::from_bytes(&huge, None).is_err());
+}
+
+#[test]
+fn noise_level_outside_the_training_is_refused() {
+    let error = Model::load(&fixture("distance_small.safetensors"), Some(3.0)).err().unwrap();
+    assert!(matches!(&error, Error::InvalidArgument(t) if t.contains("noise level 3 nm")), "{error}");
+}
+
+#[test]
+fn analytic_hyperparameters_are_checked() {
+    for (words, kind, n, hyperparameters) in [
+        ("stiffness of the model is -1", "harmonic", 2, json!({"stiffness": -1.0})),
+        ("kind 'harmonic'", "harmonic", 2, json!({"stifness": 2.0})),
+        (
+            "dw4 model has 4",
+            "dw4",
+            3,
+            json!({"linear": 0.0, "quadratic": -4.0, "quartic": 0.9, "distance": 4.0}),
+        ),
+        ("needs its weights", "distance", 3, json!({})),
+    ] {
+        let error =
+            Model::from_json(&description(kind, n, 290.0, hyperparameters)).err().unwrap().to_string();
+        assert!(error.contains(words), "expected '{words}' in: {error}");
+    }
+}
+
+#[test]
+fn engines_particles_are_compared_with_the_models() {
+    let model = network();
+    let particles = &model.metadata().particles;
+    let masses: Vec<f64> = particles.iter().map(|p| p.mass).collect();
+    model.check_masses(&masses).unwrap();
+    let count = model.check_masses(&masses[1..]).unwrap_err().to_string();
+    assert!(count.contains("moves 5 particles and the System has 4"), "{count}");
+    let mut wrong = masses.clone();
+    wrong[3] += 2.0;
+    assert!(model.check_masses(&wrong).unwrap_err().to_string().contains("particle 3 is"));
+    wrong[3] = 0.0;
+    model.check_masses(&wrong).unwrap();
+
+    let elements: Vec<Option<&str>> = particles.iter().map(|p| Some(p.element.as_str())).collect();
+    model.check_particles(&elements, &[]).unwrap();
+    let mut swapped = elements.clone();
+    swapped[1] = Some("S");
+    let error = model.check_particles(&swapped, &[None, Some("SG")]).unwrap_err().to_string();
+    assert!(error.contains("particle 1 is") && error.contains("SG (sulfur) in the System"), "{error}");
+}
+
+#[test]
+fn a_subset_moves_only_its_particles() {
+    let model = network();
+    let particles = [6, 0, 3, 1, 4];
+    let subset = model.subset(8, &particles).unwrap();
+    let small = network_positions(2);
+    let mut large = vec![9.0; 2 * 24];
+    for f in 0..2 {
+        for (i, p) in particles.iter().enumerate() {
+            large[24 * f + 3 * p..][..3].copy_from_slice(&small[15 * f + 3 * i..][..3]);
+        }
+    }
+    let (mut inner, mut outer) = (vec![0.0; 30], vec![f64::NAN; 48]);
+    let mut scratch = Scratch::default();
+    model.score().evaluate(&small, &mut inner, None, &mut scratch).unwrap();
+    subset.score().evaluate(&large, &mut outer, None, &mut scratch).unwrap();
+    for f in 0..2 {
+        for p in 0..8 {
+            let expected = particles
+                .iter()
+                .position(|q| *q == p)
+                .map_or(&[0.0; 3][..], |i| &inner[15 * f + 3 * i..][..3]);
+            assert_eq!(&outer[24 * f + 3 * p..][..3], expected);
+        }
+    }
+    for (words, wrong) in [("only 8", [0, 1, 2, 3, 8]), ("second time", [0, 1, 2, 3, 3])] {
+        assert!(model.subset(8, &wrong).err().unwrap().to_string().contains(words));
+    }
+    assert!(model.subset(8, &[0]).err().unwrap().to_string().contains("names 1 particles"));
+    assert!(subset.masses().unwrap_err().to_string().contains("5 of 8"));
+}

@@ -1,0 +1,316 @@
+//! Reproducibility, checkpoints, guards and options of a simulation.
+
+mod common;
+
+use common::{analytic, network, simulation};
+use diffusim::adapter::Adapter;
+use diffusim::error::Error;
+use diffusim::model::Model;
+use diffusim::sampler::{Options, Simulation, StepSize};
+use diffusim::schedule::{End, Mobility, SpringSchedule, TemperatureSchedule};
+use serde_json::json;
+use std::sync::Arc;
+
+fn options() -> Options {
+    Options {
+        step_size: StepSize::EffectiveStep(2.3e-7),
+        seed: 0xfeed_beef_77,
+        allow_unstable: true,
+        ..Options::default()
+    }
+}
+
+const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
+
+#[test]
+fn same_seed_same_trajectory_however_it_is_computed() {
+    let model = network();
+    for adapter in ADAPTERS {
+        let batch = Options { n_replicas: 37, adapter, ..options() };
+        let mut reference = simulation(&model, batch.clone());
+        reference.step(450).unwrap();
+        assert!(reference.positions().iter().all(|x| x.is_finite()));
+
+        for n_threads in [1, 3] {
+            let mut other = simulation(&model, Options { n_threads, ..batch.clone() });
+            for n in [1, 199, 3, 247] {
+                other.step(n).unwrap();
+            }
+            assert_eq!(other.positions(), reference.positions(), "{n_threads} threads, other slices");
+        }
+        // One replica of the batch, alone.
+        let n = 3 * model.n_particles();
+        for replica in [0, 20, 36] {
+            let mut alone =
+                simulation(&model, Options { n_replicas: 1, first_replica: replica as u32, ..batch.clone() });
+            let start = simulation(&model, batch.clone()).positions()[replica * n..][..n].to_vec();
+            alone.set_positions(&start).unwrap();
+            alone.step(450).unwrap();
+            assert_eq!(alone.positions(), &reference.positions()[replica * n..][..n]);
+        }
+        // A bias of zero is no bias.
+        let mut biased = simulation(&model, batch.clone());
+        let zero = vec![0.0; biased.positions().len()];
+        (0..450).for_each(|_| biased.step_biased(&zero).unwrap());
+        assert_eq!(biased.positions(), reference.positions());
+
+        let mut other_seed = simulation(&model, Options { seed: 1234, ..batch });
+        other_seed.step(450).unwrap();
+        assert!(other_seed.positions().iter().zip(reference.positions()).all(|(a, b)| a != b));
+    }
+}
+
+#[test]
+fn noise_is_keyed_by_particle_id() {
+    let model = analytic("free", 3, 290.0, json!({}));
+    let run = |ids: Option<Vec<u32>>| {
+        let mut s = simulation(&model, Options { particle_ids: ids, ..options() });
+        s.step(9).unwrap();
+        s.positions().to_vec()
+    };
+    let (plain, permuted) = (run(None), run(Some(vec![2, 0, 1])));
+    for (i, id) in [2, 0, 1].into_iter().enumerate() {
+        assert_eq!(permuted[3 * i..][..3], plain[3 * id..][..3]);
+    }
+}
+
+#[test]
+fn checkpoints_continue_bit_for_bit() {
+    let model = network();
+    for adapter in ADAPTERS {
+        let options = Options { n_replicas: 5, adapter, ..options() };
+        let mut straight = simulation(&model, options.clone());
+        straight.step(123).unwrap();
+        let bytes = straight.checkpoint();
+        assert_eq!(bytes.len(), straight.checkpoint_size());
+        straight.step(321).unwrap();
+
+        let mut resumed = simulation(&model, options.clone());
+        resumed.step(7).unwrap();
+        resumed.restore(&bytes).unwrap();
+        assert_eq!(resumed.step_count(), 123);
+        resumed.step(321).unwrap();
+        assert_eq!(resumed.positions(), straight.positions());
+
+        let before = resumed.positions().to_vec();
+        for (words, bytes) in [
+            ("no diffusim checkpoint", b"nonsense".to_vec()),
+            ("cut short", bytes[..bytes.len() - 1].to_vec()),
+            ("damaged", bytes.iter().enumerate().map(|(i, b)| if i == 99 { b ^ 4 } else { *b }).collect()),
+        ] {
+            let error = resumed.restore(&bytes).unwrap_err();
+            assert!(matches!(&error, Error::InvalidCheckpoint(t) if t.contains(words)), "{words}: {error}");
+        }
+        let mut other = simulation(&model, Options { temperature: Some(333.0), ..options });
+        assert!(
+            other.restore(&bytes).unwrap_err().to_string().contains("another model or to other settings")
+        );
+        assert_eq!(resumed.positions(), before);
+    }
+}
+
+/// A score that turns bad at |x| > 1.7 on a drifting particle.
+fn cliff(bad: f64) -> Arc<Model> {
+    let score = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
+        for (x, s) in x.iter().zip(s) {
+            *s = if *x > 1.7 { bad } else { 40.0 };
+        }
+        Ok(())
+    };
+    Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap())
+}
+
+#[test]
+fn runaways_stop_with_the_last_good_frame() {
+    for bad in [f64::NAN, f64::INFINITY, 1e9] {
+        for biased in [false, true] {
+            let options = Options { step_size: StepSize::EffectiveStep(5e-5), n_replicas: 3, ..options() };
+            let mut s = simulation(&cliff(bad), options);
+            let zero = vec![0.0; 18];
+            let error = loop {
+                let outcome = if biased { s.step_biased(&zero) } else { s.step(1_000) };
+                match outcome {
+                    Ok(()) => assert!(s.step_count() < 100_000),
+                    Err(error) => break error,
+                }
+            };
+            let text = error.to_string();
+            assert!(
+                matches!(error, Error::NotFinite(_)) && text.contains("replica") && text.contains("particle"),
+                "{text}"
+            );
+            assert!(text.contains(&format!("last good frame (step {})", s.step_count())), "{text}");
+            // Good means: a score was computed there and was sound.
+            assert!(s.positions().iter().all(|x| *x <= 1.7), "{bad} {biased}");
+            assert!(s.positions().iter().any(|x| *x > 1.0));
+        }
+    }
+}
+
+#[test]
+fn a_molecule_torn_apart_is_named() {
+    let model = network();
+    let mut torn = model.start_positions()[..15].to_vec();
+    torn[0] += 40.0;
+    let mut s = simulation(&model, Options { step_size: StepSize::EffectiveStep(0.5), ..options() });
+    s.set_positions(&torn).unwrap();
+    let text = s.step(5_000).unwrap_err().to_string();
+    assert!(text.contains("bond") && text.contains("training data"), "{text}");
+}
+
+#[test]
+fn callback_errors_stop_the_run() {
+    let fails = |_: &[f64], _: &mut [f64], _: Option<&mut [f64]>| Err("out of coffee".into());
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(fails)).unwrap());
+    let mut s = simulation(&model, options());
+    assert_eq!(s.step(3).unwrap_err(), Error::Callback("out of coffee".into()));
+}
+
+#[test]
+fn mass_zero_is_frozen() {
+    let model = analytic("harmonic", 2, 290.0, json!({"stiffness": 30.0}));
+    let masses = Some(vec![0.0, 7.7]);
+    let mobility = Some(Mobility::FrictionRate(3.0));
+    let mut s =
+        simulation(&model, Options { masses, mobility, step_size: StepSize::TimeStep(1e-3), ..options() });
+    s.set_positions(&[0.5; 6]).unwrap();
+    s.step(10).unwrap();
+    assert_eq!(s.positions()[..3], [0.5; 3]);
+    assert!(s.positions()[3..].iter().all(|x| *x != 0.5));
+}
+
+/// Theory (3–5): every way to say the same step gives the same steps.
+#[test]
+fn spring_effective_step_and_time_step_agree() {
+    let model = analytic("free", 2, 270.0, json!({}));
+    let masses = vec![2.9, 11.3];
+    let (temperature, rate, dt) = (Some(351.0), 4.3, 0.0037);
+    let kt0 = diffusim::schedule::BOLTZMANN * 270.0;
+    let tau = kt0 / (2.9 * rate) * dt;
+    let make = |step_size, mobility| {
+        let options = Options { temperature, masses: Some(masses.clone()), step_size, mobility, ..options() };
+        simulation(&model, options).dynamics().clone()
+    };
+    let by_time = make(StepSize::TimeStep(dt), Some(Mobility::FrictionRate(rate)));
+    assert!((by_time.effective_step / tau - 1.0).abs() < 1e-14);
+    assert!((by_time.particles[1].effective_step / (kt0 / (11.3 * rate) * dt) - 1.0).abs() < 1e-14);
+    let noise = (2.0 * tau).sqrt() * by_time.factors(3).1;
+    assert!((noise / (2.0 * tau * 351.0 / 270.0).sqrt() - 1.0).abs() < 1e-14);
+    for step_size in [StepSize::Spring(0.5 / tau), StepSize::EffectiveStep(tau)] {
+        let other = make(step_size, Some(Mobility::FrictionRate(rate)));
+        assert!((other.time_step.unwrap() / dt - 1.0).abs() < 1e-14);
+        assert!(
+            (other.particles[1].effective_step / by_time.particles[1].effective_step - 1.0).abs() < 1e-14
+        );
+    }
+    // A diffusion coefficient is meant at the simulation's temperature: the noise has 2DΔt, the drift DΔt T₀/T.
+    let d = 0.0123;
+    let given = make(StepSize::TimeStep(dt), Some(Mobility::Diffusion(d)));
+    assert!(
+        (given.particles[0].noise_amplitude * given.factors(0).1 / (2.0 * d * dt).sqrt() - 1.0).abs() < 1e-14
+    );
+    assert!(
+        (given.particles[0].effective_step * given.factors(0).0 / (d * dt * 270.0 / 351.0) - 1.0).abs()
+            < 1e-14
+    );
+    assert_eq!(given.time_step, Some(dt));
+}
+
+#[test]
+fn schedules_scale_drift_and_noise() {
+    let model = analytic("free", 1, 270.0, json!({}));
+    let options = Options {
+        spring_schedule: SpringSchedule::given(vec![1.0, 4.0], End::Hold).unwrap(),
+        temperature_schedule: Some(TemperatureSchedule::given(vec![270.0, 540.0], End::Cycle).unwrap()),
+        ..options()
+    };
+    let dynamics = simulation(&model, options).dynamics().clone();
+    assert_eq!(dynamics.factors(0), (1.0, 1.0));
+    assert_eq!(dynamics.factors(1), (0.25, 0.5f64.sqrt()));
+    assert_eq!(dynamics.factors(2), (0.25, 0.5));
+}
+
+#[test]
+fn wrong_options_are_one_clear_sentence() {
+    let model = analytic("harmonic", 2, 290.0, json!({"stiffness": 30.0}));
+    let cases: [(&str, Options); 12] = [
+        ("recommends no step", Options { step_size: StepSize::Recommended, ..options() }),
+        ("spring is -2", Options { step_size: StepSize::Spring(-2.0), ..options() }),
+        ("needs a friction rate", Options { step_size: StepSize::TimeStep(0.1), ..options() }),
+        ("temperature is 0", Options { temperature: Some(0.0), ..options() }),
+        ("n_replicas is 0", Options { n_replicas: 0, ..options() }),
+        ("do not fit into memory", Options { n_replicas: u32::MAX as usize, ..options() }),
+        ("3 masses were given for 2", Options { masses: Some(vec![1.5; 3]), ..options() }),
+        ("mass of particle 1 is -1", Options { masses: Some(vec![1.5, -1.0]), ..options() }),
+        ("all particles are frozen", Options { masses: Some(vec![0.0; 2]), ..options() }),
+        ("knows the masses of 0 of 2", Options { mobility: Some(Mobility::FrictionRate(2.0)), ..options() }),
+        ("computes on the CPU", Options { device: "cuda:1".into(), ..options() }),
+        ("device 'abacus' is unknown", Options { device: "abacus".into(), ..options() }),
+    ];
+    for (words, options) in cases {
+        let model = if words.contains("memory") {
+            analytic("free", 1 << 24, 290.0, json!({}))
+        } else {
+            model.clone()
+        };
+        let error = Simulation::new(model, options).err().unwrap().to_string();
+        assert!(error.contains(words), "expected '{words}' in: {error}");
+    }
+    let mut s = simulation(&model, options());
+    assert!(
+        s.set_positions(&[0.1; 5])
+            .unwrap_err()
+            .to_string()
+            .contains("expected 1 replicas × 2 particles × 3 = 6")
+    );
+    assert!(s.set_positions(&[f64::NAN; 6]).unwrap_err().to_string().contains("position of particle 0"));
+    assert!(s.step_biased(&[0.1; 7]).unwrap_err().to_string().contains("forces holds 7"));
+}
+
+#[test]
+fn a_spring_too_soft_is_refused_with_the_limit() {
+    let mut description: serde_json::Value =
+        serde_json::from_str(&common::description("harmonic", 2, 290.0, json!({"stiffness": 600.0})))
+            .unwrap();
+    description["largest_curvature"] = json!(600.0);
+    description["recommended_effective_step"] = json!(6e-4);
+    let model = Arc::new(Model::from_json(&description.to_string()).unwrap());
+    let soft = Options { step_size: StepSize::Spring(149.0), allow_unstable: false, ..options() };
+    let error = Simulation::new(model.clone(), soft.clone()).err().unwrap();
+    assert!(
+        matches!(error, Error::Unstable(_)) && error.to_string().contains("needs more than 1.500e2"),
+        "{error}"
+    );
+    let firm = Options { step_size: StepSize::Spring(151.0), ..soft.clone() };
+    Simulation::new(model.clone(), firm.clone()).unwrap();
+    Simulation::new(model.clone(), Options { allow_unstable: true, ..soft }).unwrap();
+    // A schedule that softens the spring later is seen at once.
+    let later = SpringSchedule::given(vec![1.0, 0.9], End::Hold).unwrap();
+    assert!(Simulation::new(model, Options { spring_schedule: later, ..firm }).is_err());
+}
+
+#[test]
+fn reconfigure_keeps_positions_and_steps() {
+    let model = network();
+    let mut s = simulation(&model, Options { n_replicas: 2, ..options() });
+    s.step(20).unwrap();
+    let (before, largest) = (s.positions().to_vec(), s.statistics().largest_score);
+    s.reconfigure(Options {
+        n_replicas: 2,
+        temperature: Some(411.0),
+        adapter: Adapter::EulerMaruyama,
+        ..options()
+    })
+    .unwrap();
+    assert_eq!((s.positions(), s.step_count()), (&before[..], 20));
+    assert_eq!(s.statistics().temperature, 411.0);
+    assert!(s.statistics().largest_score == largest && largest > 0.0);
+    assert!(
+        s.reconfigure(Options { n_replicas: 3, ..options() })
+            .unwrap_err()
+            .to_string()
+            .contains("cannot become 3")
+    );
+    s.step(5).unwrap();
+    assert_eq!(s.statistics().score_evaluations, 50);
+}
