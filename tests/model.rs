@@ -235,7 +235,9 @@ fn spoilt_files_are_errors_that_name_the_offender() {
             p.description["hyperparameters"]["quadruplets"] = json!([[0, 1, 2, 99]])
         }),
         ("hyper-parameters", |p| p.description["hyperparameters"] = json!({"hidden": "many"})),
-        ("layers.4.weight is missing", |p| p.description["hyperparameters"]["hidden"] = json!([24, 16, 20, 1])),
+        ("layers.4.weight is missing", |p| {
+            p.description["hyperparameters"]["hidden"] = json!([24, 16, 20, 1])
+        }),
         ("bond [0, 44]", |p| p.description["bonds"] = json!([[0, 44]])),
         ("mass -12", |p| p.description["particles"][2]["mass"] = json!(-12.0)),
         ("feature_mean is missing", |p| drop(p.tensors.remove("feature_mean"))),

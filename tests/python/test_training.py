@@ -7,16 +7,14 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from diffusim import model_file
-from diffusim.snapshots import SnapshotError, Snapshots, read
+from diffusim.snapshots import Snapshots, read
 
 jax = pytest.importorskip("jax")
 
-from diffusim.commands.train import train as train_command  # noqa: E402
-from diffusim.training import config, trainer  # noqa: E402
+from diffusim.cli import main  # noqa: E402
+from diffusim.training import config, export, trainer  # noqa: E402
 from diffusim.training.losses import denoising_loss, fokker_planck_loss  # noqa: E402
 from diffusim.training.network import DistanceNetwork, Weights  # noqa: E402
 
@@ -150,15 +148,17 @@ def test_denoising_loss_of_the_exact_score_is_its_closed_form():
 
 def test_training_reaches_the_exact_score_of_a_diatomic():
     length, spread = 0.15, 0.005
-    frames = diatomic(4000, length, spread, seed=8)
-    settings = small_settings(steps=2500, hidden=(32, 32), noise_min=0.001, noise_max=0.02, noise_simulation=0.001)
+    frames = diatomic(40_000, length, spread, seed=8)
+    settings = small_settings(
+        steps=2000, batch=1024, hidden=(32, 32), noise_min=0.001, noise_max=0.02, noise_simulation=0.001
+    )
     network = network_of(settings, 2)
     result = trainer.train(network, frames, settings)
 
     # one coordinate in six, the distance, tells of its noise: it keeps s^2 / (s^2 + 2 sigma^2) of its variance
     noise = np.exp(np.linspace(np.log(0.001), np.log(0.02), 2001))
     least = (5 + np.mean(spread**2 / (spread**2 + 2 * noise**2))) / 6
-    assert result.held_out == pytest.approx(least, abs=0.02)
+    assert result.held_out == pytest.approx(least, abs=0.004)
 
     # radial part of the score, blur included, with the -2/r of the volume element: slope -1/(s^2 + 2 sigma^2)
     r = np.linspace(length - 1.5 * spread, length + 1.5 * spread, 9)
@@ -166,7 +166,7 @@ def test_training_reaches_the_exact_score_of_a_diatomic():
     pairs[:, 1, 0] = r
     scores = jax.vmap(network.score, (None, 0, None))(result.weights, pairs, np.log(0.001))
     expected = -(r - length) / (spread**2 + 2 * 0.001**2) - 2 / r
-    assert np.abs(np.asarray(scores)[:, 1, 0] - expected).max() < 0.12 / spread
+    assert np.abs(np.asarray(scores)[:, 1, 0] - expected).max() < 0.08 / spread
 
 
 # The loop
@@ -217,10 +217,11 @@ def test_it_stops_early_when_nothing_is_gained():
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_what_to_do():
-    frames = diatomic(300, 0.17, 0.006, seed=1)
+    frames = diatomic(500, 0.17, 0.006, seed=1)
+    frames[20:] = np.nan
     settings = small_settings()
     with pytest.raises(trainer.TrainingError, match="not finite at step 10. Lower --learning-rate") as stop:
-        trainer.train(network_of(settings, 2), 1e25 * frames, settings)
+        trainer.train(network_of(settings, 2), frames, settings)
     assert stop.value.result is None  # nothing was good before
 
 
@@ -289,23 +290,44 @@ def test_flags_override_the_file_that_overrides_the_defaults(tmp_path):
         config.load(None, {"batch": 33})
 
 
+# The start frames
+
+
+def test_start_frames_keep_the_populations_better_than_random_ones():
+    long = np.random.default_rng(4).permutation(4000) < 470  # two basins: 11.75 % of the molecules are stretched
+    frames = np.where(long[:, None, None], diatomic(4000, 0.19, 0.002, 5), diatomic(4000, 0.15, 0.005, 6))
+    network = network_of(small_settings(), 2)
+    counts = [long[export.representatives(network, frames, 300, seed)].sum() for seed in range(20)]
+    assert np.std(counts) < 0.3 * np.sqrt(300 * 0.1175 * 0.8825)
+    assert np.mean(counts) == pytest.approx(300 * 0.1175, abs=0.5)
+    everyone = export.representatives(network, frames[:40], 300, seed=7)
+    assert sorted(everyone) == list(range(40))
+
+
 # The command
 
 
-def run_command(*arguments: object):
-    app = typer.Typer()
-    app.command()(train_command)
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+@pytest.fixture
+def diffusim(monkeypatch, capsys):
+    """The command line in this process: arguments to exit status, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["diffusim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, *capsys.readouterr()
+
+    return run
 
 
-def test_the_command_writes_a_model_file_that_says_all(tmp_path):
+def test_the_command_writes_a_model_file_that_says_all(diffusim, tmp_path):
     data = write_snapshots(tmp_path / "ala2.npz")
     model = tmp_path / "ala2.safetensors"
-    arguments = [data, "--topology", PDB, "--select", "not element H", "-o", model]
+    arguments = ["train", data, "--topology", PDB, "--select", "not element H", "-o", model]
     arguments += ["--steps", 40, "--hidden", "24-16", "--batch", 128, "--temperature", 290, "--seed", 3]
-    done = run_command(*arguments)
-    assert done.exit_code == 0, done.output
-    assert "C-N-CA-C" in done.output and "held-out" in done.output
+    status, shown, failure = diffusim(*arguments)
+    assert status == 0, failure
+    assert "C-N-CA-C" in shown and "held-out" in shown
 
     header, tensors = model_file.read(model), model_file.read_tensors(model)
     assert header.kind == "distance" and header.n_particles == 10 and header.training_temperature == 290.0
@@ -328,9 +350,9 @@ def test_the_command_writes_a_model_file_that_says_all(tmp_path):
     }
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ala2.npz", "ala2.safetensors"]
 
-    again = run_command(*arguments)
-    assert again.exit_code == 1 and "exists. Replace it with --force" in again.output
-    assert run_command(*arguments, "--force").exit_code == 0
+    status, _, failure = diffusim(*arguments)
+    assert status == 1 and "exists. Replace it with --force" in failure
+    assert diffusim(*arguments, "--force")[0] == 0
     assert model_file.read(model).weights_sha256 == header.weights_sha256
 
 
@@ -345,12 +367,8 @@ def test_the_command_writes_a_model_file_that_says_all(tmp_path):
         (["absent.npz", "--resume"], "no file absent.npz"),
     ],
 )
-def test_a_foreseeable_mistake_is_one_sentence(arguments, match, tmp_path, monkeypatch):
+def test_a_foreseeable_mistake_is_one_sentence(arguments, match, diffusim, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = run_command(*arguments)
-    assert done.exit_code == 1
-    assert done.output.startswith("diffusim: ") and match in done.output and "Traceback" not in done.output
-
-
-def test_snapshot_errors_are_value_errors():
-    assert issubclass(SnapshotError, ValueError) and issubclass(config.SettingsError, ValueError)
+    status, shown, failure = diffusim("train", *arguments)
+    assert (status, shown) == (1, "")
+    assert failure.startswith("diffusim: ") and match in failure

@@ -1,0 +1,247 @@
+/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors. Exits with 0 if all behaved. */
+#include "diffusim.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OK(call) expect((call), DIFFUSIM_OK, NULL, #call, __LINE__)
+#define FAILS(call, status, words) expect((call), (status), (words), #call, __LINE__)
+#define TRUE(condition)                                                                                                \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "line %d: not true: %s\n", __LINE__, #condition);                                          \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+static void expect(diffusim_status_t found, diffusim_status_t wanted, const char *words, const char *call, int line) {
+    if (found != wanted || (words != NULL && strstr(diffusim_last_error(), words) == NULL)) {
+        fprintf(stderr, "line %d: %s returned %d, expected %d with '%s': %s\n", line, call, found, wanted,
+                words ? words : "", diffusim_last_error());
+        exit(1);
+    }
+}
+
+/* A spring of 70 kT0/nm^2 about the origin; fails after as many calls as user_data says. */
+static int32_t spring(void *user_data, const double *positions, size_t n_frames, size_t n_particles, double *scores,
+                      double *energies) {
+    int *calls = user_data;
+    if ((*calls)-- == 0)
+        return 42;
+    size_t n = 3 * n_particles;
+    for (size_t f = 0; f < n_frames; f++) {
+        double energy = 0;
+        for (size_t i = f * n; i < (f + 1) * n; i++) {
+            scores[i] = -70.0 * positions[i];
+            energy += 35.0 * positions[i] * positions[i];
+        }
+        if (energies != NULL)
+            energies[f] = energy;
+    }
+    return 0;
+}
+
+static void conversions(void) {
+    double spring_constant, time_step, d;
+    OK(diffusim_diffusion_from_friction_rate(310.0, 14.2, 7.3, &d));
+    TRUE(fabs(d / (8.31446261815324e-3 * 310.0 / (14.2 * 7.3)) - 1.0) < 1e-15);
+    OK(diffusim_diffusion_from_drag(310.0, 14.2 * 7.3, &d));
+    OK(diffusim_spring_from_time_step(0.37, d, 0.013, &spring_constant));
+    OK(diffusim_time_step_from_spring(spring_constant, d, 0.013, &time_step));
+    TRUE(fabs(time_step / 0.37 - 1.0) < 1e-14);
+    FAILS(diffusim_spring_from_time_step(-1.0, d, 1.0, &spring_constant), DIFFUSIM_ERROR_INVALID_ARGUMENT, "time step");
+    FAILS(diffusim_diffusion_from_drag(310.0, 2.0, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "diffusion_coefficient is NULL");
+}
+
+static void models(const char *path, diffusim_model_t **network) {
+    diffusim_model_options_t options;
+    OK(diffusim_model_options_init(&options, sizeof options));
+    FAILS(diffusim_model_load("no/such/file", &options, network), DIFFUSIM_ERROR_IO, "no/such/file");
+    FAILS(diffusim_model_load(NULL, NULL, network), DIFFUSIM_ERROR_INVALID_ARGUMENT, "path is NULL");
+    FAILS(diffusim_model_load("\xff", NULL, network), DIFFUSIM_ERROR_INVALID_ARGUMENT, "UTF-8");
+    FAILS(diffusim_model_load(path, NULL, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "model is NULL");
+    options.noise_level = 70.0;
+    FAILS(diffusim_model_load(path, &options, network), DIFFUSIM_ERROR_INVALID_ARGUMENT, "noise level 70");
+    options.struct_size = 4096;
+    FAILS(diffusim_model_load(path, &options, network), DIFFUSIM_ERROR_INVALID_ARGUMENT, "struct_size is 4096");
+    OK(diffusim_model_load(path, NULL, network));
+
+    const void *data;
+    size_t size, n = diffusim_model_n_particles(*network);
+    TRUE(n == 5 && diffusim_model_n_particles(NULL) == 0);
+    OK(diffusim_model_bytes(*network, &data, &size));
+    diffusim_model_t *copy;
+    FAILS(diffusim_model_from_bytes(data, size - 1, NULL, &copy), DIFFUSIM_ERROR_INVALID_MODEL, "safetensors");
+    OK(diffusim_model_from_bytes(data, size, NULL, &copy));
+    const char *hash, *copied_hash, *json;
+    OK(diffusim_model_sha256(*network, &hash));
+    OK(diffusim_model_sha256(copy, &copied_hash));
+    TRUE(strlen(hash) == 64 && strcmp(hash, copied_hash) == 0);
+    OK(diffusim_model_metadata(*network, &json));
+    TRUE(strstr(json, "\"distance\"") != NULL);
+    double temperature, masses[5], curvature;
+    OK(diffusim_model_training_temperature(copy, &temperature));
+    OK(diffusim_model_masses(copy, masses, 5));
+    FAILS(diffusim_model_masses(copy, masses, 4), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 5");
+    OK(diffusim_model_check_masses(copy, masses, 5));
+    masses[2] += 3.0;
+    FAILS(diffusim_model_check_masses(copy, masses, 5), DIFFUSIM_ERROR_MISMATCH, "particle 2 is");
+    const char *elements[5] = {NULL, NULL, NULL, NULL, "Xe"}, *names[5] = {NULL, NULL, NULL, NULL, "XE1"};
+    FAILS(diffusim_model_check_particles(copy, 5, elements, names), DIFFUSIM_ERROR_MISMATCH, "XE1 (Xe)");
+    elements[4] = NULL;
+    OK(diffusim_model_check_particles(copy, 5, elements, NULL));
+
+    const double *start;
+    size_t n_frames;
+    OK(diffusim_model_start_positions(copy, &n_frames, &start));
+    TRUE(n_frames > 0);
+    double scores[15], energy, again[15];
+    OK(diffusim_model_evaluate(copy, start, 1, scores, &energy));
+    OK(diffusim_model_evaluate(*network, start, 1, again, NULL));
+    TRUE(memcmp(scores, again, sizeof scores) == 0 && isfinite(energy));
+    OK(diffusim_model_largest_curvature(copy, start, 1, &curvature));
+    TRUE(curvature > 0.0);
+    OK(diffusim_model_configurational_temperature(copy, start, 1, &temperature));
+    FAILS(diffusim_model_evaluate(copy, NULL, 1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
+    FAILS(diffusim_model_evaluate(copy, start, (size_t)-1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
+
+    const size_t where[5] = {6, 0, 3, 1, 4};
+    diffusim_model_t *subset;
+    OK(diffusim_model_subset(copy, 8, where, &subset));
+    TRUE(diffusim_model_n_particles(subset) == 8);
+    FAILS(diffusim_model_subset(copy, 5, where, &subset), DIFFUSIM_ERROR_MISMATCH, "particles[0] is 6");
+    diffusim_model_free(subset);
+    diffusim_model_free(copy);
+    diffusim_model_free(NULL);
+}
+
+static void simulations(const diffusim_model_t *network) {
+    diffusim_simulation_options_t options;
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    options.effective_step = 2.3e-7;
+    options.allow_unstable = 1;
+    options.seed = 991;
+    options.n_replicas = 3;
+    const size_t n = 3 * 5 * 3;
+    double positions[45], later[45], scores[45], energies[3];
+    diffusim_simulation_t *simulation, *other;
+
+    options.spring = 5.0;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "more than one");
+    options.spring = 0.0;
+    options.adapter = 77;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "adapter is 77");
+    options.adapter = DIFFUSIM_EULER_MARUYAMA;
+    options.device = "cuda";
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "CPU");
+    options.device = NULL;
+    options.schedule_end = 5;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "schedule_end");
+    options.schedule_end = DIFFUSIM_CYCLE;
+    const double springs[2] = {1.0, 2.5}, temperatures[2] = {290.0, -1.0};
+    options.spring_schedule = springs;
+    options.n_spring_schedule = 2;
+    options.temperature_schedule = temperatures;
+    options.n_temperature_schedule = 2;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "temperature schedule");
+    options.n_temperature_schedule = 1;
+    OK(diffusim_simulation_create(network, &options, &simulation));
+    OK(diffusim_simulation_step(simulation, 100));
+    uint64_t step;
+    OK(diffusim_simulation_get_step(simulation, &step));
+    TRUE(step == 100);
+    OK(diffusim_simulation_get_positions(simulation, positions, DIFFUSIM_FLOAT64, n));
+    FAILS(diffusim_simulation_get_positions(simulation, positions, 9, n), DIFFUSIM_ERROR_INVALID_ARGUMENT, "dtype is 9");
+    FAILS(diffusim_simulation_get_positions(simulation, positions, DIFFUSIM_FLOAT64, n - 1),
+          DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 45");
+    OK(diffusim_simulation_evaluate(simulation, scores, n, energies));
+    TRUE(isfinite(energies[2]));
+
+    size_t size;
+    OK(diffusim_simulation_checkpoint_size(simulation, &size));
+    void *checkpoint = malloc(size);
+    OK(diffusim_simulation_checkpoint(simulation, checkpoint, size));
+    OK(diffusim_simulation_step(simulation, 50));
+    OK(diffusim_simulation_get_positions(simulation, later, DIFFUSIM_FLOAT64, n));
+    OK(diffusim_simulation_create(network, &options, &other));
+    FAILS(diffusim_simulation_restore(other, checkpoint, size - 3), DIFFUSIM_ERROR_INVALID_CHECKPOINT, "damaged");
+    OK(diffusim_simulation_restore(other, checkpoint, size));
+    OK(diffusim_simulation_step(other, 50));
+    OK(diffusim_simulation_get_positions(other, positions, DIFFUSIM_FLOAT64, n));
+    TRUE(memcmp(positions, later, sizeof later) == 0);
+    free(checkpoint);
+
+    float single[45];
+    OK(diffusim_simulation_get_positions(other, single, DIFFUSIM_FLOAT32, n));
+    OK(diffusim_simulation_set_positions(other, single, DIFFUSIM_FLOAT32, n));
+    OK(diffusim_simulation_set_step(other, 7));
+    const double forces[45] = {120.0};
+    OK(diffusim_simulation_step_biased(other, forces, n));
+    FAILS(diffusim_simulation_step_biased(other, forces, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "forces holds 3");
+    options.temperature_schedule = NULL;
+    options.n_temperature_schedule = 0;
+    options.temperature = 340.0;
+    options.friction_rate = 11.0;
+    OK(diffusim_simulation_reconfigure(other, &options));
+    diffusim_statistics_t statistics = {0};
+    FAILS(diffusim_simulation_statistics(other, &statistics), DIFFUSIM_ERROR_INVALID_ARGUMENT, "own size");
+    statistics.struct_size = sizeof statistics;
+    OK(diffusim_simulation_statistics(other, &statistics));
+    TRUE(statistics.steps == 8 && statistics.temperature == 340.0 && statistics.time_step > 0.0);
+    TRUE(fabs(2.0 * statistics.spring * statistics.effective_step - 1.0) < 1e-14);
+    diffusim_simulation_free(other);
+    diffusim_simulation_free(simulation);
+    diffusim_simulation_free(NULL);
+    FAILS(diffusim_simulation_step(NULL, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "simulation is NULL");
+}
+
+static void analytic_and_callback(void) {
+    diffusim_model_t *harmonic, *callback;
+    diffusim_simulation_options_t options;
+    diffusim_simulation_t *a, *b;
+    int calls = -1; /* never fails */
+    OK(diffusim_model_from_json("{\"format_version\": 1, \"kind\": \"harmonic\", \"n_particles\": 2, \"length_unit\": \"nm\","
+                                " \"training_temperature\": 280.0, \"hyperparameters\": {\"stiffness\": 70.0}}",
+                                &harmonic));
+    FAILS(diffusim_model_from_json("{}", &callback), DIFFUSIM_ERROR_INVALID_MODEL, "format_version");
+    FAILS(diffusim_model_callback(2, NULL, NULL, 280.0, &callback), DIFFUSIM_ERROR_INVALID_ARGUMENT, "function is NULL");
+    OK(diffusim_model_callback(2, spring, &calls, 280.0, &callback));
+    const void *data;
+    size_t size;
+    FAILS(diffusim_model_bytes(callback, &data, &size), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no bytes");
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    FAILS(diffusim_simulation_create(harmonic, &options, &a), DIFFUSIM_ERROR_INVALID_ARGUMENT, "recommends no step");
+    options.effective_step = 0.003;
+    OK(diffusim_simulation_create(harmonic, &options, &a));
+    OK(diffusim_simulation_create(callback, &options, &b));
+    diffusim_model_free(harmonic); /* simulations keep what they need */
+    diffusim_model_free(callback);
+    double x[6], y[6];
+    OK(diffusim_simulation_step(a, 300));
+    OK(diffusim_simulation_step(b, 300));
+    OK(diffusim_simulation_get_positions(a, x, DIFFUSIM_FLOAT64, 6));
+    OK(diffusim_simulation_get_positions(b, y, DIFFUSIM_FLOAT64, 6));
+    TRUE(memcmp(x, y, sizeof x) == 0 && x[0] != 0.0);
+    calls = 3;
+    FAILS(diffusim_simulation_step(b, 300), DIFFUSIM_ERROR_CALLBACK, "returned 42");
+    OK(diffusim_simulation_get_positions(b, x, DIFFUSIM_FLOAT64, 6));
+    TRUE(memcmp(x, y, sizeof x) == 0);
+    diffusim_simulation_free(a);
+    diffusim_simulation_free(b);
+}
+
+int main(int argc, char **argv) {
+    TRUE(argc == 2);
+    TRUE(diffusim_abi_version() == DIFFUSIM_ABI_VERSION);
+    char version[32];
+    snprintf(version, sizeof version, "%d.%d.%d", DIFFUSIM_VERSION_MAJOR, DIFFUSIM_VERSION_MINOR, DIFFUSIM_VERSION_PATCH);
+    TRUE(strcmp(version, diffusim_version()) == 0);
+    conversions();
+    diffusim_model_t *network;
+    models(argv[1], &network);
+    simulations(network);
+    analytic_and_callback();
+    diffusim_model_free(network);
+    return 0;
+}

@@ -1,0 +1,36 @@
+// A simulation through diffusim.hpp: simulate FIXTURE.safetensors prints the bits of the final positions.
+#include "diffusim.hpp"
+#include <cstdio>
+#include <cstring>
+
+int main(int, char** argv) try {
+    diffusim::check_abi();
+    diffusim::simulation_options options;
+    options.effective_step = 2.3e-7;
+    options.allow_unstable = 1;
+    options.seed = 991;
+    options.n_replicas = 2;
+    diffusim::simulation simulation(diffusim::model::load(argv[1]), options);
+    simulation.step(200);
+    const std::vector<unsigned char> checkpoint = simulation.checkpoint();
+    simulation.step(17);
+    simulation.restore(checkpoint);
+    simulation.step_biased(std::vector<double>(30, 0.0));
+    simulation.step(99);
+    try {
+        simulation.set_positions({0.5});
+        return 3;
+    } catch (const diffusim::error& error) {
+        if (error.status() != DIFFUSIM_ERROR_INVALID_ARGUMENT || std::strstr(error.what(), "expected 2 replicas") == nullptr)
+            return 4;
+    }
+    for (double x : simulation.positions()) {
+        unsigned long long bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        std::printf("%llx\n", bits);
+    }
+    return 0;
+} catch (const std::exception& exception) {
+    std::fprintf(stderr, "%s\n", exception.what());
+    return 1;
+}
