@@ -41,10 +41,10 @@ pub trait Word: Copy + Add<Output = Self> + BitAnd<Output = Self> + BitXor<Outpu
     fn shl(self, n: u32) -> Self;
     /// Shift towards the low bits.
     fn shr(self, n: u32) -> Self;
-    /// Reinterpret as a float.
-    fn into_float(self) -> Self::Float;
-    /// Reinterpret a float.
-    fn from_float(self, x: Self::Float) -> Self;
+    /// The float with these bits.
+    fn as_float(self) -> Self::Float;
+    /// The bits of `x`.
+    fn bits_of(self, x: Self::Float) -> Self;
 }
 
 /// 2²³: adding it puts an integer below 2²³ into the low mantissa bits.
@@ -54,9 +54,9 @@ const MANTISSA: u32 = 0x4B00_0000;
 #[inline(always)]
 pub fn word_to_float<W: Word>(w: W) -> W::Float {
     let bias = w.constant(MANTISSA);
-    let shift = bias.into_float();
-    let high = (w.shr(16) ^ bias).into_float() - shift;
-    let low = ((w & w.constant(0xFFFF)) ^ bias).into_float() - shift;
+    let shift = bias.as_float();
+    let high = (w.shr(16) ^ bias).as_float() - shift;
+    let low = ((w & w.constant(0xFFFF)) ^ bias).as_float() - shift;
     high.mul_add(shift.constant(65536.0), low)
 }
 
@@ -74,7 +74,7 @@ fn exp_single<W: Word>(x: W::Float, clamped: W::Float, w: W) -> W::Float {
         p = p.mul_add(r, x.constant(*c));
     }
     let p = p.mul_add(r * r, r) + x.constant(1.0);
-    (w.from_float(p) + w.from_float(shifted).shl(23)).into_float()
+    (w.bits_of(p) + w.bits_of(shifted).shl(23)).as_float()
 }
 
 impl Number for f32 {
@@ -161,11 +161,11 @@ impl Word for u32 {
         self >> n
     }
     #[inline(always)]
-    fn into_float(self) -> f32 {
+    fn as_float(self) -> f32 {
         f32::from_bits(self)
     }
     #[inline(always)]
-    fn from_float(self, x: f32) -> u32 {
+    fn bits_of(self, x: f32) -> u32 {
         x.to_bits()
     }
 }
@@ -284,11 +284,11 @@ impl<S: Simd> Word for PackedWord<S> {
         PackedWord { value: self.simd.wrapping_dyn_shr_u32s(self.value, n), ..self }
     }
     #[inline(always)]
-    fn into_float(self) -> Packed<S> {
+    fn as_float(self) -> Packed<S> {
         Packed { simd: self.simd, value: self.simd.transmute_f32s_u32s(self.value) }
     }
     #[inline(always)]
-    fn from_float(self, x: Packed<S>) -> Self {
+    fn bits_of(self, x: Packed<S>) -> Self {
         PackedWord { value: self.simd.transmute_u32s_f32s(x.value), ..self }
     }
 }

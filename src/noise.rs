@@ -43,10 +43,10 @@ fn radius<W: Word>(word: W) -> W::Float {
     let x = word_to_float(word);
     let u = x.mul_add(x.constant(1.0 / 4_294_967_296.0), x.constant(0.5 / 4_294_967_296.0));
     // u = 2^e (1 + f); the offset makes the mantissa run over [√½, √2).
-    let bits = word.from_float(u) + word.constant(ONE - SQRT_HALF);
+    let bits = word.bits_of(u) + word.constant(ONE - SQRT_HALF);
     let shift = word.constant(0x4B00_0000); // 2²³ as a float
-    let e = (bits.shr(23) ^ shift).into_float() - x.constant(8_388_608.0 + 127.0);
-    let f = ((bits & word.constant(0x007F_FFFF)) + word.constant(SQRT_HALF)).into_float() - x.constant(1.0);
+    let e = (bits.shr(23) ^ shift).as_float() - x.constant(8_388_608.0 + 127.0);
+    let f = ((bits & word.constant(0x007F_FFFF)) + word.constant(SQRT_HALF)).as_float() - x.constant(1.0);
     let z = f * f;
     let mut p = x.constant(C[0]);
     for c in &C[1..] {
@@ -72,14 +72,14 @@ fn direction<W: Word>(word: W) -> [W::Float; 2] {
     let c = c.mul_add(z, x.constant(4.166_664_6e-2));
     let c = (c * z).mul_add(z, z.mul_add(x.constant(-0.5), x.constant(1.0)));
     // Rotate by the quadrant without branches: swap sine and cosine if it is odd, then set the signs.
-    let (s, c) = (word.from_float(s), word.from_float(c));
+    let (s, c) = (word.bits_of(s), word.bits_of(c));
     let quadrant = word.shr(30);
     let odd = quadrant & word.constant(1);
     let swap = (s ^ c) & odd.widening_mul(u32::MAX).0;
     let next = quadrant + word.constant(1);
     let cosine = (c ^ swap) ^ (next & word.constant(2)).shl(30);
     let sine = (s ^ swap) ^ (quadrant & word.constant(2)).shl(30);
-    [cosine.into_float(), sine.into_float()]
+    [cosine.as_float(), sine.as_float()]
 }
 
 /// Four independent standard normals from one Philox block.

@@ -119,7 +119,7 @@ fn noise_is_standard_normal_and_independent() {
     for (k, (expected, variance)) in
         [(0.0, 1.0), (1.0, 2.0), (0.0, 15.0), (3.0, 96.0)].into_iter().enumerate()
     {
-        let z = (m[k] / count - expected) / (variance / count as f64).sqrt();
+        let z = (m[k] / count - expected) / (variance / count).sqrt();
         assert!(z.abs() < 5.0, "moment {}: {z:.1} standard errors", k + 1);
     }
     for c in correlation {

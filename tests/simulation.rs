@@ -14,7 +14,7 @@ use std::sync::Arc;
 fn options() -> Options {
     Options {
         step_size: StepSize::EffectiveStep(2.3e-7),
-        seed: 0xfeed_beef_77,
+        seed: 0xfeed_beef_0077,
         allow_unstable: true,
         ..Options::default()
     }

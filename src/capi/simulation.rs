@@ -231,10 +231,10 @@ unsafe fn with(
         }
         body(&mut handle.simulation)
     });
-    if status == DIFFUSIM_ERROR_INTERNAL {
-        if let Some(handle) = simulation.as_mut() {
-            handle.poisoned = true;
-        }
+    if status == DIFFUSIM_ERROR_INTERNAL
+        && let Some(handle) = simulation.as_mut()
+    {
+        handle.poisoned = true;
     }
     status
 }

@@ -81,7 +81,7 @@ pub fn laplacian_and_square(model: &dyn ScoreModel, positions: &[f64]) -> Result
 
 fn check(model: &dyn ScoreModel, positions: &[f64]) -> Result<usize> {
     let n = 3 * model.n_particles();
-    if positions.is_empty() || positions.len() % n != 0 {
+    if positions.is_empty() || !positions.len().is_multiple_of(n) {
         bail!(
             InvalidArgument,
             "positions holds {} numbers; expected a multiple of {n}, at least one frame of {} particles",

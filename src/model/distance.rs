@@ -188,7 +188,7 @@ impl Distance {
             expect(&format!("layers.{i}.weight"), weight.len(), widths[i] * widths[i + 1])?;
             expect(&format!("layers.{i}.bias"), bias.len(), widths[i + 1])?;
         }
-        if let Some(i) = tensors.feature_spread.iter().position(|s| !(*s > 0.0)) {
+        if let Some(i) = tensors.feature_spread.iter().position(|s| *s <= 0.0 || s.is_nan()) {
             bail!(
                 InvalidModel,
                 "feature_spread[{i}] of the model is {}; expected > 0",

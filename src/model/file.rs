@@ -345,7 +345,7 @@ impl Model {
         const TOLERANCE: f64 = 0.6;
         self.check_count(masses.len())?;
         for (i, p) in self.known_particles() {
-            if masses[i] != 0.0 && !((masses[i] - p.mass).abs() <= TOLERANCE) {
+            if masses[i] != 0.0 && ((masses[i] - p.mass).abs() > TOLERANCE || masses[i].is_nan()) {
                 bail!(
                     Mismatch,
                     "{} does not fit this System: particle {i} is {} ({}, {:.3} amu) in the model and weighs {:.3} amu in \

@@ -1,0 +1,138 @@
+"""Speed side by side: the same network, the same dynamics, the same machine, in turn; medians of the ratios of pairs.
+
+    python benches/compare.py          # after `make install`; writes out/bench.json
+
+Rows {name, unit, ours, peer, peer_name, ratio, limit}; `ratio` is ours / peer in speed and should not fall below `limit`.
+"""
+
+import json
+import statistics
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import openmm
+from openmm import unit
+from rich.console import Console
+from rich.table import Table
+from safetensors.numpy import load_file
+
+import diffusim
+import diffusim.openmm
+from diffusim.training.network import DistanceNetwork, Weights
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "examples/ala2/ala2.safetensors"
+PAIRS = 7
+jax.config.update("jax_default_prng_impl", "rbg")  # the fastest normals JAX has on a CPU
+
+
+def jax_dynamics(model, effective_step):
+    """Leimkuhler-Matthews (theory 10) with the score of `model`, as a jitted scan: (positions, key, steps) -> positions."""
+    metadata, tensors = model.metadata, load_file(MODEL)
+    h, noise = metadata["hyperparameters"], metadata["noise_levels"]
+    network = DistanceNetwork(
+        n_particles=metadata["n_particles"],
+        quadruplets=tuple(map(tuple, h["quadruplets"])),
+        noise_min=noise["min"],
+        noise_max=noise["max"],
+        hidden=tuple(h["hidden"]),
+        softening=h["softening"],
+        signed_length=h["signed_length"],
+        harmonic=h["harmonic"],
+        n_frequencies=h["n_frequencies"],
+    )
+    layers = tuple((tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(len(h["hidden"]) + 1))
+    weights = jax.tree.map(jnp.asarray, Weights(tensors["feature_mean"], tensors["feature_spread"], layers))
+    log_noise = jnp.log(jnp.float32(noise["simulation"]))
+    gradient = jax.vmap(jax.grad(lambda x: network.energy(weights, x, log_noise)))
+
+    @partial(jax.jit, static_argnums=2)
+    def run(positions, key, n_steps):
+        def step(carry, key):
+            x, xi = carry
+            following = jax.random.normal(key, x.shape, jnp.float32)
+            x = x - effective_step * gradient(x) + jnp.sqrt(effective_step / 2) * (xi + following)
+            return (x, following), None
+
+        keys = jax.random.split(key, n_steps + 1)
+        first = jax.random.normal(keys[0], positions.shape, jnp.float32)
+        return jax.lax.scan(step, (positions, first), keys[1:])[0][0]
+
+    return run
+
+
+def rate(function, count):
+    start = time.perf_counter()
+    function()
+    return count / (time.perf_counter() - start)
+
+
+def compare(name, what, ours, peer, peer_name, limit):
+    """Time two functions (each returns its rate) in turn, after a warm-up of both."""
+    ours(), peer()
+    pairs = [(ours(), peer()) for _ in range(PAIRS)]
+    return {
+        "name": name,
+        "unit": what,
+        "ours": statistics.median(a for a, _ in pairs),
+        "peer": statistics.median(b for _, b in pairs),
+        "peer_name": peer_name,
+        "ratio": statistics.median(a / b for a, b in pairs),
+        "limit": limit,
+    }
+
+
+def main():
+    model = diffusim.Model(MODEL)
+    step = model.metadata["recommended_effective_step"]
+    run_jax = jax_dynamics(model, step)
+    rows = []
+    for n_replicas, n_ours, n_jax, limit in [(1, 200_000, 20_000, 3.0), (1000, 400, 200, 1.5)]:
+        simulation = diffusim.Simulation(model, n_replicas=n_replicas, effective_step=step, seed=1)
+        start = jnp.asarray(simulation.positions, jnp.float32)
+        key = jax.random.key(1)
+
+        def ours(simulation=simulation, n=n_ours, count=n_ours * n_replicas):
+            return rate(lambda: simulation.step(n), count)
+
+        def peer(start=start, key=key, n=n_jax, count=n_jax * n_replicas):
+            return rate(lambda: run_jax(start, key, n).block_until_ready(), count)
+
+        name = f"score {n_replicas} replica" + ("s" if n_replicas > 1 else "")
+        rows.append(compare(name, "replica-steps/s", ours, peer, "JAX, jitted lax.scan, float32", limit))
+
+    core = diffusim.Simulation(model, effective_step=step, seed=1)
+    spring = 0.5 / step / unit.nanometer**2
+    door = diffusim.openmm.simulation(MODEL, temperature=model.training_temperature * unit.kelvin, spring=spring, seed=1)
+    n = 100_000
+    rows.append(
+        compare(
+            "openmm step",
+            "steps/s",
+            lambda: rate(lambda: door.step(n), n),
+            lambda: rate(lambda: core.step(n), n),
+            f"the core alone (OpenMM {openmm.__version__}, platform {door.context.getPlatform().getName()})",
+            0.95,
+        )
+    )
+    assert np.isfinite(core.positions).all()
+
+    out = ROOT / "out"
+    out.mkdir(exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(rows, indent=2) + "\n")
+    table = Table("", "ours", "peer", "ratio", "limit", "peer is", title="speed, in steps of a replica per second")
+    for r in rows:
+        colour = "green" if r["ratio"] >= r["limit"] else "red"
+        figures = [f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", f"[{colour}]{r['ratio']:.2f}[/]", f"{r['limit']:.2f}"]
+        table.add_row(r["name"], *figures, r["peer_name"])
+    Console().print(table)
+    return 0 if all(r["ratio"] >= r["limit"] for r in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
