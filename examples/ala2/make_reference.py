@@ -21,8 +21,10 @@ from pathlib import Path
 os.environ.setdefault("OPENMM_CPU_THREADS", "1")
 import numpy as np
 import openmm as mm
-from diffusim.report import statistics
 from openmm import app, unit
+
+from diffusim.report import statistics
+from diffusim.report.ensemble import Ensemble, Molecule, backbone_torsions
 
 HERE = Path(__file__).parent
 TEMPERATURE = 300 * unit.kelvin
@@ -32,7 +34,6 @@ FRAMES_PER_CHUNK = 1000
 EQUILIBRATION_FRAMES = 200
 N_SNAPSHOTS = 24_000
 SNAPSHOT_SEED = 20261121
-PHI, PSI = (1, 3, 4, 6), (3, 4, 6, 8)  # of the heavy atoms: C N CA C, N CA C N
 
 
 def build():
@@ -111,12 +112,6 @@ def heavy_topology():
     return heavy.topology, heavy.positions
 
 
-def histograms(values, n_bins=80):
-    """Per column, equal bins from least to greatest value: counts [n, n_bins] and edges [n, n_bins + 1]."""
-    pairs = [np.histogram(column, bins=n_bins) for column in values.T]
-    return np.array([counts for counts, _ in pairs]), np.array([edges for _, edges in pairs])
-
-
 def write(args):
     paths = sorted(args.out.glob("walker*.npy"))
     if len(paths) < 2:
@@ -134,54 +129,47 @@ def write(args):
     order = np.random.default_rng(SNAPSHOT_SEED).choice(len(frames), N_SNAPSHOTS, replace=False)
     np.savez_compressed(HERE / "snapshots.npz", positions=frames[order])
 
-    bonds = sorted((min(a.index, b.index), max(a.index, b.index)) for a, b in topology.bonds())
-    angles = statistics.angles_of(bonds)
-    lengths, bends = statistics.bond_lengths(frames, bonds), statistics.bond_angles(frames, angles)
-    bond_counts, bond_edges = histograms(lengths)
-    angle_counts, angle_edges = histograms(bends)
-    phi, psi = (t.reshape(n_walkers, n_frames) for t in statistics.torsions(frames, [PHI, PSI]).T)
+    particles = [
+        {"name": a.name, "residue_index": a.residue.index, "mass": a.element.mass.value_in_unit(unit.dalton)}
+        for a in topology.atoms()
+    ]
+    molecule = Molecule.from_particles(particles, [(a.index, b.index) for a, b in topology.bonds()])
+    ensemble = Ensemble.measure(frames, molecule)
+    phi, psi = (t.reshape(n_walkers, n_frames) for t in backbone_torsions(frames, molecule))
     lags = statistics.log_lags(5000)
     phi_correlation, phi_error = statistics.autocorrelation(phi.T, lags)
     psi_correlation, psi_error = statistics.autocorrelation(psi.T, lags)
-    positive = (phi > 0).mean(axis=1)
-    counts = [statistics.ramachandran_counts(phi[w], psi[w]) for w in range(n_walkers)]
+    positive_error = statistics.standard_error((phi > 0).mean(axis=1))
     nanoseconds = n_walkers * n_frames / 1000
-    reference = {
-        "note": f"alanine dipeptide, ten heavy atoms, amber14 + GBSA-OBC2, 300 K, {n_walkers} walkers of "
-        f"{n_frames / 1000:g} ns, frames 1 ps apart; nm, ps, degrees; errors are standard errors over walkers",
-        "n_frames": len(frames),
-        "nanoseconds": nanoseconds,
-        "ramachandran_counts": np.sum(counts, axis=0),  # [60, 60] over phi, psi
-        "ramachandran_edges": statistics.RAMACHANDRAN_EDGES,
-        "phi_positive": positive.mean(),
-        "phi_positive_error": statistics.standard_error(positive),
-        "lags": lags,  # ps
-        "phi_autocorrelation": phi_correlation,
-        "phi_autocorrelation_error": phi_error,
-        "psi_autocorrelation": psi_correlation,
-        "psi_autocorrelation_error": psi_error,
-        "bonds": bonds,
-        "bond_mean": lengths.mean(axis=0, dtype=float),
-        "bond_std": lengths.std(axis=0, dtype=float),
-        "bond_counts": bond_counts,
-        "bond_edges": bond_edges,
-        "angles": angles,
-        "angle_mean": bends.mean(axis=0, dtype=float),
-        "angle_std": bends.std(axis=0, dtype=float),
-        "angle_counts": angle_counts,
-        "angle_edges": angle_edges,
-    }
-    np.savez_compressed(HERE / "reference.npz", **reference)
+    np.savez_compressed(
+        HERE / "reference.npz",
+        note="alanine dipeptide, ten heavy atoms, amber14 + GBSA-OBC2, 300 K, "
+        f"{n_walkers} walkers of {n_frames / 1000:g} ns, frames 1 ps apart; "
+        "nm, ps, degrees; errors are standard errors over walkers",
+        nanoseconds=nanoseconds,
+        bonds=molecule.bonds,
+        angles=molecule.angles,
+        torsions=molecule.torsions,
+        ramachandran_edges=statistics.RAMACHANDRAN_EDGES,
+        lags=lags,  # ps
+        phi_autocorrelation=phi_correlation,
+        phi_autocorrelation_error=phi_error,
+        psi_autocorrelation=psi_correlation,
+        psi_autocorrelation_error=psi_error,
+        phi_positive_error=positive_error,
+        **ensemble.arrays(),
+    )
 
-    halves = statistics.jensen_shannon(sum(counts[::2]), sum(counts[1::2]))
-    print(f"{len(frames):,} frames of {n_walkers} walkers, {nanoseconds:g} ns")
-    print(f"phi > 0: {100 * positive.mean():.2f} +- {100 * reference['phi_positive_error']:.2f} %")
     exchange = statistics.exchange(phi.T)
-    print(f"passages to phi > 0: {exchange.into_positive}, back: {exchange.out_of_positive}")
-    print(f"Jensen-Shannon divergence of even from odd walkers, 60x60 bins: {halves:.4f}")
-    print(f"of the {N_SNAPSHOTS:,} snapshots from the whole: ", end="")
+    counts = [statistics.ramachandran_counts(phi[w], psi[w]) for w in range(n_walkers)]
+    halves = statistics.jensen_shannon(sum(counts[::2]), sum(counts[1::2]))
     sample = statistics.ramachandran_counts(phi.ravel()[order], psi.ravel()[order])
-    print(f"{statistics.jensen_shannon(sample, reference['ramachandran_counts']):.4f}")
+    chosen = statistics.jensen_shannon(sample, ensemble.ramachandran_counts)
+    print(f"{len(frames):,} frames of {n_walkers} walkers, {nanoseconds:g} ns")
+    print(f"phi > 0: {100 * ensemble.phi_positive:.2f} +- {100 * positive_error:.2f} %")
+    print(f"passages to phi > 0: {exchange.into_positive}, back: {exchange.out_of_positive}")
+    print(f"Jensen-Shannon divergence, 60x60 bins, of even from odd walkers: {halves:.4f}")
+    print(f"Jensen-Shannon divergence, 60x60 bins, of the snapshots from the whole: {chosen:.4f}")
     for name in ("snapshots.npz", "reference.npz", "ala2-heavy.pdb"):
         print(f"{HERE / name}  {(HERE / name).stat().st_size / 1e6:.2f} MB")
 

@@ -12,7 +12,25 @@ import diffusim.openmm as dm
 NETWORK = Path(__file__).parents[1] / "fixtures" / "distance_small.safetensors"
 BOLTZMANN = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
 TRAINED = 280.0  # K
-PLATFORMS = ("Reference", "CPU")
+EXACT_PLATFORMS = ("Reference", "CPU")  # they keep positions in double precision, as the core does
+
+
+def usable(platform: openmm.Platform) -> bool:
+    """Whether the machine has what the platform needs."""
+    system = openmm.System()
+    system.addParticle(2.0)
+    try:
+        openmm.Context(system, openmm.VerletIntegrator(0.002), platform)
+    except openmm.OpenMMException:
+        return False
+    return True
+
+
+PLATFORMS = tuple(
+    platform.getName()
+    for platform in map(openmm.Platform.getPlatform, range(openmm.Platform.getNumPlatforms()))
+    if usable(platform)
+)
 
 
 def analytic(kind: str, n_particles: int, **hyperparameters) -> diffusim.Model:

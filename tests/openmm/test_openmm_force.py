@@ -4,10 +4,10 @@ import numpy as np
 import openmm
 import pytest
 from openmm import unit
-from systems import BOLTZMANN, NETWORK, PLATFORMS, context, positions_of
 
 import diffusim
 import diffusim.openmm as dm
+from systems import BOLTZMANN, EXACT_PLATFORMS, NETWORK, PLATFORMS, context, positions_of
 
 
 def energy_and_forces(context):
@@ -27,8 +27,9 @@ def test_energy_and_forces_are_those_of_the_model(platform):
     energy, forces = energy_and_forces(simulation)
     scores, (expected,) = model.evaluate(model.start_positions[1][None])
     unit_of_energy = BOLTZMANN * model.training_temperature
-    assert energy == pytest.approx(unit_of_energy * expected, rel=1e-12)
-    assert np.allclose(forces, unit_of_energy * scores[0], rtol=1e-12, atol=0)
+    tolerance = 1e-12 if platform in EXACT_PLATFORMS else 1e-5
+    assert energy == pytest.approx(unit_of_energy * expected, rel=tolerance)
+    assert np.allclose(forces, unit_of_energy * scores[0], rtol=tolerance, atol=0)
 
 
 def test_newtons_equations_conserve_the_energy():

@@ -10,9 +10,13 @@ import numpy as np
 import openmm
 import pytest
 from openmm import app, unit
+
+import diffusim
+import diffusim.openmm as dm
 from systems import (
+    BOLTZMANN,
+    EXACT_PLATFORMS,
     NETWORK,
-    PLATFORMS,
     TRAINED,
     analytic,
     beads,
@@ -22,9 +26,6 @@ from systems import (
     network_simulation,
     positions_of,
 )
-
-import diffusim
-import diffusim.openmm as dm
 
 
 def settings(integrator):
@@ -88,7 +89,7 @@ def integrator_temperature(simulation):
     return simulation.integrator.computeSystemTemperature().value_in_unit(unit.kelvin)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("platform", EXACT_PLATFORMS)
 def test_a_checkpoint_continues_bit_for_bit(platform):
     """In another Simulation, whose own seed was drawn."""
     first = network_simulation(platform, seed=0)
@@ -164,6 +165,16 @@ def test_xml_carries_the_model():
     assert np.array_equal(*ends)
 
 
+def test_the_noise_level_of_a_model_is_kept():
+    model = diffusim.Model(NETWORK, noise_level=0.03)
+    _, (expected,) = model.evaluate(model.start_positions[:1])
+    integrator = network_integrator(model)
+    for each in (integrator, copy.copy(integrator)):
+        simulation = context(dm.system(model), each, model.start_positions[0])
+        found = simulation.getIntegrator().getModelEnergy().value_in_unit(unit.kilojoule_per_mole)
+        assert found == pytest.approx(BOLTZMANN * 310.0 * expected, rel=1e-12)
+
+
 def test_xml_carries_an_analytic_model_and_its_particles():
     model = analytic("harmonic", 2, stiffness=37.0)
     integrator = dm.DiffusionIntegrator(model, TRAINED, 4.3, spring=900.0, particles=[3, 1], seed=9)
@@ -191,7 +202,7 @@ def test_cast_refuses_what_is_not_ours():
         dm.cast(openmm.VerletIntegrator(0.002))
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("platform", EXACT_PLATFORMS)
 def test_compound_integrator(platform):
     """Underdamped with the learned energy as a Force, then overdamped with it as the score, in one Context."""
     model = diffusim.Model(NETWORK)
@@ -267,3 +278,24 @@ def test_the_engine_may_move_the_particles_between_steps():
     simulation.context.setPositions(np.full((3, 3), 4.0))
     simulation.step(1)
     assert np.abs(positions_of(simulation.context) - 4.0).max() < 0.5
+
+
+def test_metadynamics_biases_the_learned_score():
+    """OpenMM's own Metadynamics, whose CustomCVForce pushes a torsion out of where it has been."""
+    model = diffusim.Model(NETWORK)
+    torsion = openmm.CustomTorsionForce("theta")
+    torsion.addTorsion(0, 1, 2, 4)
+    variable = app.BiasVariable(torsion, -np.pi, np.pi, 0.35, periodic=True)
+    system = dm.system(model)
+    metadynamics = app.Metadynamics(system, [variable], 310.0, 8.0, height=2.5, frequency=25)
+    simulation = app.Simulation(
+        dm.topology(model), system, network_integrator(), openmm.Platform.getPlatform("Reference")
+    )
+    simulation.context.setPositions(model.start_positions[0])
+    metadynamics.step(simulation, 500)
+    free_energy = metadynamics.getFreeEnergy().value_in_unit(unit.kilojoule_per_mole)
+    assert np.isfinite(free_energy).all() and np.ptp(free_energy) > 2.5
+    unbiased = network_simulation()
+    unbiased.context.setPositions(model.start_positions[0])
+    unbiased.step(500)
+    assert not np.array_equal(positions_of(simulation.context), positions_of(unbiased.context))

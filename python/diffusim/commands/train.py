@@ -6,21 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from diffusim import model_file
-
-console = Console(highlight=False)
+from diffusim.terminal import LABEL_WIDTH, console, fail, say, seconds
 
 
 def train(
-    snapshots: Annotated[
-        Path, typer.Argument(help="Snapshots: npz, npy, dcd, xtc, trr, h5, pdb, gro, extxyz.")
-    ],
+    snapshots: Annotated[Path, typer.Argument(help="Snapshots: npz, npy, dcd, xtc, trr, h5, pdb, gro, extxyz.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path("model.safetensors"),
     topology: Annotated[Path | None, typer.Option(help="Topology (PDB) with the atoms of the snapshots.")] = None,
     select: Annotated[str, typer.Option(help="Atoms to learn, in mdtraj's language: 'not element H'.")] = "all",
@@ -35,7 +31,7 @@ def train(
         float | None, typer.Option(help="Noise level that simulations use, nm.  [default: --noise-min]")
     ] = None,
     fokker_planck_weight: Annotated[
-        float | None, typer.Option(help="Weight of the Fokker-Planck loss.  [default: 0.01]")
+        float | None, typer.Option(help="Weight of the Fokker-Planck loss.  [default: 0.05]")
     ] = None,
     quadruplets: Annotated[
         str | None, typer.Option(help="Signed features, such as 0-1-3-4,1-3-4-6, or none.  [default: from the bonds]")
@@ -53,107 +49,102 @@ def train(
         import jax  # noqa: F401
         import optax  # noqa: F401
     except ImportError as error:
-        _fail(f"training needs JAX and optax ({error}). Install them: pip install 'diffusim[train]'.")
-    from diffusim import snapshots as reader
+        fail(f"training needs JAX and optax ({error}). Install them: pip install 'diffusim[train]'.")
+    from diffusim.snapshots import read
     from diffusim.training import config as configuration
     from diffusim.training import export, trainer
     from diffusim.training.network import DistanceNetwork
 
     checkpoint = output.with_suffix(".checkpoint")
     started = time.monotonic()
+    flags = {
+        "temperature": temperature,
+        "steps": steps,
+        "hidden": None if hidden is None else configuration.parse_hidden(hidden),
+        "noise_min": noise_min,
+        "noise_max": noise_max,
+        "noise_simulation": noise_simulation,
+        "fokker_planck_weight": fokker_planck_weight,
+        "quadruplets": None if quadruplets is None else configuration.parse_quadruplets(quadruplets),
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "seed": seed,
+    }
+    settings = configuration.load(config, flags)
+    _check_output(output, checkpoint, resume, force)
+    data = read(snapshots, topology, select, unit, stride)
+    settings = configuration.complete(settings, data)
+    network = DistanceNetwork(
+        data.n_particles, settings.quadruplets, settings.noise_min, settings.noise_max, settings.hidden
+    )
+    _introduce(data, settings, network)
+    failure = None
     try:
-        settings = configuration.load(
-            config,
-            {
-                "temperature": temperature,
-                "steps": steps,
-                "hidden": None if hidden is None else configuration.parse_hidden(hidden),
-                "noise_min": noise_min,
-                "noise_max": noise_max,
-                "noise_simulation": noise_simulation,
-                "fokker_planck_weight": fokker_planck_weight,
-                "quadruplets": None if quadruplets is None else configuration.parse_quadruplets(quadruplets),
-                "batch": batch,
-                "learning_rate": learning_rate,
-                "patience": patience,
-                "seed": seed,
-            },
-        )
-        _check_output(output, checkpoint, resume, force)
-        data = reader.read(snapshots, topology, select, unit, stride)
-        settings = configuration.complete(settings, data)
-        network = DistanceNetwork(
-            data.n_particles, settings.quadruplets, settings.noise_min, settings.noise_max, settings.hidden
-        )
-        _introduce(data, settings, network)
         with _progress(settings.steps) as show:
             result = trainer.train(network, data.positions, settings, checkpoint, resume, show)
-        failure = None
-    except (reader.SnapshotError, configuration.SettingsError, model_file.ModelFileError) as error:
-        _fail(str(error))
     except trainer.TrainingError as error:
         if error.result is None:
-            _fail(str(error))
-        result, failure = error.result, str(error)
+            raise
+        result, failure = error.result, error
 
-    run = export.Run(time.monotonic() - started, shlex.join(["diffusim", *sys.argv[1:]]))
-    header, tensors = export.model_of(data, settings, network, result, run)
-    model_file.write(output, header, tensors)
+    how = {"seconds": round(time.monotonic() - started, 1), "command": shlex.join(["diffusim", *sys.argv[1:]])}
+    header, tensors = export.model_of(data, settings, network, result, how)
+    try:
+        model_file.write(output, header, tensors)
+    except OSError as error:
+        fail(f"{output} cannot be written: {error.strerror}. The training is in {checkpoint}: --resume continues it.")
     _conclude(output, header, result)
     if failure is not None:
-        _fail(f"{failure} The best model before, of step {result.best_step:,}, is in {output}.")
+        fail(f"{failure} The best model before, of step {result.best_step:,}, is in {output}.")
     if result.stopped == "interrupted":
-        _say("", f"interrupted at step {result.step:,}; the same command with --resume continues it")
+        say("", f"interrupted at step {result.step:,}; the same command with --resume continues it")
     else:
         checkpoint.unlink(missing_ok=True)
 
 
 def _check_output(output: Path, checkpoint: Path, resume: bool, force: bool) -> None:
     if output.suffix != ".safetensors":
-        _fail(f"--output is {output}; expected a name that ends in .safetensors.")
+        fail(f"--output is {output}; expected a name that ends in .safetensors.")
     if not output.parent.is_dir():
-        _fail(f"--output is {output}, and there is no directory {output.parent}. Make it first.")
+        fail(f"--output is {output}, and there is no directory {output.parent}. Make it first.")
     if resume or force:
         return
     if checkpoint.exists():
-        _fail(f"{checkpoint} is of an interrupted training. Continue it with --resume, or start anew with --force.")
+        fail(f"{checkpoint} is of an interrupted training. Continue it with --resume, or start anew with --force.")
     if output.exists():
-        _fail(f"{output} exists. Replace it with --force, or choose another --output.")
+        fail(f"{output} exists. Replace it with --force, or choose another --output.")
 
 
 def _introduce(data, settings, network) -> None:
     """What was read and what was chosen, in a few lines."""
     stiffest = float(data.pair_spreads().min())
-    _say(
+    say(
         "reading",
         f"{data.n_frames:,} frames, {data.n_particles} atoms, stiffest pair spreads by {stiffest:.2g} nm  →  "
         f"σ from {settings.noise_min:g} to {settings.noise_max:g} nm, simulations at {settings.noise_simulation:g}",
     )
     for note in data.notes:
-        _say("", note)
+        say("", note)
     loss = "denoising + Fokker–Planck" if settings.fokker_planck_weight > 0 else "denoising"
     widths = "-".join(map(str, settings.hidden))
-    _say("network", f"distance, {widths}, {network.n_weights / 1000:.0f}k weights;  loss: {loss}")
+    say("network", f"distance, {widths}, {network.n_weights / 1000:.0f}k weights;  loss: {loss}")
     names = ["-".join(data.particles[i].name for i in quadruplet) for quadruplet in settings.quadruplets]
-    _say("signed", "  ".join(names) or "none: this model cannot tell mirror images apart; --quadruplets adds features")
+    say("signed", "  ".join(names) or "none: this model cannot tell mirror images apart; --quadruplets adds features")
 
 
 def _conclude(output: Path, header: model_file.ModelFile, result) -> None:
     """How it ended and what was written."""
     why = {"finished": "all steps", "early": "stopped early, no gain any more", "interrupted": "interrupted"}
-    _say(
+    say(
         "trained",
         f"{why.get(result.stopped, 'failed')}; best held-out {result.held_out:.4f} at step {result.best_step:,}",
     )
-    _say(
+    say(
         "model",
         f"{output}, {output.stat().st_size / 1e6:.2f} MB;  stiffest mode {header.largest_curvature:.3g} /nm²  →  "
         f"recommended τ = {header.recommended_effective_step:.2g} nm²",
     )
-
-
-def _say(what: str, text: str) -> None:
-    console.print(f"{what:<10}{text}", soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -174,22 +165,16 @@ def _progress(steps: int) -> Iterator[Callable]:
         if console.is_terminal:
             eta = ""
             if report.step > first[1]:
-                seconds = (now - first[0]) / (report.step - first[1]) * (steps - report.step)
-                eta = f"ETA {seconds // 60:.0f} min {seconds % 60:02.0f} s   (Ctrl-C keeps the best so far)"
-            bar.update(task, completed=report.step, description=line, eta=eta)
+                remaining = (now - first[0]) / (report.step - first[1]) * (steps - report.step)
+                eta = f"ETA {seconds(remaining)}   (Ctrl-C keeps the best so far)"
+            bar.update(task, completed=report.step, description=f"{'training':<{LABEL_WIDTH}}{line}", eta=eta)
         elif report.step * 10 // steps > tenths:
             tenths = report.step * 10 // steps
-            _say("", f"{line}  step {report.step:,} of {steps:,}")
+            say("", f"{line}  step {report.step:,} of {steps:,}")
 
     if not console.is_terminal:
         yield show
         return
     with bar:
-        task = bar.add_task("compiling", total=steps, eta="")
+        task = bar.add_task(f"{'training':<{LABEL_WIDTH}}compiling", total=steps, eta="")
         yield show
-
-
-def _fail(message: str) -> NoReturn:
-    """Show one sentence and end with status 1."""
-    Console(stderr=True, highlight=False).print(f"diffusim: {message}", soft_wrap=True, markup=False)
-    raise typer.Exit(1)

@@ -131,6 +131,19 @@ def exchange(phi: np.ndarray) -> Exchange:
     )
 
 
+def independent_frames(phi: np.ndarray, psi: np.ndarray) -> float:
+    """How many independent frames the Ramachandran histogram of independent trajectories [n_frames, n_trajectories] is
+    worth: so many as would scatter the bins (each over its mean) as much as the trajectories do among themselves.
+    """
+    shares = np.array(
+        [ramachandran_counts(*pair).ravel() / len(phi) for pair in zip(phi.T, psi.T, strict=True)], dtype=np.float32
+    )
+    mean = shares.mean(axis=0)
+    filled = mean > 0
+    variance = shares.var(axis=0, ddof=1)[filled] / len(shares)
+    return float(np.sum(1 - mean[filled]) / np.sum(variance / mean[filled]))
+
+
 def log_lags(longest: int, count: int = 60) -> np.ndarray:
     """About `count` whole lags from 0 to `longest`, evenly spaced in the logarithm."""
     return np.unique(np.concatenate([[0], np.geomspace(1, max(longest, 1), count).round()])).astype(int)

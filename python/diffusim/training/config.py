@@ -27,7 +27,7 @@ class TrainingSettings:
     noise_min: float | None = None
     noise_max: float | None = None
     noise_simulation: float | None = None
-    fokker_planck_weight: float = 0.01
+    fokker_planck_weight: float = 0.05
     quadruplets: tuple[Quadruplet, ...] | None = None
     held_out: float = 0.05
     evaluations: int = 50

@@ -1,6 +1,5 @@
 """From trained weights to a model file: measured stiffness, step for molecular dynamics, start frames, provenance."""
 
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
@@ -15,21 +14,13 @@ N_START = 1000  # most frames to start simulations from
 N_CURVATURE = 64  # frames whose stiffest mode is measured
 # The recommended step in units of 1 / largest curvature; Leimkuhler-Matthews is stable below 2. At this value the
 # spreads of stiff pairs are unbiased within 1 % (docs of examples/ala2).
-SAFE_STEP = 0.2
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a training was run: wall seconds and the command line."""
-
-    seconds: float
-    command: str
+SAFE_STEP = 0.4
 
 
 def model_of(
-    snapshots: Snapshots, settings: TrainingSettings, network: DistanceNetwork, result: TrainingResult, run: Run
+    snapshots: Snapshots, settings: TrainingSettings, network: DistanceNetwork, result: TrainingResult, how: dict
 ) -> tuple[ModelFile, dict[str, np.ndarray]]:
-    """Header and tensors of the model file of a training (`settings` complete)."""
+    """Header and tensors of the model file (`settings` complete); `how` it was run goes to its provenance."""
     order = np.random.default_rng(settings.seed).permutation(snapshots.n_frames)
     curvature = largest_curvature(
         network, result.weights, snapshots.positions[order[:N_CURVATURE]], settings.noise_simulation
@@ -53,16 +44,40 @@ def model_of(
             "stopped": result.stopped,
             "held_out_loss": result.held_out,
             "fokker_planck_residual": result.residual,
-            "seconds": round(run.seconds, 1),
-            "command": run.command,
             "versions": {name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
+            **how,
         },
     )
     tensors = {
         "feature_mean": result.weights.feature_mean,
         "feature_spread": result.weights.feature_spread,
-        "start_positions": snapshots.positions[order[:N_START]],
+        "start_positions": snapshots.positions[representatives(network, snapshots.positions, N_START, settings.seed)],
     }
     for i, (w, b) in enumerate(result.weights.layers):
         tensors |= {f"layers.{i}.weight": w, f"layers.{i}.bias": b}
     return header, tensors
+
+
+def representatives(network: DistanceNetwork, positions: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Indices of `n` frames (or all, if fewer) of [n_frames, n_particles, 3], in random order.
+
+    The frames are halved again and again across the direction in which their shape varies most, until there are n
+    cells of equal count; one frame is drawn from each. Populations of the basins then fluctuate far less than among n
+    random frames, which matters where simulations are shorter than the crossing from basin to basin.
+    """
+    random = np.random.default_rng(seed)
+    shapes = np.array(network.features_of_all(positions), dtype=np.float64)
+    shapes[:, network.n_pairs :] *= network.signed_length  # all in nm
+    cells, chosen = [(np.arange(len(positions)), min(n, len(positions)))], []
+    while cells:
+        members, count = cells.pop()
+        if count == 1:
+            chosen.append(random.choice(members))
+            continue
+        deviations = shapes[members] - shapes[members].mean(axis=0)
+        _, axes = np.linalg.eigh(deviations.T @ deviations)
+        members = members[np.argsort(deviations @ axes[:, -1], kind="stable")]
+        half = count // 2
+        cut = round(len(members) * half / count)
+        cells += [(members[:cut], half), (members[cut:], count - half)]
+    return random.permutation(chosen)

@@ -17,6 +17,7 @@ Fokker-Planck residual (theory 18) needs.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -101,6 +102,11 @@ class DistanceNetwork:
         s = jnp.sum(b1 * normal, axis=-1) / (l1 * l2 * l3)
         c = jnp.sum(jnp.cross(b1, b2) * normal, axis=-1) / (l1 * l2**2 * l3)
         return jnp.concatenate([pairs, jnp.stack([s, c], axis=-1).ravel()])
+
+    @partial(jax.jit, static_argnums=0)
+    def features_of_all(self, positions: jax.Array) -> jax.Array:
+        """Features [n_frames, n_features] of frames [n_frames, n_particles, 3]."""
+        return jax.lax.map(self.features, positions, batch_size=1024)
 
     def energy(self, weights: Weights, positions: jax.Array, log_noise: jax.Array) -> jax.Array:
         """Energy in kT0 of one frame [n_particles, 3] in nm at the noise level exp(`log_noise`) nm."""

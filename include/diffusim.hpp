@@ -1,0 +1,306 @@
+/* diffusim: molecular dynamics from a learned score. MIT licence.
+ *
+ * C++17 over diffusim.h: handles that free themselves, failures as exceptions. Header-only, so it has no ABI of its
+ * own: compile it with any compiler and link the C library. Shapes, units and errors are those of the functions in
+ * diffusim.h.
+ *
+ *     diffusim::model model = diffusim::model::load("ala2.safetensors");
+ *     diffusim::simulation_options options;
+ *     options.spring = 1.67e6; // 1/nm²
+ *     options.seed = 48291;
+ *     diffusim::simulation simulation(model, options);
+ *     simulation.step(100000);
+ *     std::vector<double> positions = simulation.positions(); // [n_replicas][n_particles][3], nm
+ */
+
+#ifndef DIFFUSIM_HPP
+#define DIFFUSIM_HPP
+
+#include "diffusim.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace diffusim {
+
+/// A call that failed: the library's sentence, and its status.
+class error : public std::runtime_error {
+public:
+    error(diffusim_status_t status, const char* message) : std::runtime_error(message), status_(status) {}
+
+    /// One of DIFFUSIM_ERROR_*.
+    diffusim_status_t status() const noexcept { return status_; }
+
+private:
+    diffusim_status_t status_;
+};
+
+/// Throw `error` unless `status` is DIFFUSIM_OK.
+inline void check(diffusim_status_t status) {
+    if (status != DIFFUSIM_OK)
+        throw error(status, diffusim_last_error());
+}
+
+/// Throw unless the library that was loaded has everything this header declares.
+inline void check_abi() {
+    if (diffusim_abi_version() < DIFFUSIM_ABI_VERSION) {
+        const std::string message = std::string("libdiffusim ") + diffusim_version() + " has ABI version " +
+                                    std::to_string(diffusim_abi_version()) +
+                                    ", but this program was compiled for version " +
+                                    std::to_string(DIFFUSIM_ABI_VERSION) + "; install a newer libdiffusim";
+        throw error(DIFFUSIM_ERROR_UNSUPPORTED, message.c_str());
+    }
+}
+
+/// A score model: immutable, safe to use from several threads. Move-only.
+class model {
+public:
+    /// Read a model file. `noise_level` in nm; 0 = the level the file names for simulations.
+    static model load(const std::string& path, double noise_level = 0) {
+        const diffusim_model_options_t options = options_with(noise_level);
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_load(path.c_str(), &options, &handle));
+        return model(handle);
+    }
+
+    /// A model file in memory.
+    static model from_bytes(const void* data, std::size_t size, double noise_level = 0) {
+        const diffusim_model_options_t options = options_with(noise_level);
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_from_bytes(data, size, &options, &handle));
+        return model(handle);
+    }
+
+    /// An analytic model from its JSON description.
+    static model from_json(const std::string& metadata) {
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_from_json(metadata.c_str(), &handle));
+        return model(handle);
+    }
+
+    /// A model around `function`; `user_data` must outlive the model and its simulations.
+    static model callback(std::size_t n_particles, diffusim_score_callback_t function, void* user_data,
+                          double training_temperature) {
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_callback(n_particles, function, user_data, training_temperature, &handle));
+        return model(handle);
+    }
+
+    /// This model, moving only `particles` (n_particles() indices) of a system of `n_particles_total`.
+    model subset(std::size_t n_particles_total, const std::vector<std::size_t>& particles) const {
+        if (particles.size() != n_particles()) {
+            const std::string message = std::to_string(particles.size()) +
+                                        " particles were named, but the model moves " + std::to_string(n_particles()) +
+                                        "; name each of them once, in the model's order";
+            throw error(DIFFUSIM_ERROR_MISMATCH, message.c_str());
+        }
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_subset(get(), n_particles_total, particles.data(), &handle));
+        return model(handle);
+    }
+
+    std::size_t n_particles() const noexcept { return diffusim_model_n_particles(get()); }
+
+    /// JSON.
+    std::string metadata() const {
+        const char* json = nullptr;
+        check(diffusim_model_metadata(get(), &json));
+        return json;
+    }
+
+    std::string sha256() const {
+        const char* hex = nullptr;
+        check(diffusim_model_sha256(get(), &hex));
+        return hex;
+    }
+
+    /// The model file.
+    std::string bytes() const {
+        const void* data = nullptr;
+        std::size_t size = 0;
+        check(diffusim_model_bytes(get(), &data, &size));
+        return std::string(static_cast<const char*>(data), size);
+    }
+
+    /// K
+    double training_temperature() const {
+        double temperature = 0;
+        check(diffusim_model_training_temperature(get(), &temperature));
+        return temperature;
+    }
+
+    /// amu
+    std::vector<double> masses() const {
+        std::vector<double> masses(n_particles());
+        check(diffusim_model_masses(get(), masses.data(), masses.size()));
+        return masses;
+    }
+
+    /// [n_frames][n_particles][3], nm; may be empty.
+    std::vector<double> start_positions() const {
+        std::size_t n_frames = 0;
+        const double* positions = nullptr;
+        check(diffusim_model_start_positions(get(), &n_frames, &positions));
+        return n_frames == 0 ? std::vector<double>()
+                             : std::vector<double>(positions, positions + n_frames * n_particles() * 3);
+    }
+
+    /// Throw, naming the first particle whose mass (amu) is not its own.
+    void check_masses(const std::vector<double>& masses) const {
+        check(diffusim_model_check_masses(get(), masses.data(), masses.size()));
+    }
+
+    /// Throw, naming the first particle whose element (symbol; nullptr = any) is not its own. `names` may be empty.
+    void check_particles(const std::vector<const char*>& elements, const std::vector<const char*>& names = {}) const {
+        check(diffusim_model_check_particles(get(), elements.size(), elements.data(),
+                                             names.size() == elements.size() ? names.data() : nullptr));
+    }
+
+    /// Scores (1/nm) and, unless `energies` is nullptr, energies (kT₀) of `n_frames` frames.
+    void evaluate(const double* positions, std::size_t n_frames, double* scores, double* energies = nullptr) const {
+        check(diffusim_model_evaluate(get(), positions, n_frames, scores, energies));
+    }
+
+    /// 1/nm²
+    double largest_curvature(const double* positions, std::size_t n_frames) const {
+        double curvature = 0;
+        check(diffusim_model_largest_curvature(get(), positions, n_frames, &curvature));
+        return curvature;
+    }
+
+    /// K
+    double configurational_temperature(const double* positions, std::size_t n_frames) const {
+        double temperature = 0;
+        check(diffusim_model_configurational_temperature(get(), positions, n_frames, &temperature));
+        return temperature;
+    }
+
+    /// The handle, still owned by this object.
+    const diffusim_model_t* get() const noexcept { return handle_.get(); }
+
+private:
+    struct deleter {
+        void operator()(diffusim_model_t* handle) const noexcept { diffusim_model_free(handle); }
+    };
+
+    explicit model(diffusim_model_t* handle) : handle_(handle) {}
+
+    static diffusim_model_options_t options_with(double noise_level) {
+        diffusim_model_options_t options;
+        check(diffusim_model_options_init(&options, sizeof options));
+        options.noise_level = noise_level;
+        return options;
+    }
+
+    std::unique_ptr<diffusim_model_t, deleter> handle_;
+};
+
+/// diffusim_simulation_options_t with its defaults filled in.
+struct simulation_options : diffusim_simulation_options_t {
+    simulation_options() { check(diffusim_simulation_options_init(this, sizeof(diffusim_simulation_options_t))); }
+};
+
+/// Replicas of one system, moved by a model. Belongs to one thread at a time. Move-only.
+class simulation {
+public:
+    explicit simulation(const model& model, const diffusim_simulation_options_t& options = simulation_options())
+        : n_values_(options.n_replicas * model.n_particles() * 3), n_replicas_(options.n_replicas) {
+        diffusim_simulation_t* handle = nullptr;
+        check(diffusim_simulation_create(model.get(), &options, &handle));
+        handle_.reset(handle);
+    }
+
+    /// New options; positions and step count stay, and so must the number of replicas.
+    void reconfigure(const diffusim_simulation_options_t& options) {
+        check(diffusim_simulation_reconfigure(get(), &options));
+    }
+
+    /// [n_replicas][n_particles][3], nm
+    void set_positions(const std::vector<double>& positions) {
+        check(diffusim_simulation_set_positions(get(), positions.data(), DIFFUSIM_FLOAT64, positions.size()));
+    }
+
+    /// [n_replicas][n_particles][3], nm
+    std::vector<double> positions() const {
+        std::vector<double> positions(n_values_);
+        get_positions(positions);
+        return positions;
+    }
+
+    /// Positions into a vector that has their size already.
+    void get_positions(std::vector<double>& positions) const {
+        check(diffusim_simulation_get_positions(get(), positions.data(), DIFFUSIM_FLOAT64, positions.size()));
+    }
+
+    /// Take `n_steps` steps. If it throws because a score was not finite, the last good frame is in place.
+    void step(std::uint64_t n_steps) { check(diffusim_simulation_step(get(), n_steps)); }
+
+    /// Take one step under the model and `forces` [n_replicas][n_particles][3], kJ/(mol nm).
+    void step_biased(const std::vector<double>& forces) {
+        check(diffusim_simulation_step_biased(get(), forces.data(), forces.size()));
+    }
+
+    /// Number of the next step.
+    std::uint64_t step_count() const {
+        std::uint64_t step = 0;
+        check(diffusim_simulation_get_step(get(), &step));
+        return step;
+    }
+
+    void set_step_count(std::uint64_t step) { check(diffusim_simulation_set_step(get(), step)); }
+
+    /// [n_replicas][n_particles][3], 1/nm
+    std::vector<double> scores() const {
+        std::vector<double> scores(n_values_);
+        check(diffusim_simulation_evaluate(get(), scores.data(), scores.size(), nullptr));
+        return scores;
+    }
+
+    /// [n_replicas], kT₀
+    std::vector<double> energies() const {
+        std::vector<double> scores(n_values_), energies(n_replicas_);
+        check(diffusim_simulation_evaluate(get(), scores.data(), scores.size(), energies.data()));
+        return energies;
+    }
+
+    diffusim_statistics_t statistics() const {
+        diffusim_statistics_t statistics = {};
+        statistics.struct_size = sizeof statistics;
+        check(diffusim_simulation_statistics(get(), &statistics));
+        return statistics;
+    }
+
+    /// All that is needed to continue bit for bit.
+    std::vector<unsigned char> checkpoint() const {
+        std::size_t size = 0;
+        check(diffusim_simulation_checkpoint_size(get(), &size));
+        std::vector<unsigned char> data(size);
+        check(diffusim_simulation_checkpoint(get(), data.data(), data.size()));
+        return data;
+    }
+
+    void restore(const std::vector<unsigned char>& data) {
+        check(diffusim_simulation_restore(get(), data.data(), data.size()));
+    }
+
+    /// The handle, still owned by this object.
+    diffusim_simulation_t* get() const noexcept { return handle_.get(); }
+
+private:
+    struct deleter {
+        void operator()(diffusim_simulation_t* handle) const noexcept { diffusim_simulation_free(handle); }
+    };
+
+    std::unique_ptr<diffusim_simulation_t, deleter> handle_;
+    std::size_t n_values_;
+    std::size_t n_replicas_;
+};
+
+} // namespace diffusim
+
+#endif /* DIFFUSIM_HPP */

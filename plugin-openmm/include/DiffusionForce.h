@@ -1,0 +1,34 @@
+/* The learned energy as an ordinary Force. */
+
+#ifndef DIFFUSIM_OPENMM_DIFFUSION_FORCE_H
+#define DIFFUSIM_OPENMM_DIFFUSION_FORCE_H
+
+#include "ScoreModel.h"
+#include "openmm/Force.h"
+
+namespace diffusim_openmm {
+
+/**
+ * Potential energy kT₀ E and forces kT₀ s of a model, for any integrator and any platform; the core computes them.
+ */
+class DiffusionForce : public OpenMM::Force {
+public:
+    explicit DiffusionForce(const ScoreModel& model);
+
+    const ScoreModel& getModel() const { return model; }
+    /** Whether the masses of the System must be those of the model's particles (default true). */
+    bool getCheckMasses() const { return checkMasses; }
+    void setCheckMasses(bool check) { checkMasses = check; }
+    bool usesPeriodicBoundaryConditions() const override { return false; }
+
+protected:
+    OpenMM::ForceImpl* createImpl() const override;
+
+private:
+    ScoreModel model;
+    bool checkMasses = true;
+};
+
+} // namespace diffusim_openmm
+
+#endif

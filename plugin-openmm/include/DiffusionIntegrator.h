@@ -1,0 +1,124 @@
+/* Overdamped dynamics under a learned score, for OpenMM: the step itself is the core's (theory 2, 6, 10). */
+
+#ifndef DIFFUSIM_OPENMM_DIFFUSION_INTEGRATOR_H
+#define DIFFUSIM_OPENMM_DIFFUSION_INTEGRATOR_H
+
+#include "ScoreModel.h"
+#include "openmm/Integrator.h"
+#include "openmm/Kernel.h"
+#include "openmm/internal/ContextImpl.h"
+#include <cstdint>
+#include <iosfwd>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace diffusim_openmm {
+
+/**
+ * Moves the particles of a System by the score of a model. The model replaces the force field: whatever Forces the
+ * System has, in the groups of getIntegrationForceGroups(), act on top of it as a bias. Without any, step(n) is one
+ * call into the core.
+ *
+ * The core computes the score and the step, on the CPU, whatever the platform. Reference and CPU keep positions in double
+ * precision, as the core does: there the same seed gives the trajectory of every other door of diffusim bit for bit.
+ *
+ * The dynamics is overdamped: velocities have no meaning and are left alone. Failures throw diffusim::error or
+ * OpenMM::OpenMMException.
+ */
+class DiffusionIntegrator : public OpenMM::Integrator {
+public:
+    /**
+     * @param model           the score, and which particles it moves
+     * @param temperature     in K
+     * @param frictionCoeff   friction rate in 1/ps, as of LangevinIntegrator: D = kT/(m frictionCoeff)
+     * @param stepSize        in ps; 0 = the step that the model recommends
+     */
+    DiffusionIntegrator(const ScoreModel& model, double temperature, double frictionCoeff, double stepSize = 0);
+
+    const ScoreModel& getModel() const { return model; }
+    /** K */
+    double getTemperature() const { return settings.temperature; }
+    void setTemperature(double kelvin);
+    /** 1/ps */
+    double getFriction() const { return settings.friction; }
+    void setFriction(double rate);
+    /** ps. Where the step was given as a spring it follows from the masses of the System, and before there is a Context
+       from those of the model. */
+    double getStepSize() const override;
+    void setStepSize(double size) override;
+    /** Stiffness of the harmonic adapter of the most mobile particle, in 1/nm². */
+    double getSpring() const;
+    /** Set the step by its spring; the step size follows. */
+    void setSpring(double spring);
+    /** The step as it was set: the step size in ps, the spring in 1/nm², or, both being 0, as the model recommends. */
+    double getRequestedStepSize() const { return settings.stepSize; }
+    double getRequestedSpring() const { return settings.spring; }
+    /** "leimkuhler-matthews" (default) or "euler-maruyama". */
+    std::string getAdapter() const;
+    void setAdapter(const std::string& name);
+    /** Whether the masses of the System must be those of the model's particles (default true). */
+    bool getCheckMasses() const { return checkMasses; }
+    void setCheckMasses(bool check) { checkMasses = check; }
+    /** The seed as it was set; 0 = a fresh one is drawn when a Context is created. */
+    std::int64_t getRandomNumberSeed() const { return seed; }
+    void setRandomNumberSeed(std::int64_t value);
+    /** The seed that the noise comes from: the one that was set, drawn, or read from a checkpoint. */
+    std::int64_t getSeedInUse() const { return seedInUse; }
+
+    /** The learned energy of the Context's positions, in kJ/mol. The Context's own potential energy is that of the
+     * bias. */
+    double computeModelEnergy() const;
+    /** The configurational temperature of the learned energy at the Context's positions, in K. */
+    double computeSystemTemperature() const;
+    /** Largest |component| of any score since the Context was created, in 1/nm. */
+    double getLargestScore() const;
+
+    void step(int steps) override;
+
+protected:
+    void initialize(OpenMM::ContextImpl& context) override;
+    void cleanup() override;
+    std::vector<std::string> getKernelNames() override;
+    void stateChanged(OpenMM::State::DataType changed) override;
+    double computeKineticEnergy() override { return 0; }
+    bool kineticEnergyRequiresForce() const override { return false; }
+    void createCheckpoint(std::ostream& stream) const override;
+    void loadCheckpoint(std::istream& stream) override;
+    void serializeParameters(OpenMM::SerializationNode& node) const override;
+    void deserializeParameters(const OpenMM::SerializationNode& node) override;
+
+private:
+    /** What the core is told. Of stepSize and spring at most one is not 0. */
+    struct Settings {
+        double temperature, friction, stepSize, spring;
+        int32_t adapter;
+    };
+
+    diffusim::simulation_options options(const Settings& settings) const;
+    void apply(const Settings& next);
+    void continueNoise(std::int64_t seed, std::int64_t step);
+    diffusim_statistics_t statistics() const;
+    OpenMM::ContextImpl& bound() const;
+    bool isBiased() const;
+    void importPositions();
+    void exportPositions(std::uint64_t firstStep);
+    void advance(int steps, bool biased);
+
+    ScoreModel model;
+    Settings settings;
+    bool checkMasses = true;
+    std::int64_t seed = 0, seedInUse = 0;
+
+    // While there is a Context.
+    OpenMM::Kernel platformKernel;
+    std::unique_ptr<diffusim::simulation> simulation;
+    std::vector<double> masses;
+    bool hasPositions = false;
+    std::vector<OpenMM::Vec3> positions, forces;
+    std::vector<double> corePositions, coreForces; // the positions the simulation holds, unless `hasPositions` is false
+};
+
+} // namespace diffusim_openmm
+
+#endif

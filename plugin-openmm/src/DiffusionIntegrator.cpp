@@ -1,0 +1,378 @@
+#include "DiffusionIntegrator.h"
+#include "messages.h"
+#include "openmm/AndersenThermostat.h"
+#include "openmm/CMMotionRemover.h"
+#include "openmm/MonteCarloAnisotropicBarostat.h"
+#include "openmm/MonteCarloBarostat.h"
+#include "openmm/MonteCarloFlexibleBarostat.h"
+#include "openmm/MonteCarloMembraneBarostat.h"
+#include "openmm/NonbondedForce.h"
+#include "openmm/OpenMMException.h"
+#include "openmm/VerletIntegrator.h"
+#include "openmm/internal/ForceImpl.h"
+#include "openmm/internal/OSRngSeed.h"
+#include "openmm/kernels.h"
+#include "openmm/serialization/SerializationNode.h"
+#include <algorithm>
+#include <istream>
+#include <ostream>
+#include <sstream>
+
+using namespace OpenMM;
+
+namespace diffusim_openmm {
+
+namespace {
+const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', 'M'};
+
+const struct {
+    const char* name;
+    int32_t value;
+} ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS}, {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA}};
+
+template <class... Types>
+bool isAnyOf(const Force& force) {
+    return (... || (dynamic_cast<const Types*>(&force) != nullptr));
+}
+
+bool isBarostat(const Force& force) {
+    return isAnyOf<MonteCarloBarostat, MonteCarloAnisotropicBarostat, MonteCarloFlexibleBarostat,
+                   MonteCarloMembraneBarostat>(force);
+}
+
+bool isPeriodic(const Force& force) {
+    try {
+        return force.usesPeriodicBoundaryConditions();
+    } catch (const OpenMMException&) { // the Force does not say
+        return false;
+    }
+}
+
+std::string shortText(double value) {
+    std::ostringstream text;
+    text << value;
+    return text.str();
+}
+
+/** Throw if the System asks for what learned, overdamped dynamics cannot do. */
+void checkSystem(const System& system) {
+    const std::string prefix = "DiffusionIntegrator cannot run this System: ";
+    if (system.getNumConstraints() > 0) {
+        int a, b;
+        double distance;
+        system.getConstraintParameters(0, a, b, distance);
+        throw OpenMMException(prefix + "it has " + std::to_string(system.getNumConstraints()) +
+                              " constraints (the first between particles " + std::to_string(a) + " and " +
+                              std::to_string(b) +
+                              "), and the model moves every particle freely. Build the System with constraints=None "
+                              "and rigidWater=False.");
+    }
+    for (int i = 0; i < system.getNumParticles(); i++)
+        if (system.isVirtualSite(i))
+            throw OpenMMException(prefix + "particle " + std::to_string(i) +
+                                  " is a virtual site. Use a System without virtual sites.");
+    for (int i = 0; i < system.getNumForces(); i++) {
+        const Force& force = system.getForce(i);
+        if (isBarostat(force))
+            throw OpenMMException(prefix + "its " + force.getName() +
+                                  " needs the energy of the learned model, which is not part of the Context's. Remove "
+                                  "the barostat; the volume stays as it is.");
+        if (isAnyOf<AndersenThermostat>(force))
+            throw OpenMMException(prefix + "its " + force.getName() +
+                                  " acts on velocities, which overdamped dynamics does not have. Remove it; the "
+                                  "integrator keeps the temperature by itself.");
+    }
+}
+} // namespace
+
+DiffusionIntegrator::DiffusionIntegrator(const ScoreModel& model, double temperature, double frictionCoeff,
+                                         double stepSize)
+    : model(model), settings{} {
+    setConstraintTolerance(1e-5);
+    apply({temperature, frictionCoeff, stepSize, 0, DIFFUSIM_LEIMKUHLER_MATTHEWS});
+}
+
+// ---- settings ------------------------------------------------------------------------------------------------------
+
+diffusim::simulation_options DiffusionIntegrator::options(const Settings& settings) const {
+    diffusim::simulation_options options;
+    options.temperature = settings.temperature;
+    options.friction_rate = settings.friction;
+    options.time_step = settings.stepSize;
+    options.spring = settings.spring;
+    options.adapter = settings.adapter;
+    options.seed = static_cast<uint64_t>(seedInUse);
+    options.masses = masses.empty() ? nullptr : masses.data();
+    return options;
+}
+
+void DiffusionIntegrator::apply(const Settings& next) {
+    if (!(next.temperature > 0 && next.friction > 0)) // to the core, 0 means that they were not given
+        throw OpenMMException("The temperature is " + shortText(next.temperature) + " K and the friction " +
+                              shortText(next.friction) + " /ps; expected positive numbers");
+    if (simulation)
+        simulation->reconfigure(options(next));
+    settings = next;
+}
+
+void DiffusionIntegrator::setTemperature(double kelvin) {
+    Settings next = settings;
+    next.temperature = kelvin;
+    apply(next);
+}
+
+void DiffusionIntegrator::setFriction(double rate) {
+    Settings next = settings;
+    next.friction = rate;
+    apply(next);
+}
+
+void DiffusionIntegrator::setStepSize(double size) {
+    Settings next = settings;
+    next.stepSize = size;
+    next.spring = 0;
+    apply(next);
+}
+
+void DiffusionIntegrator::setSpring(double spring) {
+    Settings next = settings;
+    next.spring = spring;
+    next.stepSize = 0;
+    apply(next);
+}
+
+void DiffusionIntegrator::setAdapter(const std::string& name) {
+    for (const auto& adapter : ADAPTERS)
+        if (name == adapter.name) {
+            Settings next = settings;
+            next.adapter = adapter.value;
+            return apply(next);
+        }
+    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "' or '" +
+                          ADAPTERS[1].name + "'");
+}
+
+std::string DiffusionIntegrator::getAdapter() const {
+    return std::find_if(std::begin(ADAPTERS), std::end(ADAPTERS),
+                        [this](const auto& adapter) { return adapter.value == settings.adapter; })
+        ->name;
+}
+
+void DiffusionIntegrator::setRandomNumberSeed(std::int64_t value) {
+    if (value < 0)
+        throw OpenMMException("The random number seed is " + std::to_string(value) +
+                              "; expected a positive number, or 0 to have one drawn");
+    seed = value;
+    if (simulation)
+        continueNoise(seed == 0 ? static_cast<uint32_t>(osrngseed()) : seed, simulation->step_count());
+}
+
+void DiffusionIntegrator::continueNoise(std::int64_t seed, std::int64_t step) {
+    seedInUse = seed;
+    simulation->reconfigure(options(settings));
+    simulation->set_step_count(static_cast<uint64_t>(step));
+}
+
+diffusim_statistics_t DiffusionIntegrator::statistics() const {
+    if (simulation)
+        return simulation->statistics();
+    try { // as it will be if the System has the model's masses
+        return diffusim::simulation(model.getModel(), options(settings)).statistics();
+    } catch (const diffusim::error& error) {
+        throw OpenMMException(std::string("The step is not known before there is a Context: ") + error.what());
+    }
+}
+
+double DiffusionIntegrator::getStepSize() const {
+    return settings.stepSize != 0 ? settings.stepSize : statistics().time_step;
+}
+
+double DiffusionIntegrator::getSpring() const { return settings.spring != 0 ? settings.spring : statistics().spring; }
+
+// ---- what can be asked
+// -----------------------------------------------------------------------------------------------
+
+ContextImpl& DiffusionIntegrator::bound() const {
+    if (!simulation)
+        throw OpenMMException("This Integrator is not bound to a context!");
+    if (!hasPositions)
+        throw OpenMMException("Particle positions have not been set");
+    return *context;
+}
+
+double DiffusionIntegrator::computeModelEnergy() const {
+    std::vector<Vec3> current;
+    bound().getPositions(current);
+    return model.computeEnergy(current);
+}
+
+double DiffusionIntegrator::computeSystemTemperature() const {
+    std::vector<Vec3> current;
+    bound().getPositions(current);
+    return model.computeTemperature(current);
+}
+
+double DiffusionIntegrator::getLargestScore() const { return simulation ? simulation->statistics().largest_score : 0; }
+
+// ---- life in a Context
+// -----------------------------------------------------------------------------------------------
+
+void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
+    if (owner != nullptr && &contextRef.getOwner() != owner)
+        throw OpenMMException("This Integrator is already bound to a context");
+    const System& system = contextRef.getSystem();
+    checkSystem(system);
+    const std::shared_ptr<const diffusim::model> fitted = model.fit(system, checkMasses);
+    const std::size_t n = system.getNumParticles();
+    masses.resize(n);
+    for (std::size_t i = 0; i < n; i++)
+        masses[i] = system.getParticleMass(static_cast<int>(i));
+    seedInUse = seed == 0 ? static_cast<uint32_t>(osrngseed()) : seed;
+    simulation = std::make_unique<diffusim::simulation>(*fitted, options(settings));
+    platformKernel = contextRef.getPlatform().createKernel(IntegrateVerletStepKernel::Name(), contextRef);
+    platformKernel.getAs<IntegrateVerletStepKernel>().initialize(system, VerletIntegrator(0.001));
+    context = &contextRef;
+    owner = &contextRef.getOwner();
+    hasPositions = false;
+    corePositions.clear();
+    coreForces.resize(3 * n);
+
+    inform("noise seed " + std::to_string(seedInUse));
+    const double trained = model.getModel().training_temperature();
+    if (std::abs(settings.temperature - trained) > 1e-9 * trained)
+        warn("the model was trained at " + shortText(trained) + " K and is simulated at " +
+             shortText(settings.temperature) + " K: its energy, which is a free energy at " + shortText(trained) +
+             " K, is taken to be the same at that temperature");
+    std::string bias;
+    bool periodic = false, nonbonded = false;
+    for (int i = 0; i < system.getNumForces(); i++) {
+        const Force& force = system.getForce(i);
+        if (isAnyOf<CMMotionRemover>(force)) {
+            warn(force.getName() + " acts on velocities and does nothing here: overdamped particles have none, and the "
+                                   "centre of mass diffuses");
+            continue;
+        }
+        if (!(getIntegrationForceGroups() >> force.getForceGroup() & 1))
+            continue;
+        bias += (bias.empty() ? "" : ", ") + force.getName();
+        periodic |= isPeriodic(force);
+        nonbonded |= model.getParticles().empty() && isAnyOf<NonbondedForce>(force);
+    }
+    if (!bias.empty())
+        inform("forces that act as a bias on top of the learned score: " + bias);
+    if (nonbonded)
+        warn("the System has a NonbondedForce, which acts on top of the learned score. The score replaces the force "
+             "field: remove the force field's Forces, or leave their groups out with setIntegrationForceGroups()");
+    if (periodic)
+        warn("the System is periodic and the model is not: the model sees coordinates as they are, so keep its "
+             "molecule whole and write trajectories with enforcePeriodicBox=False");
+}
+
+void DiffusionIntegrator::cleanup() {
+    simulation.reset();
+    platformKernel = Kernel();
+}
+
+// The platforms of GPUs finish setting up a Context when an integrator's kernel is initialised. This one needs no kernel, so
+// it has the Verlet integrator's initialised, and never executed.
+std::vector<std::string> DiffusionIntegrator::getKernelNames() { return {IntegrateVerletStepKernel::Name()}; }
+
+void DiffusionIntegrator::stateChanged(State::DataType changed) {
+    if (changed == State::Positions)
+        hasPositions = true;
+}
+
+bool DiffusionIntegrator::isBiased() const {
+    const int groups = getIntegrationForceGroups();
+    const std::vector<ForceImpl*>& impls = context->getForceImpls();
+    return std::any_of(impls.begin(), impls.end(), [groups](const ForceImpl* impl) {
+        const Force& force = impl->getOwner();
+        return (groups >> force.getForceGroup() & 1) && !isAnyOf<CMMotionRemover>(force);
+    });
+}
+
+void DiffusionIntegrator::importPositions() {
+    context->getPositions(positions);
+    const double* current = &positions[0][0];
+    if (!corePositions.empty() && std::equal(corePositions.begin(), corePositions.end(), current))
+        return;
+    corePositions.assign(current, current + 3 * positions.size());
+    try {
+        simulation->set_positions(corePositions);
+    } catch (...) {
+        corePositions.clear();
+        throw;
+    }
+}
+
+void DiffusionIntegrator::exportPositions(std::uint64_t firstStep) {
+    simulation->get_positions(corePositions);
+    std::copy(corePositions.begin(), corePositions.end(), &positions[0][0]);
+    context->setPositions(positions);
+    const std::int64_t steps = static_cast<std::int64_t>(simulation->step_count() - firstStep);
+    context->setTime(context->getTime() + static_cast<double>(steps) * getStepSize());
+    context->setStepCount(context->getStepCount() + steps);
+}
+
+void DiffusionIntegrator::step(int steps) {
+    bound();
+    if (!isBiased())
+        return advance(steps, false);
+    for (int i = 0; i < steps; i++) {
+        context->updateContextState();
+        context->calcForcesAndEnergy(true, false, getIntegrationForceGroups());
+        context->getForces(forces);
+        std::copy(&forces[0][0], &forces[0][0] + coreForces.size(), coreForces.begin());
+        advance(1, true);
+    }
+}
+
+void DiffusionIntegrator::advance(int steps, bool biased) {
+    if (steps <= 0)
+        return;
+    importPositions();
+    const std::uint64_t firstStep = simulation->step_count();
+    try {
+        if (biased)
+            simulation->step_biased(coreForces);
+        else
+            simulation->step(static_cast<std::uint64_t>(steps));
+    } catch (const diffusim::error&) { // the core has gone back to the last good frame
+        exportPositions(firstStep);
+        throw;
+    }
+    exportPositions(firstStep);
+}
+
+// ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here
+// --------------------------
+
+void DiffusionIntegrator::createCheckpoint(std::ostream& stream) const {
+    const std::uint64_t step = simulation->step_count();
+    stream.write(CHECKPOINT_TAG, sizeof CHECKPOINT_TAG);
+    stream.write(reinterpret_cast<const char*>(&seedInUse), sizeof seedInUse);
+    stream.write(reinterpret_cast<const char*>(&step), sizeof step);
+}
+
+void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
+    char tag[sizeof CHECKPOINT_TAG] = {};
+    std::int64_t storedSeed = 0, storedStep = 0;
+    stream.read(tag, sizeof tag);
+    stream.read(reinterpret_cast<char*>(&storedSeed), sizeof storedSeed);
+    stream.read(reinterpret_cast<char*>(&storedStep), sizeof storedStep);
+    if (!stream || !std::equal(std::begin(tag), std::end(tag), CHECKPOINT_TAG))
+        throw OpenMMException("The checkpoint was not written with a DiffusionIntegrator, or was cut short");
+    continueNoise(storedSeed, storedStep);
+    hasPositions = true;
+}
+
+void DiffusionIntegrator::serializeParameters(SerializationNode& node) const {
+    node.setLongProperty("noiseSeed", seedInUse);
+    node.setLongProperty("noiseStep", static_cast<long long>(simulation->step_count()));
+}
+
+void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
+    continueNoise(node.getLongProperty("noiseSeed"), node.getLongProperty("noiseStep"));
+}
+
+} // namespace diffusim_openmm

@@ -1,0 +1,19 @@
+#include "messages.h"
+#include <atomic>
+
+namespace diffusim_openmm {
+
+namespace {
+std::atomic<MessageHandler> handler{nullptr};
+
+void send(int warning, const std::string& message) {
+    if (MessageHandler receive = handler)
+        receive(warning, message.c_str());
+}
+} // namespace
+
+void setMessageHandler(MessageHandler receive) { handler = receive; }
+void inform(const std::string& message) { send(0, message); }
+void warn(const std::string& message) { send(1, message); }
+
+} // namespace diffusim_openmm

@@ -1,0 +1,114 @@
+/* What is seen from outside the library: OpenMM's two entry points, and the accessors that Python reaches by ctypes.
+ *
+ * An accessor takes the address of an OpenMM object, returns 0 or, after a failure, 1, and lets no exception out. */
+
+#include "DiffusionForce.h"
+#include "DiffusionIntegrator.h"
+#include "Serialization.h"
+#include "messages.h"
+#include "openmm/OpenMMException.h"
+
+using namespace OpenMM;
+using namespace diffusim_openmm;
+
+namespace {
+thread_local std::string lastError;
+
+template <class Body>
+int guard(Body&& body) {
+    try {
+        body();
+        return 0;
+    } catch (const std::exception& error) {
+        lastError = error.what();
+    } catch (...) {
+        lastError = "an unknown C++ exception was thrown";
+    }
+    return 1;
+}
+
+DiffusionIntegrator& cast(Integrator* integrator) {
+    auto* ours = dynamic_cast<DiffusionIntegrator*>(integrator);
+    if (ours == nullptr)
+        throw OpenMMException("This Integrator is not a DiffusionIntegrator");
+    return *ours;
+}
+} // namespace
+
+extern "C" {
+
+// Both must exist in every plugin: OpenMM looks them up with dlsym(), which falls through to what a library depends on.
+void registerPlatforms() {}
+
+void registerKernelFactories() {
+    diffusim::check_abi();
+    registerSerializationProxies();
+}
+
+const char* diffusim_openmm_last_error() { return lastError.c_str(); }
+
+void diffusim_openmm_set_message_handler(MessageHandler handler) { setMessageHandler(handler); }
+
+int diffusim_openmm_is_integrator(Integrator* integrator) {
+    return dynamic_cast<DiffusionIntegrator*>(integrator) != nullptr;
+}
+
+int diffusim_openmm_is_force(Force* force) { return dynamic_cast<DiffusionForce*>(force) != nullptr; }
+
+int diffusim_openmm_get_temperature(Integrator* integrator, double* kelvin) {
+    return guard([=] { *kelvin = cast(integrator).getTemperature(); });
+}
+
+int diffusim_openmm_set_temperature(Integrator* integrator, double kelvin) {
+    return guard([=] { cast(integrator).setTemperature(kelvin); });
+}
+
+int diffusim_openmm_get_friction(Integrator* integrator, double* rate) {
+    return guard([=] { *rate = cast(integrator).getFriction(); });
+}
+
+int diffusim_openmm_set_friction(Integrator* integrator, double rate) {
+    return guard([=] { cast(integrator).setFriction(rate); });
+}
+
+int diffusim_openmm_get_spring(Integrator* integrator, double* spring) {
+    return guard([=] { *spring = cast(integrator).getSpring(); });
+}
+
+int diffusim_openmm_set_spring(Integrator* integrator, double spring) {
+    return guard([=] { cast(integrator).setSpring(spring); });
+}
+
+int diffusim_openmm_get_adapter(Integrator* integrator, const char** name) {
+    static thread_local std::string adapter;
+    return guard([=] {
+        adapter = cast(integrator).getAdapter();
+        *name = adapter.c_str();
+    });
+}
+
+int diffusim_openmm_get_seed(Integrator* integrator, int64_t* seed) {
+    return guard([=] { *seed = cast(integrator).getRandomNumberSeed(); });
+}
+
+int diffusim_openmm_set_seed(Integrator* integrator, int64_t seed) {
+    return guard([=] { cast(integrator).setRandomNumberSeed(seed); });
+}
+
+int diffusim_openmm_get_seed_in_use(Integrator* integrator, int64_t* seed) {
+    return guard([=] { *seed = cast(integrator).getSeedInUse(); });
+}
+
+int diffusim_openmm_compute_model_energy(Integrator* integrator, double* energy) {
+    return guard([=] { *energy = cast(integrator).computeModelEnergy(); });
+}
+
+int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* kelvin) {
+    return guard([=] { *kelvin = cast(integrator).computeSystemTemperature(); });
+}
+
+int diffusim_openmm_get_largest_score(Integrator* integrator, double* score) {
+    return guard([=] { *score = cast(integrator).getLargestScore(); });
+}
+
+} // extern "C"

@@ -1,0 +1,55 @@
+"""The command line: `diffusim train | run | report | info | doctor`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from diffusim import terminal
+from diffusim.commands.doctor import doctor
+from diffusim.commands.info import info
+from diffusim.commands.report import report
+from diffusim.commands.run import run
+from diffusim.commands.train import train
+
+app = typer.Typer(
+    help="Molecular dynamics from a learned score.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (train, run, report, info, doctor):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from diffusim import _library
+
+        terminal.console.print(f"diffusim {_library.version()}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script: foreseeable failures end in one sentence, defects in a traceback."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_foreseeable(error):
+            raise
+        terminal.errors.print(f"diffusim: {error}", style="red", soft_wrap=True, markup=False)
+        sys.exit(1)
+
+
+def _is_foreseeable(error: Exception) -> bool:
+    """Errors of this package carry a sentence for the user, and so do those about files."""
+    return type(error).__module__.startswith("diffusim.") or isinstance(error, OSError)

@@ -1,0 +1,107 @@
+"""`diffusim doctor`: is everything there, and what to do where it is not."""
+
+import ctypes
+import platform
+import re
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import typer
+
+from diffusim.terminal import say
+
+
+def doctor() -> None:
+    """Check this installation: library, OpenMM and its plugin, training. Exit status 1 if something is broken."""
+    broken = False
+    for label, check in (("diffusim", _core), ("openmm", _openmm), ("cuda", _cuda), ("training", _training)):
+        broken |= not _checked(label, check)
+    say("python", f"{platform.python_version()}   {sys.executable}")
+    raise typer.Exit(1 if broken else 0)
+
+
+class _Problem(Exception):
+    """What is broken, and what to do about it."""
+
+
+def _checked(label: str, check: Callable[[], str]) -> bool:
+    try:
+        say(label, check())
+        return True
+    except _Problem as problem:
+        say(label, f"broken: {problem}", "red")
+        return False
+
+
+def _core() -> str:
+    from diffusim import DiffusimError, Model, Simulation, _library
+
+    try:
+        version = _library.version()
+    except DiffusimError as error:
+        raise _Problem(error) from None
+
+    model = Model.from_metadata(
+        {
+            "format_version": 1,
+            "kind": "harmonic",
+            "n_particles": 2,
+            "length_unit": "nm",
+            "training_temperature": 300.0,
+            "hyperparameters": {"stiffness": 50.0},
+        }
+    )
+    Simulation(model, spring=400.0, seed=7).step(100)
+    return f"{version} (abi {_library.library().diffusim_abi_version()})  ok   library {_library.path()}"
+
+
+def _openmm() -> str:
+    try:
+        import openmm
+    except ImportError as error:
+        raise _Problem(f"OpenMM cannot be imported ({error}). Install it: pip install openmm==8.6.1") from None
+    try:
+        from diffusim.openmm import DiffusionIntegrator  # noqa: F401
+    except Exception as error:  # whatever keeps the plugin from loading is the finding
+        raise _Problem(f"OpenMM {openmm.__version__} is there, its plugin is not: {error}") from None
+    failures = openmm.Platform.getPluginLoadFailures()
+    if ours := [failure for failure in failures if "diffusim" in failure]:
+        raise _Problem(f"OpenMM {openmm.__version__} could not load the plugin: {ours[0]}. Install diffusim again.")
+    names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    usable = [name for name in names if name in ("Reference", "CPU")]
+    others = [name for name in names if name not in usable]
+    unloaded = [Path(m[1]).stem.removeprefix("lib") for f in failures if (m := re.search(r"library (\S+?):", f))]
+    notes = [f"not used by diffusim 0.1: {', '.join(others)}"] * bool(others)
+    notes += [f"not loaded by OpenMM, and not needed: {', '.join(unloaded)}"] * bool(unloaded)
+    return f"{openmm.__version__}  ok   platforms {', '.join(usable)}" + "".join(f"   ({note})" for note in notes)
+
+
+def _cuda() -> str:
+    note = "diffusim 0.1 computes on the CPU, so it is not needed"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return f"no driver on this machine; {note}"
+    version = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return f"a driver without a usable device; {note}"
+    return f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}; {note}"
+
+
+def _training() -> str:
+    missing, versions = [], []
+    for name in ("jax", "optax"):
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return f"not installed ({', '.join(missing)} missing); to train models: pip install 'diffusim[train]'"
+    try:
+        import jax
+
+        return f"{'  '.join(versions)} ({jax.default_backend()})  ok"
+    except Exception as error:  # a broken JAX fails in many ways; training is optional, so this is no failure of doctor
+        return f"{'  '.join(versions)} are installed, but JAX does not start: {error}"

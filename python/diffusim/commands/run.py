@@ -1,0 +1,299 @@
+"""`diffusim run`: a trajectory from a model file."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from diffusim.terminal import describe_model, describe_step, fail, progress, say
+
+CHECKPOINTS = 20  # per run
+
+
+class Adapter(StrEnum):
+    leimkuhler_matthews = "leimkuhler-matthews"
+    euler_maruyama = "euler-maruyama"
+
+
+class Engine(StrEnum):
+    core = "core"
+    openmm = "openmm"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the trajectory depends on, units as in diffusim.Simulation. None: the default of the model or engine."""
+
+    temperature: float | None
+    spring: float | None
+    effective_step: float | None
+    time_step: float | None
+    friction: float | None
+    replicas: int | None
+    seed: int | None
+    adapter: str | None
+    every: int | None
+    engine: str | None
+
+    def completed(self) -> "Settings":
+        defaults = {"replicas": 1, "adapter": "leimkuhler-matthews", "every": 1000, "engine": "core"}
+        chosen = {name: value for name, value in asdict(self).items() if value is not None}
+        return Settings(**(dict.fromkeys(asdict(self)) | defaults | chosen))
+
+    def continued(self, before: "Settings") -> "Settings":
+        """Those of the interrupted run; fails where a flag says otherwise."""
+        for f in fields(self):
+            given, was = getattr(self, f.name), getattr(before, f.name)
+            if given is not None and given != was:
+                flag = f"--{f.name.replace('_', '-')}"
+                fail(f"{flag} is {given}, and was {was} before; leave it out to continue, or start anew with --force.")
+        return before
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Trajectory to write (.dcd).")] = Path(
+        "trajectory.dcd"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each replica, in all.")] = 100_000,
+    temperature: Annotated[float | None, typer.Option(help="K.  [default: the training temperature]")] = None,
+    spring: Annotated[float | None, typer.Option(help="Step size as a spring, 1/nm².  [default: the model's]")] = None,
+    effective_step: Annotated[float | None, typer.Option(help="Step size as τ, nm².")] = None,
+    time_step: Annotated[float | None, typer.Option(help="Step size in ps; needs --friction.")] = None,
+    friction: Annotated[float | None, typer.Option(help="Friction rate, 1/ps; OpenMM's default is 10.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Copies side by side.  [default: 1]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise; same seed, same trajectory.  [default: fresh]")
+    ] = None,
+    adapter: Annotated[
+        Adapter | None, typer.Option(help="How a step is taken.  [default: leimkuhler-matthews]")
+    ] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="Steps between saved frames.  [default: 1000]")] = None,
+    engine: Annotated[Engine | None, typer.Option(help="What runs the steps.  [default: core]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
+) -> None:
+    """Run a simulation and write its trajectory (DCD, and a PDB with its topology).
+
+    With several replicas each saved step is that many frames in a row. A checkpoint is written beside the trajectory;
+    --resume continues from it, also to more steps than were asked for at first.
+    """
+    settings = Settings(
+        temperature, spring, effective_step, time_step, friction, replicas, seed,
+        adapter and adapter.value, every, engine and engine.value,
+    )  # fmt: skip
+    checkpoint = output.with_suffix(".checkpoint")
+    _check_output(output, checkpoint, resume, force)
+
+    from diffusim._library import DiffusimError, Status
+    from diffusim.core import Model
+
+    loaded = Model(model)
+    saved = _Checkpoint.read(checkpoint) if resume else None
+    settings = settings.continued(saved.settings) if saved else settings.completed()
+    machine = (_OpenMM if settings.engine == "openmm" else _Core)(loaded, settings)
+    done = 0
+    if saved:
+        machine.restore(saved.state)
+        done = saved.steps
+        if done >= steps:
+            fail(f"{output} has {done:,} steps already; ask for more with --steps.")
+    settings = Settings(**(asdict(settings) | {"seed": machine.seed}))
+
+    say("model", describe_model(loaded, str(model)))
+    say("step", machine.describe_step())
+    say("engine", f"{machine.name}   seed {machine.seed}" + (f"   from step {done:,}" if done else ""))
+    topology = _write_topology(loaded, output.with_suffix(".pdb"))
+    trajectory = _Trajectory(output, keep=saved.frames if saved else 0)
+    per_checkpoint = settings.every * max(1, -(-(steps - done) // (settings.every * CHECKPOINTS)))
+
+    def save() -> None:
+        _Checkpoint(settings, done, trajectory.frames, machine.checkpoint()).write(checkpoint)
+
+    label = f"{settings.replicas:,} × {steps - done:,} steps" if settings.replicas > 1 else f"{steps - done:,} steps"
+    unit = "replica-steps" if settings.replicas > 1 else "steps"
+    try:
+        with progress("running", label, settings.replicas * (steps - done), unit) as advance:
+            while done < steps:
+                n = min(settings.every - done % settings.every, steps - done)
+                machine.step(n)
+                done += n
+                advance(n * settings.replicas)
+                if done % settings.every == 0:
+                    trajectory.write(machine.positions())
+                    if done % per_checkpoint == 0:
+                        save()
+        save()
+    except KeyboardInterrupt:
+        trajectory.close()
+        fail(f"interrupted near step {done:,}; the same command with --resume continues from the last checkpoint.")
+    except DiffusimError as error:
+        trajectory.close()
+        if error.status is not Status.NOT_FINITE:
+            raise
+        rescue = output.with_suffix(".rescue.npz")
+        np.savez(rescue, positions=machine.positions(), step=machine.step_count())
+        fail(f"{error} That frame is in {rescue}; the trajectory until then in {output}.")
+    trajectory.close()
+    say("wrote", f"{output}   {trajectory.frames:,} frames" + (f"   topology {topology}" if topology else ""))
+    say("", f"{checkpoint}   continue with --resume --steps N")
+
+
+def _check_output(output: Path, checkpoint: Path, resume: bool, force: bool) -> None:
+    if output.suffix != ".dcd":
+        fail(f"--output is {output}; expected a name that ends in .dcd.")
+    if not output.parent.is_dir():
+        fail(f"--output is {output}, and there is no directory {output.parent}. Make it first.")
+    if resume and not (checkpoint.exists() and output.exists()):
+        fail(f"--resume needs {output} and {checkpoint}, and there is no {checkpoint if output.exists() else output}.")
+    if output.exists() and not (resume or force):
+        fail(f"{output} exists. Continue it with --resume, replace it with --force, or choose another --output.")
+
+
+class _Core:
+    """Steps in the Rust core."""
+
+    name = "core"
+
+    def __init__(self, model, settings: Settings):
+        from diffusim.core import Simulation
+
+        self._simulation = Simulation(
+            model,
+            settings.temperature,
+            spring=settings.spring,
+            effective_step=settings.effective_step,
+            time_step=settings.time_step,
+            friction_rate=settings.friction,
+            seed=settings.seed,
+            n_replicas=settings.replicas,
+            adapter=settings.adapter,
+        )
+        self.seed = self._simulation.seed
+        self.step = self._simulation.step
+        self.checkpoint = self._simulation.checkpoint
+        self.restore = self._simulation.restore
+
+    def describe_step(self) -> str:
+        return describe_step(self._simulation.statistics, self._simulation.adapter)
+
+    def positions(self) -> np.ndarray:
+        return self._simulation.positions
+
+    def step_count(self) -> int:
+        return self._simulation.step_count
+
+
+class _OpenMM:
+    """Steps through openmm.app.Simulation; one replica, every particle with the mobility kT/(m friction)."""
+
+    def __init__(self, model, settings: Settings):
+        import openmm
+        from openmm import unit
+
+        import diffusim.openmm
+
+        if settings.replicas != 1:
+            fail(f"--replicas is {settings.replicas}; OpenMM runs one. Use --engine core.")
+        if settings.effective_step is not None:
+            fail("--effective-step is for --engine core; OpenMM takes --spring, or --friction and --time-step.")
+        given = {"temperature": settings.temperature, "spring": settings.spring, "stepSize": settings.time_step}
+        if settings.friction is not None:
+            given["frictionCoeff"] = settings.friction / unit.picosecond
+        self._unit = unit
+        self._simulation = diffusim.openmm.simulation(
+            model,
+            **{name: value for name, value in given.items() if value is not None},
+            adapter=settings.adapter,
+            seed=0 if settings.seed is None else settings.seed,
+        )
+        self._context = self._simulation.context
+        self._integrator = self._context.getIntegrator()
+        self.seed = self._integrator.getSeedInUse()
+        self.name = f"OpenMM {openmm.__version__}, platform {self._context.getPlatform().getName()}"
+        self.step = self._simulation.step
+        self.checkpoint = self._context.createCheckpoint
+        self.restore = self._context.loadCheckpoint
+
+    def describe_step(self) -> str:
+        spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
+        time_step = self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
+        return f"spring k = {spring:.3g} /nm²  ⇔  τ = {0.5 / spring:.2g} nm² = {time_step:.3g} ps"
+
+    def positions(self) -> np.ndarray:
+        state = self._context.getState(positions=True)
+        return state.getPositions(asNumpy=True).value_in_unit(self._unit.nanometer)[None]
+
+    def step_count(self) -> int:
+        return self._context.getStepCount()
+
+
+class _Trajectory:
+    """A DCD file, with the first `keep` frames of the one that is there. Every write reaches the disk."""
+
+    def __init__(self, path: Path, keep: int):
+        from mdtraj.formats import DCDTrajectoryFile
+
+        kept = None
+        if keep:
+            with DCDTrajectoryFile(str(path)) as file:
+                kept, _, _ = file.read(n_frames=keep)
+            if len(kept) < keep:
+                fail(
+                    f"{path} has {len(kept)} frames, its checkpoint was written after {keep}. Start anew with --force."
+                )
+        self._file = DCDTrajectoryFile(str(path), "w", force_overwrite=True)
+        self.frames = keep
+        if kept is not None:
+            self._file.write(kept)
+
+    def write(self, positions: np.ndarray) -> None:
+        """Frames [n_frames, n_particles, 3], nm; DCD is in Angstrom."""
+        self._file.write(np.ascontiguousarray(10 * positions, dtype=np.float32))
+        self.frames += len(positions)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Where a run is: its settings, steps done, frames written, and the engine's own state."""
+
+    settings: Settings
+    steps: int
+    frames: int
+    state: bytes
+
+    def write(self, path: Path) -> None:
+        from diffusim.model_file import replace
+
+        head = json.dumps({"settings": asdict(self.settings), "steps": self.steps, "frames": self.frames})
+        replace(path, head.encode() + b"\n" + self.state)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Checkpoint":
+        head, _, state = path.read_bytes().partition(b"\n")
+        try:
+            values = json.loads(head)
+            return cls(Settings(**values["settings"]), values["steps"], values["frames"], state)
+        except (ValueError, KeyError, TypeError):
+            fail(f"{path} is no checkpoint of 'diffusim run'. Start anew with --force.")
+
+
+def _write_topology(model, path: Path) -> Path | None:
+    """The model's particles and bonds as a PDB, at its first start frame; None for models without either."""
+    if not model.metadata.get("particles") or not len(model.start_positions):
+        return None
+    from openmm.app import PDBFile
+    from openmm.unit import nanometer
+
+    import diffusim.openmm
+
+    with open(path, "w") as file:
+        PDBFile.writeFile(diffusim.openmm.topology(model), model.start_positions[0] * nanometer, file)
+    return path

@@ -1,0 +1,520 @@
+"""Models and simulations: NumPy arrays in and out of the Rust core. No arithmetic happens here.
+
+Positions are nm, scores 1/nm, energies kT0 (T0 = the model's training temperature), masses amu, times ps, temperatures
+kelvin. Failures are DiffusimError with one sentence.
+"""
+
+import json
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import POINTER, byref, c_char_p, c_double, c_size_t, c_uint32, c_uint64, c_void_p, cast, sizeof, string_at
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffusim import _library
+from diffusim._library import (
+    DiffusimError,
+    ModelOptions,
+    ScoreCallback,
+    SimulationOptions,
+    SimulationStatistics,
+    Status,
+)
+
+ADAPTERS = ("euler-maruyama", "leimkuhler-matthews")  # in the order of the C API
+SCHEDULE_ENDS = ("hold", "cycle")
+FLOAT64 = 1
+SLICE_SECONDS = 0.2  # a step() call comes back to Python this often, so that Ctrl-C works
+
+ScoreFunction = Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, np.ndarray]]
+
+
+class Model:
+    """A score model: s(x) = -grad E(x), the gradient of the logarithm of the density of its training snapshots.
+
+    Immutable; may be shared by simulations and threads.
+    """
+
+    def __init__(self, path: str | os.PathLike, noise_level: float | None = None):
+        """Read the model file `path`; `noise_level` (nm) defaults to the one the file names for simulations."""
+        path = Path(path)
+        handle = c_void_p()
+        _library.call("diffusim_model_load", os.fsencode(path), _model_options(noise_level), byref(handle))
+        self._own(handle, path.name, noise_level=noise_level)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, noise_level: float | None = None, name: str = "model") -> "Model":
+        """A model file that is already in memory."""
+        handle = c_void_p()
+        options = _model_options(noise_level)
+        _library.call("diffusim_model_from_bytes", bytes(data), len(data), options, byref(handle))
+        return cls.__new__(cls)._own(handle, name, noise_level=noise_level)
+
+    @classmethod
+    def from_metadata(cls, metadata: dict, name: str | None = None) -> "Model":
+        """An analytic model from the description that a model file would hold, such as
+
+        {"format_version": 1, "kind": "harmonic", "n_particles": 3, "length_unit": "nm",
+         "training_temperature": 250.0, "hyperparameters": {"stiffness": 40.0}}
+        """
+        handle = c_void_p()
+        _library.call("diffusim_model_from_json", json.dumps(metadata).encode(), byref(handle))
+        return cls.__new__(cls)._own(handle, name or str(metadata.get("kind", "model")))
+
+    @classmethod
+    def from_callable(cls, n_particles: int, function: ScoreFunction, training_temperature: float) -> "Model":
+        """A model around `function`: positions [n_frames, n_particles, 3] in, scores of the same shape out, or the pair
+        (scores, energies [n_frames]). It is called from several threads, one at a time. What it raises is the cause of
+        the DiffusimError that the caller gets.
+        """
+        callback = _Callback(function)
+        handle = c_void_p()
+        _library.call(
+            "diffusim_model_callback", n_particles, callback.pointer, None, training_temperature, byref(handle)
+        )
+        return cls.__new__(cls)._own(handle, getattr(function, "__name__", "callable"), callback)
+
+    def subset(self, n_particles_total: int, particles: Sequence[int]) -> "Model":
+        """This model acting on `particles` (in its own order) of a larger system; the others have no score."""
+        particles = np.asarray(particles, dtype=np.uintp)
+        _expect_shape("particles", particles, (self.n_particles,))
+        handle = c_void_p()
+        indices = particles.ctypes.data_as(POINTER(c_size_t))
+        _library.call("diffusim_model_subset", self._handle, n_particles_total, indices, byref(handle))
+        return Model.__new__(Model)._own(handle, self.name, self._callback, self.noise_level)
+
+    def _own(
+        self, handle: c_void_p, name: str, callback: "_Callback | None" = None, noise_level: float | None = None
+    ) -> "Model":
+        self.name = name
+        self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
+        self._handle = handle
+        self._callback = callback
+        self.n_particles: int = _library.library().diffusim_model_n_particles(handle)
+        weakref.finalize(self, _library.library().diffusim_model_free, handle)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<diffusim.Model {self.name}: {self.metadata['kind']}, {self.n_particles} particles>"
+
+    @property
+    def metadata(self) -> dict:
+        """The description in the model file: kind, particles, bonds, noise levels, provenance and so on."""
+        text = c_char_p()
+        _library.call("diffusim_model_metadata", self._handle, byref(text))
+        return json.loads(text.value)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model file, or of the description where there is no file."""
+        text = c_char_p()
+        _library.call("diffusim_model_sha256", self._handle, byref(text))
+        return text.value.decode()
+
+    @property
+    def bytes(self) -> bytes:
+        """The model file, to be embedded elsewhere."""
+        data, size = c_void_p(), c_size_t()
+        _library.call("diffusim_model_bytes", self._handle, byref(data), byref(size))
+        return string_at(data, size.value)
+
+    @property
+    def training_temperature(self) -> float:
+        """Temperature T0 of the training snapshots."""
+        value = c_double()
+        _library.call("diffusim_model_training_temperature", self._handle, byref(value))
+        return value.value
+
+    @property
+    def masses(self) -> np.ndarray:
+        """Masses [n_particles]."""
+        masses = np.empty(self.n_particles)
+        _library.call("diffusim_model_masses", self._handle, _doubles(masses), masses.size)
+        return masses
+
+    @property
+    def start_positions(self) -> np.ndarray:
+        """Snapshots to start from, [n_frames, n_particles, 3]; n_frames is 0 where the file has none."""
+        n_frames, positions = c_size_t(), POINTER(c_double)()
+        _library.call("diffusim_model_start_positions", self._handle, byref(n_frames), byref(positions))
+        shape = (n_frames.value, self.n_particles, 3)
+        return np.ctypeslib.as_array(positions, shape).copy() if n_frames.value else np.empty(shape)
+
+    def evaluate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores, shaped like `positions`, and energies [n_frames] of positions [n_frames, n_particles, 3]."""
+        positions = self._frames(positions)
+        scores, energies = np.empty_like(positions), np.empty(len(positions))
+        self._call("evaluate", _doubles(positions), len(positions), _doubles(scores), _doubles(energies))
+        return scores, energies
+
+    def largest_curvature(self, positions: np.ndarray) -> float:
+        """Largest eigenvalue of -grad s over positions [n_frames, n_particles, 3], 1/nm^2 (theory 2, stability)."""
+        value = c_double()
+        positions = self._frames(positions)
+        self._call("largest_curvature", _doubles(positions), len(positions), byref(value))
+        return value.value
+
+    def configurational_temperature(self, positions: np.ndarray) -> float:
+        """T0 <|s|^2> / <-div s> over positions [n_frames, n_particles, 3]: the temperature they are sampled at."""
+        value = c_double()
+        positions = self._frames(positions)
+        self._call("configurational_temperature", _doubles(positions), len(positions), byref(value))
+        return value.value
+
+    def check_masses(self, masses: Sequence[float]) -> None:
+        """DiffusimError naming the first particle whose mass in an engine is not that of the model; 0 passes."""
+        masses = np.ascontiguousarray(masses, dtype=float)
+        self._call("check_masses", _doubles(masses), masses.size)
+
+    def check_particles(self, elements: Sequence[str | None], names: Sequence[str] | None = None) -> None:
+        """DiffusimError naming the first particle whose element is not the model's; None is not compared."""
+
+        def texts(values):
+            return (c_char_p * len(values))(*(None if v is None else v.encode() for v in values))
+
+        self._call("check_particles", len(elements), texts(elements), None if names is None else texts(names))
+
+    def _frames(self, positions: np.ndarray) -> np.ndarray:
+        positions = np.ascontiguousarray(positions, dtype=float)
+        _expect_shape("positions", positions, (len(positions) if positions.ndim else 0, self.n_particles, 3))
+        return positions
+
+    def _call(self, name: str, *arguments) -> None:
+        with _causes_from(self._callback):
+            _library.call(f"diffusim_model_{name}", self._handle, *arguments)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a simulation does and has done; None where it is not known.
+
+    `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
+    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm.
+    """
+
+    steps: int
+    score_evaluations: int
+    largest_score: float
+    spring: float
+    effective_step: float
+    time_step: float | None
+    temperature: float
+    diffusion_coefficient: float | None
+    stability_limit: float | None
+
+
+class Simulation:
+    """Replicas of one system moved by a model, frame after frame (theory 2-5, 10). For one thread at a time."""
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike,
+        temperature: float | None = None,
+        *,
+        spring: float | None = None,
+        effective_step: float | None = None,
+        time_step: float | None = None,
+        friction_rate: float | None = None,
+        drag: float | None = None,
+        diffusion_coefficient: float | None = None,
+        masses: Sequence[float] | None = None,
+        seed: int | None = None,
+        n_replicas: int = 1,
+        first_replica: int = 0,
+        particle_ids: Sequence[int] | None = None,
+        adapter: str = "leimkuhler-matthews",
+        spring_schedule: Sequence[float] | None = None,
+        temperature_schedule: Sequence[float] | None = None,
+        schedule_end: str = "hold",
+        device: str = "auto",
+        n_threads: int = 0,
+        allow_unstable: bool = False,
+    ):
+        """Replica r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
+
+        temperature     K; the training temperature by default
+        spring          k, 1/nm^2 | the size of a step, given by at most one of these three, and that
+        effective_step  tau, nm^2 | of the most mobile particle; by default the model's
+        time_step       ps        | recommendation. A time step needs a mobility:
+        friction_rate          1/ps      | at most one; it sets the ratio of the steps of
+        drag                   amu/ps    | different particles and the physical time of a step
+        diffusion_coefficient  nm^2/ps   |
+        masses          amu, [n_particles]; the model's by default; 0 freezes a particle
+        seed            of the noise; a fresh one by default, kept in `seed`
+        first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
+        adapter         "leimkuhler-matthews" or "euler-maruyama"
+        spring_schedule       factors on the spring, one per step
+        temperature_schedule  temperatures in K, one per step, in place of `temperature`
+        schedule_end    "hold": the last entry stays; "cycle": from the start again
+        device          "auto" or "cpu"
+        n_threads       0: one per core
+        allow_unstable  run although the model's stiffest mode is unstable at this step
+        """
+        self.model = model if isinstance(model, Model) else Model(model)
+        self._options = {
+            "temperature": temperature,
+            "spring": spring,
+            "effective_step": effective_step,
+            "time_step": time_step,
+            "friction_rate": friction_rate,
+            "drag": drag,
+            "diffusion_coefficient": diffusion_coefficient,
+            "masses": masses,
+            "seed": secrets.randbits(64) if seed is None else seed,
+            "n_replicas": n_replicas,
+            "first_replica": first_replica,
+            "particle_ids": particle_ids,
+            "adapter": adapter,
+            "spring_schedule": spring_schedule,
+            "temperature_schedule": temperature_schedule,
+            "schedule_end": schedule_end,
+            "device": device,
+            "n_threads": n_threads,
+            "allow_unstable": allow_unstable,
+        }
+        self._handle = c_void_p()
+        self._slice = 1
+        options, _keep = self._native_options(self._options)
+        _library.call("diffusim_simulation_create", self.model._handle, byref(options), byref(self._handle))
+        weakref.finalize(self, _library.library().diffusim_simulation_free, self._handle)
+
+    def reconfigure(self, **changes) -> None:
+        """Change options of the constructor; positions and step count stay, and so must `n_replicas`."""
+        unknown = sorted(set(changes) - set(self._options))
+        if unknown:
+            raise TypeError(f"reconfigure() got '{unknown[0]}', which is no option of a Simulation")
+        changed = self._options | changes
+        options, _keep = self._native_options(changed)
+        self._call("reconfigure", byref(options))
+        self._options = changed
+
+    @property
+    def seed(self) -> int:
+        """Seed of the noise."""
+        return self._options["seed"]
+
+    @property
+    def adapter(self) -> str:
+        """How a step is taken."""
+        return self._options["adapter"]
+
+    @property
+    def n_replicas(self) -> int:
+        """Copies of the system."""
+        return self._options["n_replicas"]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions [n_replicas, n_particles, 3], a copy. Set them in this shape, or as one frame for all replicas."""
+        positions = np.empty(self._shape)
+        self._call("get_positions", positions.ctypes.data, FLOAT64, positions.size)
+        return positions
+
+    @positions.setter
+    def positions(self, positions: np.ndarray) -> None:
+        positions = np.asarray(positions, dtype=float)
+        if positions.shape == self._shape[1:]:
+            positions = np.broadcast_to(positions, self._shape)
+        _expect_shape("positions", positions, self._shape)
+        positions = np.ascontiguousarray(positions)
+        self._call("set_positions", positions.ctypes.data, FLOAT64, positions.size)
+
+    @property
+    def step_count(self) -> int:
+        """Number of the next step, which is also that of its noise. Setting it continues the noise from there."""
+        step = c_uint64()
+        self._call("get_step", byref(step))
+        return step.value
+
+    @step_count.setter
+    def step_count(self, step: int) -> None:
+        self._call("set_step", step)
+
+    def step(self, n_steps: int) -> None:
+        """Take `n_steps` steps with every replica, without the GIL; Ctrl-C stops between two steps.
+
+        On Status.NOT_FINITE and Status.CALLBACK the positions are those of the last good frame.
+        """
+        if n_steps < 0:
+            raise ValueError(f"n_steps is {n_steps}; expected 0 or more")
+        while n_steps > 0:
+            now = min(n_steps, self._slice)
+            started = time.perf_counter()
+            self._call("step", now)
+            n_steps -= now
+            seconds = time.perf_counter() - started
+            if seconds < SLICE_SECONDS / 2 and now == self._slice:
+                self._slice *= 2
+            elif seconds > SLICE_SECONDS:
+                self._slice = max(1, self._slice // 2)
+
+    def step_biased(self, forces: np.ndarray) -> None:
+        """Take one step under the score and, on top, `forces` [n_replicas, n_particles, 3], kJ/(mol nm) (theory 6)."""
+        forces = np.ascontiguousarray(forces, dtype=float)
+        _expect_shape("forces", forces, self._shape)
+        self._call("step_biased", _doubles(forces), forces.size)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores of the current frames, [n_replicas, n_particles, 3]."""
+        scores = np.empty(self._shape)
+        self._call("evaluate", _doubles(scores), scores.size, None)
+        return scores
+
+    @property
+    def energies(self) -> np.ndarray:
+        """Energies of the current frames, [n_replicas]."""
+        scores, energies = np.empty(self._shape), np.empty(self.n_replicas)
+        self._call("evaluate", _doubles(scores), scores.size, _doubles(energies))
+        return energies
+
+    @property
+    def statistics(self) -> Statistics:
+        """What is being done and what was done so far."""
+        native = SimulationStatistics(struct_size=sizeof(SimulationStatistics))
+        self._call("statistics", byref(native))
+        return Statistics(
+            steps=native.steps,
+            score_evaluations=native.score_evaluations,
+            largest_score=native.largest_score,
+            spring=native.spring,
+            effective_step=native.effective_step,
+            time_step=native.time_step or None,
+            temperature=native.temperature,
+            diffusion_coefficient=native.diffusion_coefficient or None,
+            stability_limit=native.stability_limit or None,
+        )
+
+    def checkpoint(self) -> bytes:
+        """All that is needed to continue bit for bit in a simulation of the same model and options."""
+        size = c_size_t()
+        self._call("checkpoint_size", byref(size))
+        data = np.empty(size.value, dtype=np.uint8)
+        self._call("checkpoint", data.ctypes.data, data.size)
+        return data.tobytes()
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Continue from `checkpoint()` of a simulation of the same model and options; its seed is taken over."""
+        self._call("restore", checkpoint, len(checkpoint))
+        self._options["seed"] = int.from_bytes(checkpoint[24:32], "little")  # layout: src/sampler/checkpoint.rs
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.n_replicas, self.model.n_particles, 3
+
+    def _call(self, name: str, *arguments) -> None:
+        with _causes_from(self.model._callback):
+            _library.call(f"diffusim_simulation_{name}", self._handle, *arguments)
+
+    def _native_options(self, options: dict) -> tuple[SimulationOptions, list]:
+        """The C struct and the arrays that it points to, to be kept until the call is over."""
+        native, keep = SimulationOptions(), []
+        _library.call("diffusim_simulation_options_init", byref(native), sizeof(native))
+        for name in (
+            "temperature",
+            "spring",
+            "effective_step",
+            "time_step",
+            "friction_rate",
+            "drag",
+            "diffusion_coefficient",
+        ):
+            if options[name] is not None:
+                if options[name] == 0:  # which the C API would read as "not given"
+                    raise DiffusimError(f"{name} is 0; expected a positive number", Status.INVALID_ARGUMENT)
+                setattr(native, name, options[name])
+        for name, kind, c_kind in (("masses", float, c_double), ("particle_ids", np.uint32, c_uint32)):
+            if options[name] is not None:
+                array = np.ascontiguousarray(options[name], dtype=kind)
+                _expect_shape(name, array, (self.model.n_particles,))
+                setattr(native, name, array.ctypes.data_as(POINTER(c_kind)))
+                keep.append(array)
+        for name in ("spring_schedule", "temperature_schedule"):
+            if options[name] is not None:
+                array = np.ascontiguousarray(options[name], dtype=float)
+                setattr(native, name, _doubles(array))
+                setattr(native, f"n_{name}", array.size)
+                keep.append(array)
+        for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32)):
+            if not 0 <= options[name] < limit:
+                raise DiffusimError(f"{name} is {options[name]}; expected 0 to {limit - 1}", Status.INVALID_ARGUMENT)
+            setattr(native, name, options[name])
+        native.adapter = _index("adapter", options["adapter"], ADAPTERS)
+        native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
+        native.device = options["device"].encode()
+        native.allow_unstable = bool(options["allow_unstable"])
+        return native, keep
+
+
+class _Callback:
+    """A Python function as the C API's score callback; keeps what the function raised."""
+
+    def __init__(self, function: ScoreFunction):
+        self.function = function
+        self.raised: BaseException | None = None
+        self.pointer = ScoreCallback(self._called)
+
+    def _called(self, _user_data, positions, n_frames, n_particles, scores, energies) -> int:
+        try:
+            shape = (n_frames, n_particles, 3)
+            result = self.function(np.ctypeslib.as_array(positions, shape).copy())
+            result_scores, result_energies = result if isinstance(result, tuple) else (result, None)
+            result_scores = np.asarray(result_scores, dtype=float)
+            _expect_shape("the scores that the callable returned", result_scores, shape)
+            np.ctypeslib.as_array(scores, shape)[...] = result_scores
+            if energies:
+                if result_energies is None:
+                    raise DiffusimError("the callable returns no energies; return the pair (scores, energies)")
+                np.ctypeslib.as_array(energies, (n_frames,))[...] = result_energies
+        except BaseException as error:  # must not cross the C boundary; raised again by _causes_from
+            self.raised = error
+            return 1
+        return 0
+
+
+@contextmanager
+def _causes_from(callback: _Callback | None) -> Iterator[None]:
+    """What a callable raised becomes the cause of the error that the library reports."""
+    try:
+        yield
+    except DiffusimError as error:
+        if error.status is not Status.CALLBACK or callback is None or callback.raised is None:
+            raise
+        cause, callback.raised = callback.raised, None
+        if isinstance(cause, KeyboardInterrupt | SystemExit):
+            raise cause from None
+        message = f"the model's callable failed: {type(cause).__name__}: {cause}"
+        raise DiffusimError(message, Status.CALLBACK) from cause
+
+
+def _model_options(noise_level: float | None):
+    options = ModelOptions()
+    _library.call("diffusim_model_options_init", byref(options), sizeof(options))
+    if noise_level is not None:
+        if noise_level == 0:  # which the C API would read as "not given"
+            raise DiffusimError("noise_level is 0 nm; expected a positive number", Status.INVALID_ARGUMENT)
+        options.noise_level = noise_level
+    return byref(options)
+
+
+def _doubles(array: np.ndarray):
+    return cast(array.ctypes.data, POINTER(c_double))
+
+
+def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise DiffusimError(
+            f"{name} has the shape {list(array.shape)}; expected {list(shape)}", Status.INVALID_ARGUMENT
+        )
+
+
+def _index(name: str, value: str, known: tuple[str, ...]) -> int:
+    if value not in known:
+        raise DiffusimError(f"{name} is '{value}'; expected {' or '.join(known)}", Status.INVALID_ARGUMENT)
+    return known.index(value)

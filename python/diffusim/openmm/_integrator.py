@@ -1,0 +1,192 @@
+"""DiffusionIntegrator and DiffusionForce: the plugin's classes, made through the XML that it also writes."""
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from ctypes import c_char_p, c_int64
+from xml.etree import ElementTree
+
+import openmm
+from openmm import app, unit
+
+from diffusim._library import DiffusimError
+from diffusim.core import Model
+from diffusim.openmm import _plugin
+from diffusim.openmm._system import ModelLike, check_topology
+
+
+class DiffusionIntegrator(openmm.Integrator):
+    """Overdamped dynamics under a learned score (theory 2, 10); arguments and units as of openmm.LangevinIntegrator.
+
+    The model replaces the force field. Forces of the System, in the groups of `setIntegrationForceGroups`, act on top
+    of it as a bias (theory 6); without any, `step(n)` runs in the core at its full speed. Velocities have no meaning.
+    State.getPotentialEnergy() is that of the bias; `getModelEnergy` gives the learned one.
+
+    A fixed seed gives the trajectory of diffusim.Simulation, bit for bit on the platforms Reference and CPU. Other
+    platforms work too, but the score is computed on the CPU: forces that act as a bias are then copied at every step.
+    Seed and step of the noise are kept in checkpoints, and in States with integratorParameters=True.
+    """
+
+    def __init__(
+        self,
+        model: ModelLike,
+        temperature: unit.Quantity | float,
+        frictionCoeff: unit.Quantity | float,
+        stepSize: unit.Quantity | float | None = None,
+        *,
+        spring: unit.Quantity | float | None = None,
+        adapter: str = "leimkuhler-matthews",
+        particles: Sequence[int] | None = None,
+        topology: app.Topology | None = None,
+        seed: int = 0,
+        checkMasses: bool = True,
+    ):
+        """
+        model          model file, its bytes, or a diffusim.Model
+        temperature    kelvin
+        frictionCoeff  friction rate, 1/ps: particles diffuse with D = kT/(m frictionCoeff)
+        stepSize       ps; without it and `spring`, the step that the model recommends
+        spring         1/nm^2, in place of stepSize: stiffness of the harmonic adapter of the most mobile particle
+        adapter        "leimkuhler-matthews" or "euler-maruyama"
+        particles      indices in the System of the model's particles, in its order; by default the model moves them all
+        topology       if given, its elements must be the model's (`check_topology`)
+        seed           of the noise; 0 = a fresh one for every Context
+        checkMasses    whether the System's masses must be the model's, which tells a wrong order of particles
+
+        A mass of 0 freezes a particle. Raises openmm.OpenMMException; what does not fit the System is found when the
+        Context is created.
+        """
+        if stepSize is not None and spring is not None:
+            raise ValueError("stepSize and spring are two ways to say the same; give one of them")
+        if topology is not None:
+            check_topology(model, topology, particles)
+        node = _element("Integrator", model, particles, type="DiffusionIntegrator")
+        node.set("temperature", _text(temperature, unit.kelvin))
+        node.set("friction", _text(frictionCoeff, unit.picosecond**-1))
+        for name, value, its_unit in (
+            ("stepSize", stepSize, unit.picosecond),
+            ("spring", spring, unit.nanometer**-2),
+        ):
+            if value is not None:
+                node.set(name, text := _text(value, its_unit))
+                if not float(text) > 0:
+                    raise ValueError(f"{name} is {value}; expected a positive number")
+        node.set("adapter", adapter)
+        node.set("randomSeed", str(int(seed)))
+        node.set("checkMasses", str(int(checkMasses)))
+        self.this = openmm.XmlSerializer._deserializeIntegrator(ElementTree.tostring(node, encoding="unicode")).this
+
+    def getTemperature(self) -> unit.Quantity:
+        """Temperature of the heat bath, K."""
+        return _plugin.get("get_temperature", self) * unit.kelvin
+
+    def setTemperature(self, temperature: unit.Quantity | float) -> None:
+        """Set the temperature of the heat bath (K). The spring stays; the drift does too, and the noise changes."""
+        _plugin.call("set_temperature", self, _value(temperature, unit.kelvin))
+
+    def getFriction(self) -> unit.Quantity:
+        """Friction rate, 1/ps."""
+        return _plugin.get("get_friction", self) / unit.picosecond
+
+    def setFriction(self, coeff: unit.Quantity | float) -> None:
+        """Set the friction rate (1/ps)."""
+        _plugin.call("set_friction", self, _value(coeff, unit.picosecond**-1))
+
+    def getSpring(self) -> unit.Quantity:
+        """Stiffness of the harmonic adapter of the most mobile particle, the softest, 1/nm^2."""
+        return _plugin.get("get_spring", self) / unit.nanometer**2
+
+    def setSpring(self, spring: unit.Quantity | float) -> None:
+        """Set the step by its spring (1/nm^2); `getStepSize` follows."""
+        _plugin.call("set_spring", self, _value(spring, unit.nanometer**-2))
+
+    def getAdapter(self) -> str:
+        """How a step is taken: "leimkuhler-matthews" or "euler-maruyama"."""
+        return _plugin.get("get_adapter", self, c_char_p).decode()
+
+    def getRandomNumberSeed(self) -> int:
+        """The seed as it was set; 0 = a fresh one for every Context."""
+        return _plugin.get("get_seed", self, c_int64)
+
+    def setRandomNumberSeed(self, seed: int) -> None:
+        """Set the seed of the noise; it holds from the next step on, also after a checkpoint was loaded."""
+        _plugin.call("set_seed", self, int(seed))
+
+    def getSeedInUse(self) -> int:
+        """The seed of the noise: the one that was set, drawn, or loaded with a checkpoint."""
+        return _plugin.get("get_seed_in_use", self, c_int64)
+
+    def getModelEnergy(self) -> unit.Quantity:
+        """Learned energy of the Context's positions, kJ/mol."""
+        return _plugin.get("compute_model_energy", self) * unit.kilojoule_per_mole
+
+    def getLargestScore(self) -> unit.Quantity:
+        """Largest component of the score since the Context was created, 1/nm."""
+        return _plugin.get("get_largest_score", self) / unit.nanometer
+
+    def getConfigurationalTemperature(self) -> unit.Quantity:
+        """T0 |s|^2 / (-div s) at the Context's positions, K: the temperature on average, where there is no bias."""
+        return _plugin.get("compute_system_temperature", self) * unit.kelvin
+
+    def computeSystemTemperature(self) -> unit.Quantity:
+        """What StateDataReporter reports as temperature: the configurational one, as there are no velocities."""
+        return self.getConfigurationalTemperature()
+
+
+class DiffusionForce(openmm.Force):
+    """The learned energy kT0 E, a potential of mean force at the training temperature, as a Force on any platform."""
+
+    def __init__(self, model: ModelLike, particles: Sequence[int] | None = None, *, checkMasses: bool = True):
+        """Arguments as of `DiffusionIntegrator`."""
+        node = _element("Force", model, particles, type="DiffusionForce")
+        node.set("checkMasses", str(int(checkMasses)))
+        self.this = openmm.XmlSerializer._deserializeForce(ElementTree.tostring(node, encoding="unicode")).this
+
+
+def cast(thing: openmm.Integrator | openmm.Force) -> DiffusionIntegrator | DiffusionForce:
+    """Give an object that OpenMM returns as plain Integrator or Force, as after reading XML or from a
+    CompoundIntegrator, its class and methods back. TypeError if it is neither of ours.
+    """
+    for base, kind, ours in (
+        (openmm.Integrator, "integrator", DiffusionIntegrator),
+        (openmm.Force, "force", DiffusionForce),
+    ):
+        if isinstance(thing, base) and _plugin.is_ours(kind, thing):
+            thing.__class__ = ours
+            return thing
+    raise TypeError(f"{thing!r} is neither a DiffusionIntegrator nor a DiffusionForce")
+
+
+def _element(tag: str, model: ModelLike, particles: Sequence[int] | None, **attributes) -> ElementTree.Element:
+    """<Integrator> or <Force> with its children <Model> and <Particles>, as the plugin reads them."""
+    node = ElementTree.Element(tag, version="1", **attributes)
+    source = ElementTree.SubElement(node, "Model")
+    if isinstance(model, bytes):
+        source.set("file", base64.b64encode(model).decode())
+    elif not isinstance(model, Model):
+        source.set("path", os.fspath(model))
+    elif model.metadata["kind"] == "callback":
+        raise ValueError(
+            f"the model {model.name} is a Python function, which a System cannot hold. Use diffusim.Simulation, or "
+            "give its forces to openmm.PythonForce."
+        )
+    else:
+        if model.noise_level is not None:
+            source.set("noiseLevel", repr(model.noise_level))
+        try:
+            source.set("file", base64.b64encode(model.bytes).decode())
+        except DiffusimError:  # an analytic model that came from no file
+            source.set("description", json.dumps(model.metadata))
+    listed = ElementTree.SubElement(node, "Particles")
+    for index in particles if particles is not None else ():
+        ElementTree.SubElement(listed, "Particle", index=str(int(index)))
+    return node
+
+
+def _value(quantity: unit.Quantity | float, its_unit: unit.Unit) -> float:
+    return float(quantity.value_in_unit(its_unit) if unit.is_quantity(quantity) else quantity)
+
+
+def _text(quantity: unit.Quantity | float, its_unit: unit.Unit) -> str:
+    return repr(_value(quantity, its_unit))

@@ -1,0 +1,71 @@
+"""Topology and System of a model's own molecule, and whether a Topology is that of a model."""
+
+import os
+from collections.abc import Sequence
+
+import openmm
+from openmm import app
+
+from diffusim._library import DiffusimError
+from diffusim.core import Model
+
+ModelLike = Model | bytes | str | os.PathLike
+
+
+def topology(model: ModelLike) -> app.Topology:
+    """Atoms, residues and bonds as the model file names them. DiffusimError if it names no particles."""
+    metadata = _described(model).metadata
+    result = app.Topology()
+    chain = result.addChain()
+    residue = None
+    previous = None
+    for particle in metadata["particles"]:
+        if particle["residue_index"] != previous:
+            previous = particle["residue_index"]
+            residue = result.addResidue(particle["residue"], chain)
+        result.addAtom(particle["name"], _element(particle["element"]), residue)
+    atoms = list(result.atoms())
+    for i, j in metadata.get("bonds", []):
+        result.addBond(atoms[i], atoms[j])
+    return result
+
+
+def system(model: ModelLike) -> openmm.System:
+    """A System of the model's particles and masses, with no Force. DiffusimError if the file names no particles."""
+    result = openmm.System()
+    for particle in _described(model).metadata["particles"]:
+        result.addParticle(particle["mass"])
+    return result
+
+
+def check_topology(model: ModelLike, topology: app.Topology, particles: Sequence[int] | None = None) -> None:
+    """DiffusimError naming the first atom of `topology` whose element is not the model's."""
+    model = as_model(model)
+    atoms = list(topology.atoms())
+    if particles is not None:
+        model = model.subset(len(atoms), particles)
+    model.check_particles([atom.element and atom.element.symbol for atom in atoms], [atom.name for atom in atoms])
+
+
+def as_model(model: ModelLike) -> Model:
+    """The model, read if it is a file name or the bytes of a file."""
+    if isinstance(model, Model):
+        return model
+    return Model.from_bytes(model) if isinstance(model, bytes) else Model(model)
+
+
+def _described(model: ModelLike) -> Model:
+    model = as_model(model)
+    if not model.metadata.get("particles"):
+        raise DiffusimError(
+            f"{model.name} does not say what its particles are. Build a Topology and a System of {model.n_particles} "
+            "particles yourself and give them to openmm.app.Simulation with a DiffusionIntegrator."
+        )
+    return model
+
+
+def _element(symbol: str) -> app.Element | None:
+    try:
+        return app.Element.getBySymbol(symbol)
+    except KeyError:  # a bead
+        return None

@@ -1,0 +1,166 @@
+"""The command line as a user meets it: what it prints, what it writes, and one sentence where something is wrong."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+
+from diffusim import Simulation, _library, model_file
+from diffusim.cli import main
+
+ROOT = Path(__file__).parents[2]
+ALA2 = ROOT / "examples" / "ala2"
+SMALL = ROOT / "tests" / "fixtures" / "distance_small.safetensors"
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs `diffusim ARGUMENTS` in an empty folder; gives exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["diffusim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_version(command):
+    version = re.search(r'^version = "(.*?)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
+    assert command("--version") == (0, f"diffusim {version}\n", "")
+
+
+def test_info_shows_what_the_file_says(command):
+    status, out, _ = command("info", SMALL)
+    assert status == 0
+    for text in ("distance, layers 24-16-20", "310 K", "0.0007 to 0.13 nm", "0.00015 nm²", "CA", "14.007", "sha256"):
+        assert text in out
+
+
+def test_doctor_finds_everything(command):
+    status, out, _ = command("doctor")
+    assert status == 0, out
+    assert str(_library.path()) in out
+    assert re.search(r"openmm +8\.6\.1 +ok +platforms Reference, CPU", out)
+    assert "computes on the CPU" in out
+
+
+def test_doctor_reports_a_broken_library(command, monkeypatch, tmp_path):
+    _library.library.cache_clear()
+    monkeypatch.setenv(_library.PATH_VARIABLE, str(tmp_path / "gone.so"))
+    try:
+        status, out, _ = command("doctor")
+    finally:
+        _library.library.cache_clear()
+    assert status == 1
+    assert "gone.so does not exist. Install diffusim again" in out
+
+
+def test_run_writes_a_trajectory_that_other_programs_read(command, tmp_path):
+    status, out, err = command("run", SMALL, "-o", "a.dcd", "--steps", 3000, "--every", 500, "--seed", 9)
+    assert status == 0, err
+    assert "spring k = 3.33e+03 /nm²" in out and "steps/s" in out and "seed 9" in out
+    trajectory = mdtraj.load("a.dcd", top="a.pdb")
+    assert trajectory.n_frames == 6
+    assert [atom.name for atom in trajectory.topology.atoms] == ["N", "CA", "C", "CB", "O"]
+    simulation = Simulation(SMALL, seed=9)
+    simulation.step(3000)
+    np.testing.assert_allclose(trajectory.xyz[-1], simulation.positions[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_run_resumes_bit_for_bit(command, tmp_path, engine):
+    options = ["--every", 300, "--seed", 4, "--engine", engine, "--spring", 4000]
+    assert command("run", SMALL, "-o", "whole.dcd", "--steps", 3000, *options)[0] == 0
+    assert command("run", SMALL, "-o", "parts.dcd", "--steps", 1700, *options)[0] == 0
+    status, out, err = command("run", SMALL, "-o", "parts.dcd", "--steps", 3000, "--resume")
+    assert status == 0, err
+    assert "from step 1,700" in out and "seed 4" in out
+    whole, parts = (mdtraj.load(f"{name}.dcd", top="whole.pdb").xyz for name in ("whole", "parts"))
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_replicas_are_frames_in_a_row(command):
+    assert command("run", SMALL, "-o", "r.dcd", "--steps", 400, "--every", 200, "--replicas", 3, "--seed", 2)[0] == 0
+    trajectory = mdtraj.load("r.dcd", top="r.pdb")
+    simulation = Simulation(SMALL, seed=2, n_replicas=3)
+    simulation.step(200)
+    assert trajectory.n_frames == 6
+    np.testing.assert_allclose(trajectory.xyz[:3], simulation.positions, atol=1e-6)
+
+
+def test_a_run_that_fails_leaves_a_rescue_file(command):
+    well = {"barrier": 8.0, "half_width": 0.3, "stiffness": 50.0}
+    model_file.write("well.safetensors", model_file.ModelFile("double-well", 2, 310.0, well))
+    options = ["--effective-step", 0.006, "--steps", 100_000, "--every", 10, "--seed", 1]  # too coarse for a quartic
+    status, _, err = command("run", "well.safetensors", "-o", "hot.dcd", *options)
+    assert status == 1
+    assert "at step" in err and "hot.rescue.npz" in err and "Traceback" not in err
+    with np.load("hot.rescue.npz") as rescue:
+        assert np.isfinite(rescue["positions"]).all() and rescue["positions"].shape == (1, 2, 3)
+        assert rescue["step"] > 0
+
+
+def test_report_compares_with_snapshots(command):
+    status, out, err = command(
+        "report", ALA2 / "ala2.safetensors", "--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb",
+        "--replicas", 200, "--steps", 1100,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "Ramachandran JS (60×60)" in out and "floor" in out
+    numbers = json.loads(Path("report.json").read_text())
+    assert Path("report.png").stat().st_size > 50_000
+    assert numbers["n_frames"] == 200 * 99
+    assert numbers["js"] < 0.08  # started from snapshots; the floor of so many frames is 0.01
+    assert numbers["bond_mean_error_max"] < 0.005
+
+
+def test_report_judges_a_trajectory(command):
+    model = ALA2 / "ala2.safetensors"
+    assert command("run", model, "-o", "a.dcd", "--steps", 300, "--every", 100, "--replicas", 300, "--seed", 1)[0] == 0
+    data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb"]
+    status, out, err = command("report", model, *data, "--trajectory", "a.dcd", "--skip", 300)
+    assert status == 0, err
+    assert "600 frames" in out
+
+
+def test_mistakes_end_in_one_sentence(command, tmp_path):
+    shutil.copy(SMALL, "m.safetensors")
+    Path("there.dcd").write_bytes(b"")
+    Path("odd.checkpoint").write_bytes(b"odd")
+    Path("odd.dcd").write_bytes(b"")
+    data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb"]
+    for arguments, sentence in (
+        (["info", "gone.safetensors"], "gone.safetensors"),
+        (["info", ALA2 / "ala2.pdb"], "ala2.pdb is not a readable safetensors file"),
+        (["run", "m.safetensors", "-o", "a.xtc"], "ends in .dcd"),
+        (["run", "m.safetensors", "-o", "no/a.dcd"], "no directory no"),
+        (["run", "m.safetensors", "-o", "there.dcd"], "there.dcd exists"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--resume"], "there is no a.dcd"),
+        (["run", "m.safetensors", "-o", "odd.dcd", "--resume"], "no checkpoint of 'diffusim run'"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--spring", 9], "too soft"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--engine", "openmm", "--replicas", 2], "OpenMM runs one"),
+        (["report", "m.safetensors", *data], "5"),
+        (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),
+        (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png"),
+    ):
+        status, _, err = command(*arguments)
+        assert status == 1, arguments
+        assert sentence in err and err.startswith("diffusim: ") and "Traceback" not in err, err
+
+
+def test_a_resumed_run_refuses_other_settings(command):
+    assert command("run", SMALL, "-o", "a.dcd", "--steps", 200, "--every", 100, "--seed", 3)[0] == 0
+    status, _, err = command("run", SMALL, "-o", "a.dcd", "--steps", 400, "--seed", 5, "--resume")
+    assert status == 1 and "--seed is 5, and was 3 before" in err
+    status, _, err = command("run", SMALL, "-o", "a.dcd", "--steps", 200, "--resume")
+    assert status == 1 and "200 steps already" in err
