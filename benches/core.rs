@@ -29,7 +29,9 @@ impl WithSimd for Peak<'_> {
         let factor = simd.splat_f32s(black_box(0.999));
         for _ in 0..self.repeats {
             if self.weights.is_empty() {
-                sums = sums.map(|s| simd.mul_add_f32s(s, factor, factor));
+                for sum in &mut sums {
+                    *sum = simd.mul_add_f32s(*sum, factor, factor);
+                }
             }
             let rows = S::as_simd_f32s(self.weights).0.as_chunks::<12>().0;
             for row in rows {
@@ -38,7 +40,11 @@ impl WithSimd for Peak<'_> {
                 }
             }
         }
-        sums.into_iter().map(|s| simd.reduce_sum_f32s(s)).sum()
+        let mut total = 0.0;
+        for sum in sums {
+            total += simd.reduce_sum_f32s(sum);
+        }
+        total
     }
 }
 

@@ -273,8 +273,8 @@ void DiffusionIntegrator::cleanup() {
     platformKernel = Kernel();
 }
 
-// The platforms of GPUs finish setting up a Context when an integrator's kernel is initialised. This one needs no kernel, so
-// it has the Verlet integrator's initialised, and never executed.
+// The platforms of GPUs finish setting up a Context when an integrator's kernel is initialised. This one needs no
+// kernel, so it has the Verlet integrator's initialised, and never executed.
 std::vector<std::string> DiffusionIntegrator::getKernelNames() { return {IntegrateVerletStepKernel::Name()}; }
 
 void DiffusionIntegrator::stateChanged(State::DataType changed) {

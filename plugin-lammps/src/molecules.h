@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-only
+ *
+ * The atoms that a model moves, wherever they are: whole molecules on every rank, in the model's order. */
+
+#ifndef DIFFUSIM_LAMMPS_MOLECULES_H
+#define DIFFUSIM_LAMMPS_MOLECULES_H
+
+#include "diffusim.hpp"
+#include "pointers.h"
+#include "units.h"
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace diffusim_lammps {
+
+/**
+ * Copies of a model's molecule. Those of one molecule are in the order of their atom IDs, which must be the model's; the
+ * molecules are in the order of their molecule IDs (of the atom IDs, where atoms have no molecule IDs).
+ *
+ * Throws std::runtime_error with one sentence, on all ranks alike. What is marked collective is called by all ranks.
+ */
+class Molecules : protected LAMMPS_NS::Pointers {
+public:
+    /** An atom of this rank: its local index, and its place [molecule][particle] among all. */
+    struct Atom {
+        int index;
+        std::size_t place;
+    };
+
+    /**
+     * @param what      the set of atoms, for messages, such as "group 'all'"
+     * @param contains  whether a local atom belongs to it
+     * @param elements  symbol of each atom type, from 1, "" = not known; empty = compare masses instead
+     */
+    Molecules(LAMMPS_NS::LAMMPS* lammps, const diffusim::model& model, const std::string& what,
+              std::function<bool(int)> contains, std::vector<std::string> elements);
+
+    /** Find the molecules anew and compare them with the model. Collective. */
+    void find();
+    /** Learn which rank has which atoms now. Collective. */
+    void locate();
+    /** Unwrapped positions [n_molecules][n_particles][3] in nm and, unless it is nullptr, the total forces on them in
+       kJ/(mol nm), of all ranks. Collective. */
+    void gather(std::vector<double>& positions, std::vector<double>* forces = nullptr);
+    /** Throw if a molecule is split by the periodic box, which its image flags should have undone. */
+    void check_whole(const std::vector<double>& positions) const;
+
+    std::size_t n_molecules() const { return masses_.empty() ? 0 : order_.size() / masses_.size(); }
+    /** amu, of one molecule */
+    const std::vector<double>& masses() const { return masses_; }
+    /** Atom IDs of all molecules, in order. */
+    const std::vector<LAMMPS_NS::tagint>& order() const { return order_; }
+    /** The atoms of this rank. */
+    const std::vector<Atom>& local() const { return local_; }
+    const Units& units() const { return units_; }
+
+private:
+    void compare_with_model(const std::vector<int>& types, const std::vector<double>& masses);
+
+    const diffusim::model& model_;
+    std::string what_;
+    std::function<bool(int)> contains_;
+    std::vector<std::string> elements_;
+    Units units_;
+    double extent_ = 0; // nm, of the model's molecule from its first particle; 0 = not known
+
+    std::vector<LAMMPS_NS::tagint> order_;
+    std::unordered_map<LAMMPS_NS::tagint, std::size_t> places_;
+    std::vector<double> masses_;
+    std::vector<Atom> local_;
+    std::vector<int> counts_;         // atoms of each rank
+    std::vector<std::size_t> places_of_ranks_;
+    std::vector<double> sent_, received_;
+};
+
+/** The units of this input script, or a sentence about why there are none. */
+const Units& units_of(const char* unit_style);
+
+} // namespace diffusim_lammps
+
+#endif

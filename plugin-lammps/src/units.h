@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only
+ *
+ * The one place where units change: LAMMPS's `units` on one side, nm, ps, amu and kJ/mol on the other. Temperatures are
+ * kelvin on both. */
+
+#ifndef DIFFUSIM_LAMMPS_UNITS_H
+#define DIFFUSIM_LAMMPS_UNITS_H
+
+#include "diffusim.hpp"
+#include <cstring>
+
+namespace diffusim_lammps {
+
+/** One unit of LAMMPS in those of the core. */
+struct Units {
+    double length; // nm
+    double time;   // ps
+    double mass;   // amu
+    double energy; // kJ/mol
+
+    double force() const { return energy / length; }          // kJ/(mol nm)
+    double diffusion() const { return length * length / time; } // nm²/ps
+    double drag() const { return mass / time; }               // amu/ps
+};
+
+/** What `units style` means, or nullptr where its quantities have no absolute size. */
+inline const Units* find_units(const char* style) {
+    constexpr double KG = 6.02214076e26;  // amu
+    constexpr double J = 6.02214076e20;   // kJ/mol
+    static const struct {
+        const char* style;
+        Units units;
+    } TABLE[] = {
+        {"real", {0.1, 1e-3, 1.0, 4.184}},
+        {"metal", {0.1, 1.0, 1.0, 1.602176634e-19 * J}},
+        {"si", {1e9, 1e12, KG, J}},
+        {"nano", {1.0, 1e3, 1e-21 * KG, 1e-21 * J}},
+        {"electron", {0.0529177210544, 1e-3, 1.0, 4.3597447222060e-18 * J}},
+    };
+    for (const auto& row : TABLE)
+        if (std::strcmp(row.style, style) == 0)
+            return &row.units;
+    return nullptr;
+}
+
+/** kT₀ in kJ/mol: the unit of a model's energies. */
+inline double energy_unit(const diffusim::model& model) { return 0.00831446261815324 * model.training_temperature(); }
+
+} // namespace diffusim_lammps
+
+#endif
