@@ -86,6 +86,8 @@ typedef struct {
   size_t struct_size;
   // σ at which the score is read, nm; 0 = the level the model file names for simulations.
   double noise_level;
+  // What messages call the model, copied; NULL = the name of its file.
+  const char *name;
 } diffusim_model_options_t;
 
 // The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
@@ -172,6 +174,8 @@ typedef struct {
   double diffusion_coefficient;
   // Largest stable τ, nm².
   double stability_limit;
+  // Seed of the noise, which a checkpoint brings along.
+  uint64_t seed;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus
@@ -286,6 +290,12 @@ void diffusim_model_free(diffusim_model_t *model);
 //
 // @since 0.1
 size_t diffusim_model_n_particles(const diffusim_model_t *model);
+
+// What messages call the model. Lives as long as the model.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_name(const diffusim_model_t *model,
+                                      const char **name);
 
 // The model's description: atoms, units, temperature, noise levels, provenance, as JSON. Lives as long as the model.
 //

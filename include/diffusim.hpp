@@ -68,9 +68,11 @@ public:
         return model(handle);
     }
 
-    /// A model file in memory.
-    static model from_bytes(const void* data, std::size_t size, double noise_level = 0) {
-        const diffusim_model_options_t options = options_with(noise_level);
+    /// A model file in memory; messages call it `name`.
+    static model from_bytes(const void* data, std::size_t size, double noise_level = 0,
+                            const std::string& name = "model") {
+        diffusim_model_options_t options = options_with(noise_level);
+        options.name = name.c_str();
         diffusim_model_t* handle = nullptr;
         check(diffusim_model_from_bytes(data, size, &options, &handle));
         return model(handle);
@@ -102,6 +104,13 @@ public:
         diffusim_model_t* handle = nullptr;
         check(diffusim_model_subset(get(), n_particles_total, particles.data(), &handle));
         return model(handle);
+    }
+
+    /// What messages call the model.
+    std::string name() const {
+        const char* name = nullptr;
+        check(diffusim_model_name(get(), &name));
+        return name;
     }
 
     std::size_t n_particles() const noexcept { return diffusim_model_n_particles(get()); }

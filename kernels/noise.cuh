@@ -1,4 +1,5 @@
-// Standard normals as a pure function of (seed, replica, particle id, step): the twin of src/noise.rs, function by function.
+// Standard normals as a pure function of (seed, replica, particle id, step): the twin of src/noise.rs, function by
+// function.
 //
 // Only integer operations and correctly rounded +, -, *, fma and sqrt, so that nvcc (--fmad=false), g++
 // (-ffp-contract=off) and Rust give the same bits. Plain C++: it also compiles for the host.
@@ -77,7 +78,7 @@ DIFFUSIM_FN float radius(unsigned word) {
 }
 
 // Cosine and sine of a uniform angle: the top bits choose the quadrant, the others the angle in [-pi/4, pi/4].
-DIFFUSIM_FN void direction(unsigned word, float *cosine, float *sine) {
+DIFFUSIM_FN void direction(unsigned word, float* cosine, float* sine) {
     const float quarter = 0.785398163397448309616f;
     float t = fused(word_to_float(word << 2), 2.0f * quarter / 4294967296.0f, -quarter);
     float z = t * t;

@@ -33,7 +33,7 @@ OPENMM_STEPS = 2_000_000
 OPENMM_EVERY = 1_000
 # Many replicas for populations, and fewer but longer ones for what is remembered over time.
 N_REPLICAS, REPLICA_STEPS, BURN_IN, EVERY = 1_000, 30_000, 5_000, 100
-N_LONG, LONG_STEPS, LONG_EVERY = 32, 600_000, 100
+N_LONG, LONG_STEPS, LONG_EVERY = 64, 500_000, 100
 
 
 def run_openmm(model: diffusim.Model) -> tuple[float, bool]:
@@ -160,7 +160,7 @@ def main() -> int:
     }
     plots.write(
         OUT / "report.png",
-        f"Alanine dipeptide: a score learned from shuffled snapshots ({N_REPLICAS:,} × {REPLICA_STEPS:,} steps) "
+        f"Alanine dipeptide: {N_REPLICAS:,} replicas × {REPLICA_STEPS:,} steps of a score learned from snapshots, "
         f"against {reference.n_frames / 1000:,.0f} ns of all-atom OpenMM",
         reference,
         simulated,

@@ -16,7 +16,8 @@ ScoreModel::ScoreModel(const SerializationNode& node) {
     noiseLevel = source.getDoubleProperty("noiseLevel", 0);
     if (source.hasProperty("file")) {
         const std::string bytes = decodeBase64(source.getStringProperty("file"));
-        model = std::make_shared<diffusim::model>(diffusim::model::from_bytes(bytes.data(), bytes.size(), noiseLevel));
+        model = std::make_shared<diffusim::model>(diffusim::model::from_bytes(
+            bytes.data(), bytes.size(), noiseLevel, source.getStringProperty("name", "model")));
     } else if (source.hasProperty("description"))
         model = std::make_shared<diffusim::model>(diffusim::model::from_json(source.getStringProperty("description")));
     else
@@ -30,6 +31,7 @@ void ScoreModel::serialize(SerializationNode& node) const {
     source.setDoubleProperty("noiseLevel", noiseLevel);
     try {
         source.setStringProperty("file", encodeBase64(model->bytes()));
+        source.setStringProperty("name", model->name());
     } catch (const diffusim::error&) { // an analytic model has no file
         source.setStringProperty("description", model->metadata());
     }

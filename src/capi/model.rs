@@ -10,14 +10,19 @@ use std::sync::Arc;
 /// may be freed while simulations run.
 pub struct diffusim_model_t {
     pub(super) model: Arc<Model>,
+    name: CString,
     metadata: CString,
     sha256: CString,
 }
 
 impl diffusim_model_t {
-    fn put(model: Model, out: &mut *mut diffusim_model_t) {
+    fn put(mut model: Model, name: Option<&str>, out: &mut *mut diffusim_model_t) {
+        if let Some(name) = name {
+            model.rename(name);
+        }
         let text = |s: &str| CString::new(s.replace('\0', " ")).unwrap_or_default();
         let handle = diffusim_model_t {
+            name: text(model.name()),
             metadata: text(model.metadata_json()),
             sha256: text(model.sha256()),
             model: Arc::new(model),
@@ -34,10 +39,15 @@ pub struct diffusim_model_options_t {
     pub struct_size: usize,
     /// σ at which the score is read, nm; 0 = the level the model file names for simulations.
     pub noise_level: f64,
+    /// What messages call the model, copied; NULL = the name of its file.
+    pub name: *const c_char,
 }
 
-const MODEL_OPTIONS: diffusim_model_options_t =
-    diffusim_model_options_t { struct_size: size_of::<diffusim_model_options_t>(), noise_level: 0.0 };
+const MODEL_OPTIONS: diffusim_model_options_t = diffusim_model_options_t {
+    struct_size: size_of::<diffusim_model_options_t>(),
+    noise_level: 0.0,
+    name: std::ptr::null(),
+};
 
 /// Fill `options` with the defaults; `size` is sizeof(diffusim_model_options_t).
 ///
@@ -50,9 +60,11 @@ pub unsafe extern "C" fn diffusim_model_options_init(
     guard(|| write_struct(options, size, MODEL_OPTIONS, "diffusim_model_options"))
 }
 
-unsafe fn noise_level(options: *const diffusim_model_options_t) -> Result<Option<f64>> {
+/// The noise level and the name, where they were given.
+unsafe fn convert<'a>(options: *const diffusim_model_options_t) -> Result<(Option<f64>, Option<&'a str>)> {
     let options = read_options(options, MODEL_OPTIONS, "diffusim_model_options")?;
-    Ok((options.noise_level != 0.0).then_some(options.noise_level))
+    let name = if options.name.is_null() { None } else { Some(text(options.name, "name")?) };
+    Ok(((options.noise_level != 0.0).then_some(options.noise_level), name))
 }
 
 /// Read the model file `path` (UTF-8); `options` may be NULL. The caller frees `*model` with diffusim_model_free.
@@ -70,7 +82,8 @@ pub unsafe extern "C" fn diffusim_model_load(
     guard(|| {
         let out = output(model, "model")?;
         let path = text(path, "path")?;
-        diffusim_model_t::put(Model::load(Path::new(path), noise_level(options)?)?, out);
+        let (noise_level, name) = convert(options)?;
+        diffusim_model_t::put(Model::load(Path::new(path), noise_level)?, name, out);
         Ok(())
     })
 }
@@ -88,7 +101,8 @@ pub unsafe extern "C" fn diffusim_model_from_bytes(
     guard(|| {
         let out = output(model, "model")?;
         let bytes = slice(data.cast::<u8>(), size, "data")?;
-        diffusim_model_t::put(Model::from_bytes(bytes, noise_level(options)?)?, out);
+        let (noise_level, name) = convert(options)?;
+        diffusim_model_t::put(Model::from_bytes(bytes, noise_level)?, name, out);
         Ok(())
     })
 }
@@ -104,7 +118,7 @@ pub unsafe extern "C" fn diffusim_model_from_json(
 ) -> diffusim_status_t {
     guard(|| {
         let out = output(model, "model")?;
-        diffusim_model_t::put(Model::from_json(text(metadata, "metadata")?)?, out);
+        diffusim_model_t::put(Model::from_json(text(metadata, "metadata")?)?, None, out);
         Ok(())
     })
 }
@@ -168,7 +182,11 @@ pub unsafe extern "C" fn diffusim_model_callback(
                 }
             }
         };
-        diffusim_model_t::put(Model::callback(n_particles, training_temperature, Box::new(score))?, out);
+        diffusim_model_t::put(
+            Model::callback(n_particles, training_temperature, Box::new(score))?,
+            None,
+            out,
+        );
         Ok(())
     })
 }
@@ -188,7 +206,7 @@ pub unsafe extern "C" fn diffusim_model_subset(
         let out = output(subset, "subset")?;
         let model = &reference(model, "model")?.model;
         let particles = slice(particles, model.n_particles(), "particles")?;
-        diffusim_model_t::put(model.subset(n_particles_total, particles)?, out);
+        diffusim_model_t::put(model.subset(n_particles_total, particles)?, None, out);
         Ok(())
     })
 }
@@ -212,6 +230,21 @@ pub unsafe extern "C" fn diffusim_model_free(model: *mut diffusim_model_t) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_model_n_particles(model: *const diffusim_model_t) -> usize {
     model.as_ref().map_or(0, |m| m.model.n_particles())
+}
+
+/// What messages call the model. Lives as long as the model.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_name(
+    model: *const diffusim_model_t,
+    name: *mut *const c_char,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(name, "name")?;
+        *out = reference(model, "model")?.name.as_ptr();
+        Ok(())
+    })
 }
 
 /// The model's description: atoms, units, temperature, noise levels, provenance, as JSON. Lives as long as the model.

@@ -410,6 +410,8 @@ pub struct diffusim_statistics_t {
     pub diffusion_coefficient: f64,
     /// Largest stable τ, nm².
     pub stability_limit: f64,
+    /// Seed of the noise, which a checkpoint brings along.
+    pub seed: u64,
 }
 
 /// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
@@ -434,6 +436,7 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
             temperature: known.temperature,
             diffusion_coefficient: known.diffusion_coefficient.unwrap_or(0.0),
             stability_limit: known.stability_limit.unwrap_or(0.0),
+            seed: s.options().seed,
         };
         write_struct(statistics, size, value, "diffusim_statistics")
     })

@@ -274,6 +274,11 @@ impl Model {
         &self.name
     }
 
+    /// Call the model `name` in messages.
+    pub fn rename(&mut self, name: &str) {
+        self.name = name.to_owned();
+    }
+
     /// The description, checked.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata

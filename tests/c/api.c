@@ -15,7 +15,7 @@
         }                                                                                                              \
     } while (0)
 
-static void expect(diffusim_status_t found, diffusim_status_t wanted, const char *words, const char *call, int line) {
+static void expect(diffusim_status_t found, diffusim_status_t wanted, const char* words, const char* call, int line) {
     if (found != wanted || (words != NULL && strstr(diffusim_last_error(), words) == NULL)) {
         fprintf(stderr, "line %d: %s returned %d, expected %d with '%s': %s\n", line, call, found, wanted,
                 words ? words : "", diffusim_last_error());
@@ -24,9 +24,9 @@ static void expect(diffusim_status_t found, diffusim_status_t wanted, const char
 }
 
 /* A spring of 70 kT0/nm^2 about the origin; fails after as many calls as user_data says. */
-static int32_t spring(void *user_data, const double *positions, size_t n_frames, size_t n_particles, double *scores,
-                      double *energies) {
-    int *calls = user_data;
+static int32_t spring(void* user_data, const double* positions, size_t n_frames, size_t n_particles, double* scores,
+                      double* energies) {
+    int* calls = user_data;
     if ((*calls)-- == 0)
         return 42;
     size_t n = 3 * n_particles;
@@ -51,10 +51,11 @@ static void conversions(void) {
     OK(diffusim_time_step_from_spring(spring_constant, d, 0.013, &time_step));
     TRUE(fabs(time_step / 0.37 - 1.0) < 1e-14);
     FAILS(diffusim_spring_from_time_step(-1.0, d, 1.0, &spring_constant), DIFFUSIM_ERROR_INVALID_ARGUMENT, "time step");
-    FAILS(diffusim_diffusion_from_drag(310.0, 2.0, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "diffusion_coefficient is NULL");
+    FAILS(diffusim_diffusion_from_drag(310.0, 2.0, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "diffusion_coefficient is NULL");
 }
 
-static void models(const char *path, diffusim_model_t **network) {
+static void models(const char* path, diffusim_model_t** network) {
     diffusim_model_options_t options;
     OK(diffusim_model_options_init(&options, sizeof options));
     FAILS(diffusim_model_load("no/such/file", &options, network), DIFFUSIM_ERROR_IO, "no/such/file");
@@ -67,14 +68,22 @@ static void models(const char *path, diffusim_model_t **network) {
     FAILS(diffusim_model_load(path, &options, network), DIFFUSIM_ERROR_INVALID_ARGUMENT, "struct_size is 4096");
     OK(diffusim_model_load(path, NULL, network));
 
-    const void *data;
+    const void* data;
     size_t size, n = diffusim_model_n_particles(*network);
     TRUE(n == 5 && diffusim_model_n_particles(NULL) == 0);
     OK(diffusim_model_bytes(*network, &data, &size));
-    diffusim_model_t *copy;
+    diffusim_model_t* copy;
     FAILS(diffusim_model_from_bytes(data, size - 1, NULL, &copy), DIFFUSIM_ERROR_INVALID_MODEL, "safetensors");
     OK(diffusim_model_from_bytes(data, size, NULL, &copy));
-    const char *hash, *copied_hash, *json;
+    const char *hash, *copied_hash, *json, *name;
+    OK(diffusim_model_name(copy, &name));
+    TRUE(strcmp(name, "model") == 0);
+    diffusim_model_free(copy);
+    OK(diffusim_model_options_init(&options, sizeof options));
+    options.name = "a copy";
+    OK(diffusim_model_from_bytes(data, size, &options, &copy));
+    OK(diffusim_model_name(copy, &name));
+    TRUE(strcmp(name, "a copy") == 0);
     OK(diffusim_model_sha256(*network, &hash));
     OK(diffusim_model_sha256(copy, &copied_hash));
     TRUE(strlen(hash) == 64 && strcmp(hash, copied_hash) == 0);
@@ -92,7 +101,7 @@ static void models(const char *path, diffusim_model_t **network) {
     elements[4] = NULL;
     OK(diffusim_model_check_particles(copy, 5, elements, NULL));
 
-    const double *start;
+    const double* start;
     size_t n_frames;
     OK(diffusim_model_start_positions(copy, &n_frames, &start));
     TRUE(n_frames > 0);
@@ -107,7 +116,7 @@ static void models(const char *path, diffusim_model_t **network) {
     FAILS(diffusim_model_evaluate(copy, start, (size_t)-1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
 
     const size_t where[5] = {6, 0, 3, 1, 4};
-    diffusim_model_t *subset;
+    diffusim_model_t* subset;
     OK(diffusim_model_subset(copy, 8, where, &subset));
     TRUE(diffusim_model_n_particles(subset) == 8);
     FAILS(diffusim_model_subset(copy, 5, where, &subset), DIFFUSIM_ERROR_MISMATCH, "particles[0] is 6");
@@ -116,7 +125,7 @@ static void models(const char *path, diffusim_model_t **network) {
     diffusim_model_free(NULL);
 }
 
-static void simulations(const diffusim_model_t *network) {
+static void simulations(const diffusim_model_t* network) {
     diffusim_simulation_options_t options;
     OK(diffusim_simulation_options_init(&options, sizeof options));
     options.effective_step = 2.3e-7;
@@ -144,7 +153,8 @@ static void simulations(const diffusim_model_t *network) {
     options.n_spring_schedule = 2;
     options.temperature_schedule = temperatures;
     options.n_temperature_schedule = 2;
-    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "temperature schedule");
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "temperature schedule");
     options.n_temperature_schedule = 1;
     OK(diffusim_simulation_create(network, &options, &simulation));
     OK(diffusim_simulation_step(simulation, 100));
@@ -152,7 +162,8 @@ static void simulations(const diffusim_model_t *network) {
     OK(diffusim_simulation_get_step(simulation, &step));
     TRUE(step == 100);
     OK(diffusim_simulation_get_positions(simulation, positions, DIFFUSIM_FLOAT64, n));
-    FAILS(diffusim_simulation_get_positions(simulation, positions, 9, n), DIFFUSIM_ERROR_INVALID_ARGUMENT, "dtype is 9");
+    FAILS(diffusim_simulation_get_positions(simulation, positions, 9, n), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "dtype is 9");
     FAILS(diffusim_simulation_get_positions(simulation, positions, DIFFUSIM_FLOAT64, n - 1),
           DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 45");
     OK(diffusim_simulation_evaluate(simulation, scores, n, energies));
@@ -160,7 +171,7 @@ static void simulations(const diffusim_model_t *network) {
 
     size_t size;
     OK(diffusim_simulation_checkpoint_size(simulation, &size));
-    void *checkpoint = malloc(size);
+    void* checkpoint = malloc(size);
     OK(diffusim_simulation_checkpoint(simulation, checkpoint, size));
     OK(diffusim_simulation_step(simulation, 50));
     OK(diffusim_simulation_get_positions(simulation, later, DIFFUSIM_FLOAT64, n));
@@ -201,13 +212,15 @@ static void analytic_and_callback(void) {
     diffusim_simulation_options_t options;
     diffusim_simulation_t *a, *b;
     int calls = -1; /* never fails */
-    OK(diffusim_model_from_json("{\"format_version\": 1, \"kind\": \"harmonic\", \"n_particles\": 2, \"length_unit\": \"nm\","
-                                " \"training_temperature\": 280.0, \"hyperparameters\": {\"stiffness\": 70.0}}",
-                                &harmonic));
+    OK(diffusim_model_from_json(
+        "{\"format_version\": 1, \"kind\": \"harmonic\", \"n_particles\": 2, \"length_unit\": \"nm\","
+        " \"training_temperature\": 280.0, \"hyperparameters\": {\"stiffness\": 70.0}}",
+        &harmonic));
     FAILS(diffusim_model_from_json("{}", &callback), DIFFUSIM_ERROR_INVALID_MODEL, "format_version");
-    FAILS(diffusim_model_callback(2, NULL, NULL, 280.0, &callback), DIFFUSIM_ERROR_INVALID_ARGUMENT, "function is NULL");
+    FAILS(diffusim_model_callback(2, NULL, NULL, 280.0, &callback), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "function is NULL");
     OK(diffusim_model_callback(2, spring, &calls, 280.0, &callback));
-    const void *data;
+    const void* data;
     size_t size;
     FAILS(diffusim_model_bytes(callback, &data, &size), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no bytes");
     OK(diffusim_simulation_options_init(&options, sizeof options));
@@ -231,14 +244,15 @@ static void analytic_and_callback(void) {
     diffusim_simulation_free(b);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
     TRUE(argc == 2);
     TRUE(diffusim_abi_version() == DIFFUSIM_ABI_VERSION);
     char version[32];
-    snprintf(version, sizeof version, "%d.%d.%d", DIFFUSIM_VERSION_MAJOR, DIFFUSIM_VERSION_MINOR, DIFFUSIM_VERSION_PATCH);
+    snprintf(version, sizeof version, "%d.%d.%d", DIFFUSIM_VERSION_MAJOR, DIFFUSIM_VERSION_MINOR,
+             DIFFUSIM_VERSION_PATCH);
     TRUE(strcmp(version, diffusim_version()) == 0);
     conversions();
-    diffusim_model_t *network;
+    diffusim_model_t* network;
     models(argv[1], &network);
     simulations(network);
     analytic_and_callback();

@@ -21,7 +21,8 @@ int main(int, char** argv) try {
         simulation.set_positions({0.5});
         return 3;
     } catch (const diffusim::error& error) {
-        if (error.status() != DIFFUSIM_ERROR_INVALID_ARGUMENT || std::strstr(error.what(), "expected 2 replicas") == nullptr)
+        if (error.status() != DIFFUSIM_ERROR_INVALID_ARGUMENT ||
+            std::strstr(error.what(), "expected 2 replicas") == nullptr)
             return 4;
     }
     for (double x : simulation.positions()) {

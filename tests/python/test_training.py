@@ -304,6 +304,8 @@ def test_flags_override_the_file_that_overrides_the_defaults(tmp_path):
     toml.write_text("steps = \n")
     with pytest.raises(config.SettingsError, match="cannot be read"):
         config.load(toml, {})
+    with pytest.raises(config.SettingsError, match="--steps is 7000.0; expected a whole number"):
+        config.load(None, {"steps": 7e3})
     with pytest.raises(config.SettingsError, match="--batch is 33; expected an even number"):
         config.load(None, {"batch": 33})
 
@@ -379,7 +381,7 @@ def test_the_command_writes_a_model_file_that_says_all(diffusim, tmp_path):
     [
         (["absent.npz", "--topology", PDB], "there is no file absent.npz"),
         (["absent.npz", "-o", "model.bin"], "ends in .safetensors"),
-        (["absent.npz", "--steps", "0"], "--steps is 0; expected at least 1"),
+        (["absent.npz", "--steps", "0"], "--steps is 0; expected at least 10"),
         (["absent.npz", "--hidden", "wide"], "--hidden is 'wide'"),
         (["absent.npz", "--quadruplets", "1-2-x-4"], "--quadruplets is '1-2-x-4'"),
         (["absent.npz", "--resume"], "no file absent.npz"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from diffusim.dcd import DcdWriter
 from diffusim.terminal import describe_model, describe_step, fail, progress, say
 
 CHECKPOINTS = 20  # per run
@@ -108,11 +109,16 @@ def run(
     say("step", machine.describe_step())
     say("engine", f"{machine.name}   seed {machine.seed}" + (f"   from step {done:,}" if done else ""))
     topology = _write_topology(loaded, output.with_suffix(".pdb"))
-    trajectory = _Trajectory(output, keep=saved.frames if saved else 0)
+    try:
+        trajectory = DcdWriter(
+            output, loaded.n_particles, settings.every, machine.time_step(), keep=saved.frames if saved else 0
+        )
+    except ValueError as error:
+        fail(f"{error}, and its checkpoint was written after them; start anew with --force.")
     per_checkpoint = settings.every * max(1, -(-(steps - done) // (settings.every * CHECKPOINTS)))
 
     def save() -> None:
-        _Checkpoint(settings, done, trajectory.frames, machine.checkpoint()).write(checkpoint)
+        _Checkpoint(settings, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
 
     label = f"{settings.replicas:,} × {steps - done:,} steps" if settings.replicas > 1 else f"{steps - done:,} steps"
     unit = "replica-steps" if settings.replicas > 1 else "steps"
@@ -139,7 +145,7 @@ def run(
         np.savez(rescue, positions=machine.positions(), step=machine.step_count())
         fail(f"{error} That frame is in {rescue}; the trajectory until then in {output}.")
     trajectory.close()
-    say("wrote", f"{output}   {trajectory.frames:,} frames" + (f"   topology {topology}" if topology else ""))
+    say("wrote", f"{output}   {trajectory.n_frames:,} frames" + (f"   topology {topology}" if topology else ""))
     say("", f"{checkpoint}   continue with --resume --steps N")
 
 
@@ -181,6 +187,10 @@ class _Core:
     def describe_step(self) -> str:
         return describe_step(self._simulation.statistics, self._simulation.adapter)
 
+    def time_step(self) -> float:
+        """ps; 0 where the steps have no physical time."""
+        return self._simulation.statistics.time_step or 0.0
+
     def positions(self) -> np.ndarray:
         return self._simulation.positions
 
@@ -221,8 +231,10 @@ class _OpenMM:
 
     def describe_step(self) -> str:
         spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
-        time_step = self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
-        return f"spring k = {spring:.3g} /nm²  ⇔  τ = {0.5 / spring:.2g} nm² = {time_step:.3g} ps"
+        return f"spring k = {spring:.3g} /nm²  ⇔  τ = {0.5 / spring:.2g} nm² = {self.time_step():.3g} ps"
+
+    def time_step(self) -> float:
+        return self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
 
     def positions(self) -> np.ndarray:
         state = self._context.getState(positions=True)
@@ -230,34 +242,6 @@ class _OpenMM:
 
     def step_count(self) -> int:
         return self._context.getStepCount()
-
-
-class _Trajectory:
-    """A DCD file, with the first `keep` frames of the one that is there. Every write reaches the disk."""
-
-    def __init__(self, path: Path, keep: int):
-        from mdtraj.formats import DCDTrajectoryFile
-
-        kept = None
-        if keep:
-            with DCDTrajectoryFile(str(path)) as file:
-                kept, _, _ = file.read(n_frames=keep)
-            if len(kept) < keep:
-                fail(
-                    f"{path} has {len(kept)} frames, its checkpoint was written after {keep}. Start anew with --force."
-                )
-        self._file = DCDTrajectoryFile(str(path), "w", force_overwrite=True)
-        self.frames = keep
-        if kept is not None:
-            self._file.write(kept)
-
-    def write(self, positions: np.ndarray) -> None:
-        """Frames [n_frames, n_particles, 3], nm; DCD is in Angstrom."""
-        self._file.write(np.ascontiguousarray(10 * positions, dtype=np.float32))
-        self.frames += len(positions)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 @dataclass(frozen=True)

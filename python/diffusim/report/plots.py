@@ -114,7 +114,8 @@ def _ramachandran(figure: Figure, left: Axes, right: Axes, reference: Ensemble, 
         axes.set_title(f"{name}   {ensemble.n_frames:,} frames")
     bins = numbers["bins"].replace("x", "×")
     note = f"JS {numbers['js']:.4f}\nfloor {numbers['js_floor']:.4f}\n{bins} bins"
-    right.text(0.97, 0.04, note, transform=right.transAxes, ha="right", va="bottom", fontsize=10)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 2}
+    right.text(0.97, 0.5, note, transform=right.transAxes, ha="right", va="center", fontsize=10, bbox=box)
     bar = right.inset_axes([1.04, 0.0, 0.045, 1.0])
     figure.colorbar(image, cax=bar, label="free energy / kT  (white: never)")
 

@@ -38,8 +38,10 @@ class TrainingSettings:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if self.quadruplets is not None:
             object.__setattr__(self, "quadruplets", tuple(tuple(q) for q in self.quadruplets))
+        for name in ("steps", "batch", "evaluations", "patience", "seed"):
+            _demand(isinstance(getattr(self, name), int), name, getattr(self, name), "a whole number")
         _demand(self.temperature > 0, "temperature", self.temperature, "a temperature above 0 K")
-        _demand(self.steps >= 1, "steps", self.steps, "at least 1")
+        _demand(self.steps >= 10, "steps", self.steps, "at least 10")
         _demand(self.batch >= 128 and self.batch % 2 == 0, "batch", self.batch, "an even number, at least 128")
         _demand(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0; 0.002 is the default")
         _demand(

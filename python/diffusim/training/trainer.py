@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The weights with the lowest held-out loss, and how training ended: "finished", "early" or "interrupted"."""
+    """The weights with the lowest held-out loss, and how it ended: "finished", "early", "interrupted", "failed"."""
 
     weights: Weights
     step: int

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+
+#include "fix_diffusim.h"
+#include "atom.h"
+#include "comm.h"
+#include "domain.h"
+#include "error.h"
+#include "force.h"
+#include "group.h"
+#include "kspace.h"
+#include "modify.h"
+#include "pair_diffusim.h"
+#include "update.h"
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+using namespace LAMMPS_NS;
+using namespace FixConst;
+
+namespace diffusim_lammps {
+
+namespace {
+const char PREFIX[] = "fix diffusim: ";
+constexpr double RESTART_LAYOUT = 1;
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.6g", value);
+    return text;
+}
+
+bool style_is(const Fix* fix, std::initializer_list<const char*> patterns) {
+    return std::any_of(patterns.begin(), patterns.end(),
+                       [fix](const char* pattern) { return utils::strmatch(fix->style, pattern); });
+}
+} // namespace
+
+template <class Body>
+void FixDiffusim::attempt(const char* file, int line, Body&& body) const {
+    std::string failure;
+    try {
+        body();
+        return;
+    } catch (const diffusim::error& caught) {
+        failure = caught.what();
+        if (caught.status() == DIFFUSIM_ERROR_UNSTABLE)
+            failure += ". Use 'spring auto'";
+    } catch (const std::runtime_error& caught) {
+        failure = caught.what();
+    }
+    error->all(file, line, PREFIX + failure);
+}
+
+FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, narg, arg) {
+    time_integrate = 1;
+    restart_global = 1;
+    energy_global_flag = 1;
+    virial_global_flag = virial_peratom_flag = 1;
+    centroidstressflag = CENTROID_NOTAVAIL;
+    scalar_flag = extscalar = 1;
+    vector_flag = 1;
+    size_vector = 6;
+    extvector = -1;
+    static int extensive[6] = {1, 0, 0, 0, 0, 0};
+    extlist = extensive;
+    global_freq = 1;
+
+    attempt(FLERR, [&] {
+        parse(narg, arg);
+        model_ = std::make_unique<diffusim::model>(diffusim::model::load(path_));
+        const auto contains = [this](int i) {
+            return (atom->mask[i] & groupbit) && (igroup != atom->firstgroup || i < atom->nfirst);
+        };
+        molecules_ = std::make_unique<Molecules>(
+            lammps, *model_, std::string("group '") + group->names[igroup] + "'", contains, elements_);
+    });
+}
+
+void FixDiffusim::parse(int narg, char** arg) {
+    const Units& units = units_of(update->unit_style);
+    if (narg < 5)
+        throw std::runtime_error("a temperature (K) and a seed are needed: fix ID group diffusim 300.0 48291 model FILE");
+    temperature_ = utils::numeric(FLERR, arg[3], false, lmp);
+    const bigint seed = utils::bnumeric(FLERR, arg[4], false, lmp);
+    if (seed < 1)
+        throw std::runtime_error("the seed is " + std::string(arg[4]) + "; expected a whole number above 0");
+    seed_ = static_cast<unsigned long long>(seed);
+
+    const struct {
+        const char* keyword;
+        double diffusim_simulation_options_t::*option;
+        double unit;
+    } QUANTITIES[] = {
+        {"friction", &diffusim_simulation_options_t::friction_rate, 1 / units.time},
+        {"drag", &diffusim_simulation_options_t::drag, units.drag()},
+        {"diffusion", &diffusim_simulation_options_t::diffusion_coefficient, units.diffusion()},
+        {"spring", &diffusim_simulation_options_t::spring, 1 / (units.length * units.length)},
+        {"effective_step", &diffusim_simulation_options_t::effective_step, units.length * units.length},
+    };
+    bool automatic = false;
+    for (int i = 5; i < narg;) {
+        const std::string keyword = arg[i++];
+        const auto value = [&]() -> const char* {
+            if (i >= narg)
+                throw std::runtime_error("keyword " + keyword + " needs a value");
+            return arg[i++];
+        };
+        const auto quantity = std::find_if(std::begin(QUANTITIES), std::end(QUANTITIES),
+                                           [&](const auto& row) { return keyword == row.keyword; });
+        if (keyword == "model") {
+            path_ = value();
+        } else if (keyword == "adapter") {
+            const std::string name = value();
+            if (name != "lm" && name != "em")
+                throw std::runtime_error("adapter '" + name +
+                                         "' is not known; expected lm (Leimkuhler-Matthews) or em (Euler-Maruyama)");
+            keywords_.adapter = name == "lm" ? DIFFUSIM_LEIMKUHLER_MATTHEWS : DIFFUSIM_EULER_MARUYAMA;
+        } else if (keyword == "types") {
+            elements_.assign(1, "");
+            for (int type = 0; type < atom->ntypes; type++) {
+                const std::string element = value();
+                elements_.push_back(element == "NULL" ? "" : element);
+            }
+        } else if (quantity != std::end(QUANTITIES)) {
+            const std::string text = value();
+            if (keyword == "spring" && text == "auto") {
+                automatic = true;
+                continue;
+            }
+            const double given = utils::numeric(FLERR, text, false, lmp);
+            if (!(given > 0 && std::isfinite(given)))
+                throw std::runtime_error(keyword + " is " + text + "; expected a positive number");
+            keywords_.*(quantity->option) = given * quantity->unit;
+        } else {
+            throw std::runtime_error("keyword '" + keyword +
+                                     "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
+                                     "adapter or types");
+        }
+    }
+    if (path_.empty())
+        throw std::runtime_error("no model was given; add 'model FILE' with a file that diffusim train wrote");
+    const bool mobile = keywords_.friction_rate + keywords_.drag + keywords_.diffusion_coefficient > 0;
+    uses_time_step_ = mobile && keywords_.spring + keywords_.effective_step == 0 && !automatic;
+    if (automatic && keywords_.spring + keywords_.effective_step > 0)
+        throw std::runtime_error("both 'spring auto' and a step of another size were given; give one");
+}
+
+int FixDiffusim::setmask() { return INITIAL_INTEGRATE | POST_NEIGHBOR | POST_FORCE; }
+
+diffusim::simulation_options FixDiffusim::options() const {
+    diffusim::simulation_options options = keywords_;
+    options.temperature = temperature_;
+    options.seed = seed_;
+    options.masses = molecules_->masses().data();
+    options.n_replicas = molecules_->n_molecules();
+    options.n_threads = static_cast<std::size_t>(comm->nthreads); // LAMMPS's own: OMP_NUM_THREADS or package omp
+    if (uses_time_step_)
+        options.time_step = update->dt * molecules_->units().time;
+    return options;
+}
+
+void FixDiffusim::init() {
+    attempt(FLERR, [&] {
+        refuse_what_cannot_run();
+        molecules_->find();
+        create();
+    });
+    report();
+}
+
+void FixDiffusim::refuse_what_cannot_run() const {
+    if (update->whichflag == 2)
+        throw std::runtime_error("'minimize' does not see the learned energy; unfix this fix, or use pair_style diffusim");
+    if (utils::strmatch(update->integrate_style, "^respa"))
+        throw std::runtime_error("run_style respa is not supported: there is one step and one force; use run_style verlet");
+    for (const Fix* other : modify->get_fix_list()) {
+        if (other == this)
+            continue;
+        const std::string name = std::string("fix ") + other->id + " (" + other->style + ")";
+        if (other->box_change & (BOX_CHANGE_SIZE | BOX_CHANGE_SHAPE))
+            throw std::runtime_error(name + " changes the box, which the model knows nothing about; remove it");
+        if (style_is(other, {"^gcmc", "^widom", "^atom/swap", "^mol/swap", "^sgcmc", "^charge/regulation", "^tfmc"}))
+            throw std::runtime_error(name + " needs energies of trial moves, without the learned one; remove it");
+        if (!other->time_integrate && !other->rigid_flag && !style_is(other, {"^shake", "^rattle", "^rigid"}))
+            continue;
+        int shared = 0, any = 0;
+        for (int i = 0; i < atom->nlocal; i++)
+            shared |= (atom->mask[i] & groupbit) && (atom->mask[i] & other->groupbit);
+        MPI_Allreduce(&shared, &any, 1, MPI_INT, MPI_MAX, world);
+        if (any)
+            throw std::runtime_error(name + " moves or constrains atoms of this fix too; one of them must go, or their "
+                                            "groups must not overlap");
+    }
+    if (const auto* learned = dynamic_cast<PairDiffusim*>(force->pair_match("diffusim", 0))) {
+        int shared = 0, any = 0;
+        for (int i = 0; i < atom->nlocal; i++)
+            shared |= (atom->mask[i] & groupbit) && learned->acts_on(atom->type[i]);
+        MPI_Allreduce(&shared, &any, 1, MPI_INT, MPI_MAX, world);
+        if (any)
+            throw std::runtime_error("pair_style diffusim acts on atoms of this fix, whose learned force would count twice; "
+                                     "use it with another integrator");
+    }
+}
+
+void FixDiffusim::create() {
+    std::vector<std::uint32_t> ids; // in the first molecule; the others differ by the number of the replica
+    for (std::size_t i = 0; i < model_->n_particles(); i++)
+        ids.push_back(static_cast<std::uint32_t>(molecules_->order()[i] - 1));
+    diffusim::simulation_options options = this->options();
+    options.particle_ids = ids.data();
+    const std::size_t n_values = 3 * molecules_->order().size();
+    if (simulation_ && held_.size() == n_values) {
+        simulation_->reconfigure(options);
+        return;
+    }
+    const std::uint64_t step =
+        simulation_ ? simulation_->step_count()
+                    : restored_ ? restored_step_ : static_cast<std::uint64_t>(update->ntimestep);
+    simulation_ = std::make_unique<diffusim::simulation>(*model_, options);
+    if (restored_positions_.size() == n_values)
+        simulation_->set_positions(restored_positions_);
+    simulation_->set_step_count(step);
+    held_ = simulation_->positions();
+}
+
+/** Say what the run is, and what about it is likely not meant. */
+void FixDiffusim::report() const {
+    const diffusim_statistics_t now = simulation_->statistics();
+    const Units& units = molecules_->units();
+    std::string bias;
+    const auto add = [&bias](const std::string& name) { bias += (bias.empty() ? "" : ", ") + name; };
+    if (force->pair && std::strcmp(force->pair_style, "zero") != 0)
+        add(std::string("pair ") + force->pair_style);
+    for (const auto& [present, kind, style] : std::initializer_list<std::tuple<bool, const char*, const char*>>{
+             {force->bond != nullptr, "bond ", force->bond_style},
+             {force->angle != nullptr, "angle ", force->angle_style},
+             {force->dihedral != nullptr, "dihedral ", force->dihedral_style},
+             {force->improper != nullptr, "improper ", force->improper_style},
+             {force->kspace != nullptr, "kspace ", force->kspace_style}})
+        if (present)
+            add(std::string(kind) + style);
+    for (int i = 0; i < modify->nfix; i++)
+        if (modify->fix[i] != this && (modify->fmask[i] & POST_FORCE))
+            add(std::string("fix ") + modify->fix[i]->id + " (" + modify->fix[i]->style + ")");
+    if (comm->me != 0)
+        return;
+
+    std::string text = std::string("diffusim ") + diffusim_version() + ": fix " + id + " moves " +
+                       std::to_string(molecules_->n_molecules()) + " x " + std::to_string(model_->n_particles()) +
+                       " atoms by " + path_ + "\n  spring " + number(now.spring * units.length * units.length) +
+                       " /length^2, effective step " + number(now.effective_step / units.length / units.length) +
+                       " length^2";
+    if (now.diffusion_coefficient > 0)
+        text += ", D " + number(now.diffusion_coefficient / units.diffusion()) + " length^2/time, a step lasts " +
+                number(now.time_step / units.time);
+    utils::logmesg(lmp, text + " (units " + update->unit_style + ")\n  bias: " + (bias.empty() ? "none" : bias) + "\n");
+
+    const double trained = model_->training_temperature();
+    if (std::abs(temperature_ - trained) > 1e-6 * trained)
+        error->warning(FLERR, PREFIX + ("the model was trained at " + number(trained) + " K and runs at " +
+                                        number(temperature_) + " K: its energy, a free energy at " + number(trained) +
+                                        " K, is taken to be the same at that temperature"));
+    const double time_step = now.time_step / units.time;
+    if (time_step > 0 && std::abs(time_step - update->dt) > 1e-3 * time_step)
+        error->warning(FLERR, PREFIX + ("a step lasts " + number(time_step) + " and the timestep is " +
+                                        number(update->dt) + "; say 'timestep " + number(time_step) +
+                                        "' for LAMMPS to count the time right"));
+}
+
+void FixDiffusim::setup_post_neighbor() {
+    attempt(FLERR, [&] {
+        molecules_->locate();
+        pull();
+        molecules_->check_whole(positions_);
+    });
+}
+
+void FixDiffusim::post_neighbor() {
+    attempt(FLERR, [&] { molecules_->locate(); });
+}
+
+/** Take over LAMMPS's positions where they are others than the core's. Collective. */
+void FixDiffusim::pull(std::vector<double>* forces) {
+    molecules_->gather(positions_, forces);
+    const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * molecules_->units().length;
+    constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
+    const bool same = std::equal(positions_.begin(), positions_.end(), held_.begin(), [box](double x, double held) {
+        return std::abs(x - held) <= ROUNDING * (std::abs(held) + box);
+    });
+    if (!same) {
+        simulation_->set_positions(positions_);
+        held_ = positions_;
+    }
+}
+
+/** Put the core's positions into LAMMPS's atoms. */
+void FixDiffusim::push() {
+    simulation_->get_positions(held_);
+    for (const Molecules::Atom& a : molecules_->local()) {
+        double* x = atom->x[a.index];
+        for (int c = 0; c < 3; c++)
+            x[c] = held_[3 * a.place + c] / molecules_->units().length;
+        domain->unmap_inv(x, atom->image[a.index]);
+    }
+}
+
+void FixDiffusim::initial_integrate(int) {
+    attempt(FLERR, [&] {
+        pull(&forces_);
+        try {
+            simulation_->step_biased(forces_);
+        } catch (const diffusim::error&) { // the core has gone back to the last good frame
+            push();
+            throw;
+        }
+        push();
+    });
+}
+
+void FixDiffusim::post_force(int vflag) {
+    v_init(vflag);
+    if (!evflag)
+        return;
+    attempt(FLERR, [&] {
+        pull();
+        const std::vector<double> scores = simulation_->scores();
+        const double unit = energy_unit(*model_) / molecules_->units().energy;
+        for (const Molecules::Atom& a : molecules_->local()) {
+            const double *x = &held_[3 * a.place], *s = &scores[3 * a.place];
+            double v[6] = {x[0] * s[0], x[1] * s[1], x[2] * s[2], x[0] * s[1], x[0] * s[2], x[1] * s[2]};
+            for (double& component : v)
+                component *= unit;
+            v_tally(a.index, v);
+        }
+    });
+}
+
+void FixDiffusim::reset_dt() {
+    if (simulation_)
+        attempt(FLERR, [&] { create(); });
+}
+
+void FixDiffusim::reset_target(double temperature) {
+    temperature_ = temperature;
+    if (simulation_)
+        attempt(FLERR, [&] { create(); });
+}
+
+void* FixDiffusim::extract(const char* name, int& dimension) {
+    dimension = 0;
+    return std::strcmp(name, "t_target") == 0 ? &temperature_ : nullptr;
+}
+
+// ---- restart files: the number of the next noise, and the positions to the last bit ------------------------------
+
+void FixDiffusim::write_restart(FILE* file) {
+    if (comm->me != 0)
+        return;
+    std::vector<double> list = {RESTART_LAYOUT, 0, static_cast<double>(held_.size())};
+    if (simulation_)
+        list[1] = static_cast<double>(simulation_->step_count());
+    list.insert(list.end(), held_.begin(), held_.end());
+    const int size = static_cast<int>(list.size() * sizeof(double));
+    std::fwrite(&size, sizeof size, 1, file);
+    std::fwrite(list.data(), sizeof(double), list.size(), file);
+}
+
+void FixDiffusim::restart(char* buffer) {
+    const double* list = reinterpret_cast<const double*>(buffer);
+    if (list[0] != RESTART_LAYOUT)
+        error->all(FLERR, PREFIX + ("the restart file was written by another version of diffusim (layout " +
+                                    number(list[0]) + ", expected " + number(RESTART_LAYOUT) +
+                                    "); start from a data file"));
+    restored_ = true;
+    restored_step_ = static_cast<std::uint64_t>(list[1]);
+    restored_positions_.assign(list + 3, list + 3 + static_cast<std::size_t>(list[2]));
+}
+
+// ---- outputs ----------------------------------------------------------------------------------------------------
+
+double FixDiffusim::compute_scalar() {
+    double energy = 0;
+    if (simulation_)
+        attempt(FLERR, [&] {
+            pull();
+            for (double e : simulation_->energies())
+                energy += e;
+            energy *= energy_unit(*model_) / molecules_->units().energy;
+        });
+    return energy;
+}
+
+double FixDiffusim::compute_vector(int i) {
+    if (!simulation_)
+        return 0;
+    if (i == 0)
+        return compute_scalar();
+    if (i == 1) {
+        double temperature = 0;
+        attempt(FLERR, [&] {
+            pull();
+            temperature = model_->configurational_temperature(held_.data(), molecules_->n_molecules());
+        });
+        return temperature;
+    }
+    const diffusim_statistics_t now = simulation_->statistics();
+    const Units& units = molecules_->units();
+    switch (i) {
+    case 2:
+        return now.largest_score * units.length;
+    case 3:
+        return static_cast<double>(now.steps);
+    case 4:
+        return now.spring * units.length * units.length;
+    default:
+        return now.time_step / units.time;
+    }
+}
+
+} // namespace diffusim_lammps

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only
+ *
+ * fix ID group diffusim temp seed model FILE keyword values ...
+ *
+ * Overdamped dynamics under a learned score, in place of fix langevin + fix nve (theory 2, 6, 10). */
+
+#ifndef DIFFUSIM_LAMMPS_FIX_DIFFUSIM_H
+#define DIFFUSIM_LAMMPS_FIX_DIFFUSIM_H
+
+#include "fix.h"
+#include "molecules.h"
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace diffusim_lammps {
+
+/**
+ * Moves the molecules of its group by the score of a model. The model replaces the force field: the total force on the
+ * atoms, of whatever other styles and fixes compute, acts on top of it as a bias. Velocities have no meaning and are left
+ * alone.
+ *
+ * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number of
+ * ranks. The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them, and are
+ * taken over where they differ by more than that.
+ */
+class __attribute__((visibility("default"))) FixDiffusim : public LAMMPS_NS::Fix {
+public:
+    FixDiffusim(LAMMPS_NS::LAMMPS* lammps, int narg, char** arg);
+
+    int setmask() override;
+    void init() override;
+    void setup_post_neighbor() override;
+    void setup(int vflag) override { post_force(vflag); }
+    void post_neighbor() override;
+    void initial_integrate(int vflag) override;
+    void post_force(int vflag) override;
+    void reset_dt() override;
+    void reset_target(double temperature) override;
+    void write_restart(FILE* file) override;
+    void restart(char* buffer) override;
+    void* extract(const char* name, int& dimension) override;
+    /** Learned energy of all molecules. */
+    double compute_scalar() override;
+    /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step. */
+    double compute_vector(int i) override;
+
+private:
+    /** Run what may fail in the core, on all ranks alike; a failure is an error of LAMMPS. */
+    template <class Body>
+    void attempt(const char* file, int line, Body&& body) const;
+    void parse(int narg, char** arg);
+    diffusim::simulation_options options() const;
+    void refuse_what_cannot_run() const;
+    void create();
+    void report() const;
+    void pull(std::vector<double>* forces = nullptr);
+    void push();
+
+    double temperature_;
+    unsigned long long seed_;
+    std::string path_, elements_keyword_;
+    diffusim::simulation_options keywords_; // in the core's units
+    bool uses_time_step_ = false;
+    std::vector<std::string> elements_;
+
+    std::unique_ptr<diffusim::model> model_;
+    std::unique_ptr<Molecules> molecules_;
+    std::unique_ptr<diffusim::simulation> simulation_;
+    std::vector<double> positions_, held_, forces_; // LAMMPS's and the core's, nm; kJ/(mol nm)
+
+    // From a restart file, until there is a simulation to continue.
+    bool restored_ = false;
+    std::uint64_t restored_step_ = 0;
+    std::vector<double> restored_positions_;
+};
+
+} // namespace diffusim_lammps
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only
+ *
+ * pair_style diffusim
+ * pair_coeff * * FILE El1 El2 ...
+ *
+ * The learned energy of molecules as forces, energy and virial, for any integrator. */
+
+#ifndef DIFFUSIM_LAMMPS_PAIR_DIFFUSIM_H
+#define DIFFUSIM_LAMMPS_PAIR_DIFFUSIM_H
+
+#include "molecules.h"
+#include "pair.h"
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace diffusim_lammps {
+
+/**
+ * Acts on the atoms whose type has an element (not NULL). A rank evaluates the molecules it has atoms of, so that no forces
+ * are communicated; the energy of a molecule is counted where its first atom is.
+ */
+class __attribute__((visibility("default"))) PairDiffusim : public LAMMPS_NS::Pair {
+public:
+    explicit PairDiffusim(LAMMPS_NS::LAMMPS* lammps);
+    ~PairDiffusim() override;
+
+    void settings(int narg, char** arg) override;
+    void coeff(int narg, char** arg) override;
+    void init_style() override;
+    double init_one(int, int) override { return 0; }
+    void setup() override;
+    void compute(int eflag, int vflag) override;
+
+    /** Whether atoms of this type feel the model. */
+    bool acts_on(int type) const { return !elements_.empty() && !elements_[type].empty(); }
+
+private:
+    template <class Body>
+    void attempt(const char* file, int line, Body&& body) const;
+
+    std::vector<std::string> elements_; // of each type, from 1
+    std::unique_ptr<diffusim::model> model_;
+    std::unique_ptr<Molecules> molecules_;
+    std::vector<double> positions_, frames_, scores_, energies_;
+    std::vector<std::size_t> here_;        // molecules that this rank evaluates
+    std::vector<std::size_t> frame_of_;    // where, per molecule
+};
+
+} // namespace diffusim_lammps
+
+#endif
