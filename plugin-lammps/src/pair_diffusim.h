@@ -43,7 +43,6 @@ private:
     std::unique_ptr<diffusim::model> model_;
     std::unique_ptr<Molecules> molecules_;
     std::vector<double> positions_, frames_, scores_, energies_;
-    std::vector<std::size_t> here_;        // molecules that this rank evaluates
     std::vector<std::size_t> frame_of_;    // where, per molecule
 };
 

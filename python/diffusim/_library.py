@@ -52,7 +52,7 @@ class DiffusimError(RuntimeError):
 class ModelOptions(Structure):
     """diffusim_model_options_t"""
 
-    _fields_ = [("struct_size", c_size_t), ("noise_level", c_double)]
+    _fields_ = [("struct_size", c_size_t), ("noise_level", c_double), ("name", c_char_p)]
 
 
 class SimulationOptions(Structure):
@@ -98,6 +98,7 @@ class SimulationStatistics(Structure):
         ("temperature", c_double),
         ("diffusion_coefficient", c_double),
         ("stability_limit", c_double),
+        ("seed", c_uint64),
     ]
 
 
@@ -116,6 +117,7 @@ CALLS = {
     "diffusim_model_callback": [c_size_t, ScoreCallback, c_void_p, c_double, POINTER(c_void_p)],
     "diffusim_model_subset": [c_void_p, c_size_t, _SIZE, POINTER(c_void_p)],
     "diffusim_model_metadata": [c_void_p, POINTER(c_char_p)],
+    "diffusim_model_name": [c_void_p, POINTER(c_char_p)],
     "diffusim_model_sha256": [c_void_p, POINTER(c_char_p)],
     "diffusim_model_bytes": [c_void_p, POINTER(c_void_p), _SIZE],
     "diffusim_model_training_temperature": [c_void_p, _DOUBLES],

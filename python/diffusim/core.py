@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_double, c_size_t, c_uint32, c_uint64, c_void_p, cast, sizeof, string_at
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -43,21 +42,20 @@ class Model:
 
     def __init__(self, path: str | os.PathLike, noise_level: float | None = None):
         """Read the model file `path`; `noise_level` (nm) defaults to the one the file names for simulations."""
-        path = Path(path)
         handle = c_void_p()
         _library.call("diffusim_model_load", os.fsencode(path), _model_options(noise_level), byref(handle))
-        self._own(handle, path.name, noise_level=noise_level)
+        self._own(handle, noise_level=noise_level)
 
     @classmethod
-    def from_bytes(cls, data: bytes, noise_level: float | None = None, name: str = "model") -> "Model":
-        """A model file that is already in memory."""
+    def from_bytes(cls, data: bytes, noise_level: float | None = None, name: str | None = None) -> "Model":
+        """A model file that is already in memory; `name` is what messages call it."""
         handle = c_void_p()
-        options = _model_options(noise_level)
+        options = _model_options(noise_level, name)
         _library.call("diffusim_model_from_bytes", bytes(data), len(data), options, byref(handle))
-        return cls.__new__(cls)._own(handle, name, noise_level=noise_level)
+        return cls.__new__(cls)._own(handle, noise_level=noise_level)
 
     @classmethod
-    def from_metadata(cls, metadata: dict, name: str | None = None) -> "Model":
+    def from_metadata(cls, metadata: dict) -> "Model":
         """An analytic model from the description that a model file would hold, such as
 
         {"format_version": 1, "kind": "harmonic", "n_particles": 3, "length_unit": "nm",
@@ -65,7 +63,7 @@ class Model:
         """
         handle = c_void_p()
         _library.call("diffusim_model_from_json", json.dumps(metadata).encode(), byref(handle))
-        return cls.__new__(cls)._own(handle, name or str(metadata.get("kind", "model")))
+        return cls.__new__(cls)._own(handle)
 
     @classmethod
     def from_callable(cls, n_particles: int, function: ScoreFunction, training_temperature: float) -> "Model":
@@ -78,7 +76,7 @@ class Model:
         _library.call(
             "diffusim_model_callback", n_particles, callback.pointer, None, training_temperature, byref(handle)
         )
-        return cls.__new__(cls)._own(handle, getattr(function, "__name__", "callable"), callback)
+        return cls.__new__(cls)._own(handle, callback)
 
     def subset(self, n_particles_total: int, particles: Sequence[int]) -> "Model":
         """This model acting on `particles` (in its own order) of a larger system; the others have no score."""
@@ -87,12 +85,9 @@ class Model:
         handle = c_void_p()
         indices = particles.ctypes.data_as(POINTER(c_size_t))
         _library.call("diffusim_model_subset", self._handle, n_particles_total, indices, byref(handle))
-        return Model.__new__(Model)._own(handle, self.name, self._callback, self.noise_level)
+        return Model.__new__(Model)._own(handle, self._callback, self.noise_level)
 
-    def _own(
-        self, handle: c_void_p, name: str, callback: "_Callback | None" = None, noise_level: float | None = None
-    ) -> "Model":
-        self.name = name
+    def _own(self, handle: c_void_p, callback: "_Callback | None" = None, noise_level: float | None = None) -> "Model":
         self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
         self._handle = handle
         self._callback = callback
@@ -102,6 +97,13 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<diffusim.Model {self.name}: {self.metadata['kind']}, {self.n_particles} particles>"
+
+    @property
+    def name(self) -> str:
+        """What messages call the model: the name of its file, if it came from one."""
+        text = c_char_p()
+        _library.call("diffusim_model_name", self._handle, byref(text))
+        return text.value.decode()
 
     @property
     def metadata(self) -> dict:
@@ -207,6 +209,7 @@ class Statistics:
     temperature: float
     diffusion_coefficient: float | None
     stability_limit: float | None
+    seed: int
 
 
 class Simulation:
@@ -389,6 +392,7 @@ class Simulation:
             temperature=native.temperature,
             diffusion_coefficient=native.diffusion_coefficient or None,
             stability_limit=native.stability_limit or None,
+            seed=native.seed,
         )
 
     def checkpoint(self) -> bytes:
@@ -402,7 +406,7 @@ class Simulation:
     def restore(self, checkpoint: bytes) -> None:
         """Continue from `checkpoint()` of a simulation of the same model and options; its seed is taken over."""
         self._call("restore", checkpoint, len(checkpoint))
-        self._options["seed"] = int.from_bytes(checkpoint[24:32], "little")  # layout: src/sampler/checkpoint.rs
+        self._options["seed"] = self.statistics.seed
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -493,13 +497,15 @@ def _causes_from(callback: _Callback | None) -> Iterator[None]:
         raise DiffusimError(message, Status.CALLBACK) from cause
 
 
-def _model_options(noise_level: float | None):
+def _model_options(noise_level: float | None, name: str | None = None):
     options = ModelOptions()
     _library.call("diffusim_model_options_init", byref(options), sizeof(options))
     if noise_level is not None:
         if noise_level == 0:  # which the C API would read as "not given"
             raise DiffusimError("noise_level is 0 nm; expected a positive number", Status.INVALID_ARGUMENT)
         options.noise_level = noise_level
+    if name is not None:
+        options.name = name.encode()
     return byref(options)
 
 

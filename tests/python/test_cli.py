@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mdtraj
@@ -86,6 +89,22 @@ def test_a_run_resumes_bit_for_bit(command, tmp_path, engine):
     assert "from step 1,700" in out and "seed 4" in out
     whole, parts = (mdtraj.load(f"{name}.dcd", top="whole.pdb").xyz for name in ("whole", "parts"))
     np.testing.assert_array_equal(whole, parts)
+
+
+def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path):
+    options = ["--steps", 2_000_000, "--every", 20_000, "--seed", 6]
+    arguments = [sys.executable, "-c", "from diffusim.cli import main; main()", "run", SMALL, "-o", "cut.dcd", *options]
+    process = subprocess.Popen([str(a) for a in arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not Path("cut.checkpoint").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and "--resume continues" in err
+    status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 2_000_000, "--resume")
+    assert status == 0, err
+    assert command("run", SMALL, "-o", "whole.dcd", *options)[0] == 0
+    assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
 
 
 def test_replicas_are_frames_in_a_row(command):

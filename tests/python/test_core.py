@@ -69,7 +69,9 @@ def test_scores_and_energies_are_those_of_jax():
 def test_a_model_knows_its_file():
     model = Model(SMALL)
     assert model.bytes == SMALL.read_bytes()
-    assert Model.from_bytes(model.bytes).sha256 == model.sha256
+    copy = Model.from_bytes(model.bytes, name="copy of it")
+    assert copy.sha256 == model.sha256
+    assert (model.name, copy.name) == ("distance_small.safetensors", "copy of it")
     assert model.metadata["particles"][1]["name"] == "CA"
     assert model.training_temperature == 310.0
     assert model.masses.tolist() == [p["mass"] for p in model.metadata["particles"]]

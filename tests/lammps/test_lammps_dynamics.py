@@ -1,0 +1,234 @@
+"""fix diffusim: the closed forms of theory (2), (5), (6) and (10) in several units, and the trajectory of the core."""
+
+import math
+
+import lammps_runs as lr
+import numpy as np
+import pytest
+
+import diffusim
+from diffusim.lammps import write_data
+
+SIGMAS = 4.5  # a right program fails one of these tests in a hundred thousand
+TEMPERATURE, FRICTION = 345.0, 6.1  # K, 1/ps
+
+
+def tau(mass, time_step, friction=FRICTION):
+    """Effective step in nm^2 of a friction rate (1/ps), at the training temperature."""
+    return lr.BOLTZMANN * lr.TRAINED / (mass * friction) * time_step
+
+
+@pytest.mark.parametrize("units", ["real", "metal"])
+@pytest.mark.parametrize("adapter", ["em", "lm"])
+def test_harmonic_variance(tmp_path, units, adapter):
+    """(T/T0)/kappa, under Euler-Maruyama divided by 1 - kappa tau/2 (theory 2, 5, 10); the reported temperature."""
+    stiffness, n_molecules, n_frames, interval = 37.0, 500, 40, 12
+    time_step = 0.6 / stiffness / tau(lr.MASSES[0], 1.0)  # ps
+    lr.analytic(tmp_path / "m.safetensors", "harmonic", 3, stiffness=stiffness)
+    lr.write_beads(tmp_path / "beads.data", np.zeros((n_molecules, 3, 3)), lr.MASSES, units)
+    output = lr.run(
+        tmp_path,
+        lr.header("beads.data", units, "f f f")
+        + f"""
+timestep {time_step / lr.TIME[units]}
+fix 1 all diffusim {TEMPERATURE} 4711 model m.safetensors friction {FRICTION * lr.TIME[units]} adapter {adapter}
+run {14 * interval}
+{lr.dump(interval)}thermo_style custom step f_1[2] f_1 f_1[5] f_1[6]
+thermo {interval}
+run {(n_frames - 1) * interval}
+""",
+    )
+    positions = lr.frames(tmp_path) * lr.UNITS[units][0]
+    assert positions.shape == (n_frames, 3 * n_molecules, 3)
+    for i, mass in enumerate(lr.MASSES):
+        decay = stiffness * tau(mass, time_step)
+        expected = TEMPERATURE / lr.TRAINED / stiffness / (1 - decay / 2 if adapter == "em" else 1)
+        error = lr.standard_error_of_variance(3 * n_molecules, n_frames, (1 - decay) ** interval)
+        found = (positions[:, i::3] ** 2).mean()
+        assert abs(found / expected - 1) < SIGMAS * error, (mass, found, expected, error)
+
+    table = lr.thermo(output)
+    if adapter == "lm":
+        slowest = (1 - stiffness * tau(lr.MASSES[-1], time_step)) ** interval
+        error = lr.standard_error_of_variance(9 * n_molecules, n_frames, slowest)
+        assert abs(table[:, 1].mean() / TEMPERATURE - 1) < SIGMAS * error
+    energy = 0.5 * stiffness * (positions**2).sum(axis=(1, 2)) * lr.BOLTZMANN * lr.TRAINED / lr.ENERGY[units]
+    assert table[:, 2] == pytest.approx(energy, rel=1e-6)
+    spring = 0.5 / tau(lr.MASSES[0], time_step) * lr.UNITS[units][0] ** 2
+    assert table[0, 3:] == pytest.approx([spring, time_step / lr.TIME[units]], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("units", "mobility"), [("real", "friction"), ("metal", "drag"), ("nano", "diffusion")]
+)
+def test_msd_is_six_d_t(tmp_path, units, mobility):
+    """<|x(t) - x(0)|^2> = 6 D t with D = kT/(m gamma), kT/zeta, or as it is given."""
+    n_molecules, n_steps, time_step = 800, 60, 0.013  # ps
+    length, mass = lr.UNITS[units]
+    time = lr.TIME[units]
+    value, in_units, coefficients = {
+        "friction": (FRICTION, time, [lr.BOLTZMANN * TEMPERATURE / (m * FRICTION) for m in lr.MASSES]),
+        "drag": (88.0, time / mass, [lr.BOLTZMANN * TEMPERATURE / 88.0] * 3),
+        "diffusion": (0.034, time / length**2, [0.034] * 3),
+    }[mobility]
+    start = np.random.default_rng(3).normal(size=(n_molecules, 3, 3))
+    lr.analytic(tmp_path / "m.safetensors", "free", 3)
+    lr.write_beads(tmp_path / "beads.data", start, lr.MASSES, units)
+    lr.run(
+        tmp_path,
+        lr.header("beads.data", units, "p p p")
+        + f"""
+timestep {time_step / time}
+fix 1 all diffusim {TEMPERATURE} 12 model m.safetensors {mobility} {value * in_units} adapter em
+{lr.dump(n_steps, columns="xu yu zu")}run {n_steps}
+""",
+    )
+    moved = (lr.frames(tmp_path)[-1] * length - start.reshape(-1, 3)) ** 2
+    for found, coefficient in zip(moved.sum(axis=1).reshape(-1, 3).mean(axis=0), coefficients, strict=True):
+        expected = 6 * coefficient * n_steps * time_step
+        assert found == pytest.approx(expected, rel=SIGMAS * math.sqrt(2 / (3 * n_molecules)))
+
+
+@pytest.mark.parametrize("units", ["real", "metal"])
+def test_forces_bias_the_learned_density(tmp_path, units):
+    """exp(-(U + V)/kT) with the learned U = kT0 kappa x^2/2 and LAMMPS's V = k x^2/2 (theory 6)."""
+    stiffness, bias, n_molecules, n_frames, interval = 37.0, 130.0, 400, 40, 12  # 1/nm^2, kJ/(mol nm^2)
+    curvature = stiffness + bias / (lr.BOLTZMANN * lr.TRAINED)
+    time_step = 0.5 / curvature / tau(lr.MASSES[0], 1.0)
+    length = lr.UNITS[units][0]
+    lr.analytic(tmp_path / "m.safetensors", "harmonic", 3, stiffness=stiffness)
+    lr.write_beads(tmp_path / "beads.data", np.zeros((n_molecules, 3, 3)), lr.MASSES, units)
+    output = lr.run(
+        tmp_path,
+        lr.header("beads.data", units, "f f f")
+        + f"""
+timestep {time_step / lr.TIME[units]}
+fix 1 all diffusim {TEMPERATURE} 13 model m.safetensors friction {FRICTION * lr.TIME[units]}
+fix tether all spring/self {bias * length**2 / lr.ENERGY[units]}
+run {14 * interval}
+{lr.dump(interval)}run {(n_frames - 1) * interval}
+""",
+    )
+    assert "bias: fix tether (spring/self)" in output
+    positions = lr.frames(tmp_path) * length
+    for i, mass in enumerate(lr.MASSES):
+        decay = curvature * tau(mass, time_step)
+        error = lr.standard_error_of_variance(3 * n_molecules, n_frames, (1 - decay) ** interval)
+        found = (positions[:, i::3] ** 2).mean()
+        assert abs(found * curvature * lr.TRAINED / TEMPERATURE - 1) < SIGMAS * error, mass
+
+
+@pytest.mark.parametrize("units", ["real", "metal", "nano"])
+def test_same_seed_same_trajectory_as_the_core(tmp_path, units):
+    """Bit for bit, for one molecule and for copies of it."""
+    model = diffusim.Model(lr.NETWORK)
+    length, time, time_step = lr.UNITS[units][0], lr.TIME[units], 0.0043
+    friction, dt = 7.3 * time, time_step / time
+    for n_molecules in (1, 3):
+        elements = write_data(tmp_path / "net.data", model, units, n_molecules)
+        lr.run(
+            tmp_path,
+            lr.header("net.data", units)
+            + f"""
+timestep {dt!r}
+fix 1 all diffusim 331.0 48291 model {lr.NETWORK} friction {friction!r} types {" ".join(elements)}
+{lr.dump(70)}run 210
+""",
+        )
+        core = diffusim.Simulation(
+            model,
+            331.0,
+            time_step=dt * time,
+            friction_rate=friction * (1 / time),
+            masses=model.masses,
+            seed=48291,
+            n_replicas=n_molecules,
+        )
+        for frame in lr.frames(tmp_path):
+            assert np.array_equal(frame, (core.positions / length).reshape(-1, 3))
+            core.step(70)
+
+
+def test_bias_is_that_of_the_core(tmp_path):
+    """A constant force is the core's biased step, bit for bit; a force of zero is no bias."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model)
+    script = lr.header("net.data") + f"fix 1 all diffusim 331.0 5 model {lr.NETWORK} spring 40\n"
+    lr.run(tmp_path, script + lr.dump(25, "none.dump") + "run 50\n")
+    lr.run(tmp_path, script + "fix 2 all addforce 0 0 0\n" + lr.dump(25, "zero.dump") + "run 50\n")
+    assert np.array_equal(lr.frames(tmp_path, "none.dump"), lr.frames(tmp_path, "zero.dump"))
+
+    lr.run(tmp_path, script + "fix 2 all addforce 0.3 -0.2 0.7\n" + lr.dump(25, "force.dump") + "run 50\n")
+    core = diffusim.Simulation(model, 331.0, spring=40 * (1 / (0.1 * 0.1)), masses=model.masses, seed=5)
+    forces = np.broadcast_to(np.array([0.3, -0.2, 0.7]) * (4.184 / 0.1), (1, 5, 3))
+    for frame in lr.frames(tmp_path, "force.dump"):
+        assert np.array_equal(frame, core.positions[0] / 0.1)
+        for _ in range(25):
+            core.step_biased(forces)
+
+
+def test_settings_change_between_runs(tmp_path):
+    """`timestep`, a new temperature by hand, and a fix defined anew continue the noise, as the core does."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model)
+    define = f"fix 1 all diffusim {{}} 48291 model {lr.NETWORK} friction 0.0073\n"
+    lr.run(
+        tmp_path,
+        lr.header("net.data")
+        + "timestep 3.0\n"
+        + define.format(331.0)
+        + "run 40\ntimestep 4.0\nrun 40\n"
+        + define.format(305.0)
+        + "run 40\n"
+        + lr.dump(40)
+        + "run 0\n",
+    )
+    options = {"friction_rate": 0.0073 * (1 / 1e-3), "masses": model.masses, "seed": 48291}
+    core = diffusim.Simulation(model, 331.0, time_step=3.0 * 1e-3, **options)
+    core.step(40)
+    core.reconfigure(time_step=4.0 * 1e-3)
+    core.step(40)
+    core.reconfigure(temperature=305.0)
+    # the fix defined anew reads LAMMPS's positions, which are rounded
+    core.positions = core.positions / 0.1 * 0.1
+    core.step(40)
+    assert np.array_equal(lr.frames(tmp_path)[-1], core.positions[0] / 0.1)
+
+
+def test_moved_atoms_are_taken_over(tmp_path):
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model, "nano")
+    lr.run(
+        tmp_path,
+        lr.header("net.data", "nano")
+        + f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} spring auto\nrun 20\n"
+        + f"displace_atoms all move 0.25 -0.5 0.125\n{lr.dump(20)}run 20\n",
+    )
+    core = diffusim.Simulation(model, 331.0, masses=model.masses, seed=7)
+    core.step(20)
+    core.positions = core.positions[0] + [0.25, -0.5, 0.125]
+    core.step(20)
+    assert np.array_equal(lr.frames(tmp_path)[-1], core.positions[0])
+
+
+def test_a_group_beside_other_atoms(tmp_path):
+    """Only the group moves, its noise keyed by its atom IDs; another integrator moves the rest."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model, "nano", n_molecules=2)
+    lr.run(
+        tmp_path,
+        lr.header("net.data", "nano")
+        + f"""
+group second molecule 2
+group first molecule 1
+fix 1 second diffusim 331.0 7 model {lr.NETWORK} spring auto
+fix 2 first nve
+{lr.dump(50)}run 50
+""",
+    )
+    first, last = lr.frames(tmp_path)
+    core = diffusim.Simulation(model, 331.0, masses=model.masses, seed=7, particle_ids=range(5, 10))
+    core.positions = model.start_positions[1]
+    core.step(50)
+    assert np.array_equal(last[5:], core.positions[0])
+    assert np.array_equal(last[:5], first[:5])
