@@ -33,7 +33,7 @@ OPENMM_STEPS = 2_000_000
 OPENMM_EVERY = 1_000
 # Many replicas for populations, and fewer but longer ones for what is remembered over time.
 N_REPLICAS, REPLICA_STEPS, BURN_IN, EVERY = 1_000, 30_000, 5_000, 100
-N_LONG, LONG_STEPS, LONG_EVERY = 64, 500_000, 100
+N_LONG, LONG_STEPS, LONG_EVERY = 128, 300_000, 100
 
 
 def run_openmm(model: diffusim.Model) -> tuple[float, bool]:
@@ -99,8 +99,8 @@ def reference_correlation() -> plots.Correlation:
 
 
 def scale_of(reference: plots.Correlation, simulated: plots.Correlation) -> float:
-    """nm^2 per ps at which psi forgets equally fast in both, at the middle of what both curves span."""
-    level = (1 + max(reference.psi.min(), simulated.psi.min())) / 2
+    """nm^2 per ps at which psi is forgotten equally fast, in the middle of what both curves resolve."""
+    level = (reference.psi[1] + max(reference.psi.min(), simulated.psi.min())) / 2
 
     def when(curve):
         return np.interp(-level, -np.minimum.accumulate(curve.psi), curve.times)

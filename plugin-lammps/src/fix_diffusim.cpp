@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 using namespace LAMMPS_NS;
 using namespace FixConst;
@@ -69,20 +70,22 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
 
     attempt(FLERR, [&] {
         parse(narg, arg);
-        model_ = std::make_unique<diffusim::model>(diffusim::model::load(path_));
-        const auto contains = [this](int i) {
-            return (atom->mask[i] & groupbit) && (igroup != atom->firstgroup || i < atom->nfirst);
-        };
-        molecules_ = std::make_unique<Molecules>(
-            lammps, *model_, std::string("group '") + group->names[igroup] + "'", contains, elements_);
+        model_ = load_model(path_, world);
+        const auto contains = [this](int i) { return (atom->mask[i] & groupbit) != 0; };
+        molecules_ = std::make_unique<Molecules>(lammps, *model_, std::string("group '") + group->names[igroup] + "'",
+                                                 contains, elements_);
     });
 }
 
 void FixDiffusim::parse(int narg, char** arg) {
     const Units& units = units_of(update->unit_style);
     if (narg < 5)
-        throw std::runtime_error("a temperature (K) and a seed are needed: fix ID group diffusim 300.0 48291 model FILE");
+        throw std::runtime_error(
+            "a temperature (K) and a seed are needed: fix ID group diffusim 300.0 48291 model FILE");
     temperature_ = utils::numeric(FLERR, arg[3], false, lmp);
+    if (!(temperature_ > 0 && std::isfinite(temperature_)))
+        throw std::runtime_error("the temperature is " + std::string(arg[3]) +
+                                 "; expected a positive number of kelvin");
     const bigint seed = utils::bnumeric(FLERR, arg[4], false, lmp);
     if (seed < 1)
         throw std::runtime_error("the seed is " + std::string(arg[4]) + "; expected a whole number above 0");
@@ -90,7 +93,7 @@ void FixDiffusim::parse(int narg, char** arg) {
 
     const struct {
         const char* keyword;
-        double diffusim_simulation_options_t::*option;
+        double diffusim_simulation_options_t::* option;
         double unit;
     } QUANTITIES[] = {
         {"friction", &diffusim_simulation_options_t::friction_rate, 1 / units.time},
@@ -134,9 +137,10 @@ void FixDiffusim::parse(int narg, char** arg) {
                 throw std::runtime_error(keyword + " is " + text + "; expected a positive number");
             keywords_.*(quantity->option) = given * quantity->unit;
         } else {
-            throw std::runtime_error("keyword '" + keyword +
-                                     "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
-                                     "adapter or types");
+            throw std::runtime_error(
+                "keyword '" + keyword +
+                "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
+                "adapter or types");
         }
     }
     if (path_.empty())
@@ -154,7 +158,6 @@ diffusim::simulation_options FixDiffusim::options() const {
     options.temperature = temperature_;
     options.seed = seed_;
     options.masses = molecules_->masses().data();
-    options.n_replicas = molecules_->n_molecules();
     options.n_threads = static_cast<std::size_t>(comm->nthreads); // LAMMPS's own: OMP_NUM_THREADS or package omp
     if (uses_time_step_)
         options.time_step = update->dt * molecules_->units().time;
@@ -172,9 +175,11 @@ void FixDiffusim::init() {
 
 void FixDiffusim::refuse_what_cannot_run() const {
     if (update->whichflag == 2)
-        throw std::runtime_error("'minimize' does not see the learned energy; unfix this fix, or use pair_style diffusim");
+        throw std::runtime_error(
+            "'minimize' does not see the learned energy; unfix this fix, or use pair_style diffusim");
     if (utils::strmatch(update->integrate_style, "^respa"))
-        throw std::runtime_error("run_style respa is not supported: there is one step and one force; use run_style verlet");
+        throw std::runtime_error(
+            "run_style respa is not supported: there is one step and one force; use run_style verlet");
     for (const Fix* other : modify->get_fix_list()) {
         if (other == this)
             continue;
@@ -199,8 +204,9 @@ void FixDiffusim::refuse_what_cannot_run() const {
             shared |= (atom->mask[i] & groupbit) && learned->acts_on(atom->type[i]);
         MPI_Allreduce(&shared, &any, 1, MPI_INT, MPI_MAX, world);
         if (any)
-            throw std::runtime_error("pair_style diffusim acts on atoms of this fix, whose learned force would count twice; "
-                                     "use it with another integrator");
+            throw std::runtime_error(
+                "pair_style diffusim acts on atoms of this fix, whose learned force would count twice; "
+                "use it with another integrator");
     }
 }
 
@@ -210,19 +216,56 @@ void FixDiffusim::create() {
         ids.push_back(static_cast<std::uint32_t>(molecules_->order()[i] - 1));
     diffusim::simulation_options options = this->options();
     options.particle_ids = ids.data();
-    const std::size_t n_values = 3 * molecules_->order().size();
+    const std::size_t n_values = 3 * molecules_->order().size(), n_molecules = molecules_->n_molecules();
+    const std::size_t n_ranks = static_cast<std::size_t>(comm->nprocs);
+    std::vector<std::size_t> first(n_ranks + 1); // molecule of each rank
+    for (std::size_t rank = 0; rank <= n_ranks; rank++)
+        first[rank] = n_molecules * rank / n_ranks;
+    const bool shared = n_ranks > 1 && n_molecules >= n_ranks;
+    options.n_replicas = shared ? first[comm->me + 1] - first[comm->me] : n_molecules;
+    options.first_replica = shared ? static_cast<std::uint32_t>(first[comm->me]) : 0;
     if (simulation_ && held_.size() == n_values) {
         simulation_->reconfigure(options);
         return;
     }
-    const std::uint64_t step =
-        simulation_ ? simulation_->step_count()
-                    : restored_ ? restored_step_ : static_cast<std::uint64_t>(update->ntimestep);
+
+    const int size = static_cast<int>(n_values / n_molecules);
+    share_sizes_.clear();
+    share_starts_.clear();
+    for (std::size_t rank = 0; shared && rank < n_ranks; rank++) {
+        share_sizes_.push_back(static_cast<int>(first[rank + 1] - first[rank]) * size);
+        share_starts_.push_back(static_cast<int>(first[rank]) * size);
+    }
+    share_.resize(shared ? share_sizes_[comm->me] : 0);
+    const std::uint64_t step = simulation_ ? simulation_->step_count()
+                               : restored_ ? restored_step_
+                                           : static_cast<std::uint64_t>(update->ntimestep);
     simulation_ = std::make_unique<diffusim::simulation>(*model_, options);
-    if (restored_positions_.size() == n_values)
-        simulation_->set_positions(restored_positions_);
+    held_.resize(n_values);
+    if (restored_positions_.size() == n_values) {
+        held_ = restored_positions_;
+        give_positions();
+    }
     simulation_->set_step_count(step);
-    held_ = simulation_->positions();
+    take_positions();
+}
+
+/** What belongs to this rank's molecules. */
+std::vector<double> FixDiffusim::share(const std::vector<double>& all) const {
+    const auto begin = all.begin() + share_starts_[comm->me];
+    return {begin, begin + share_sizes_[comm->me]};
+}
+
+/** From `held_` to the core. */
+void FixDiffusim::give_positions() { simulation_->set_positions(share_sizes_.empty() ? held_ : share(held_)); }
+
+/** From the core of every rank to `held_`. Collective. */
+void FixDiffusim::take_positions() {
+    if (share_sizes_.empty())
+        return simulation_->get_positions(held_);
+    simulation_->get_positions(share_);
+    MPI_Allgatherv(share_.data(), share_sizes_[comm->me], MPI_DOUBLE, held_.data(), share_sizes_.data(),
+                   share_starts_.data(), MPI_DOUBLE, world);
 }
 
 /** Say what the run is, and what about it is likely not meant. */
@@ -264,9 +307,9 @@ void FixDiffusim::report() const {
                                         " K, is taken to be the same at that temperature"));
     const double time_step = now.time_step / units.time;
     if (time_step > 0 && std::abs(time_step - update->dt) > 1e-3 * time_step)
-        error->warning(FLERR, PREFIX + ("a step lasts " + number(time_step) + " and the timestep is " +
-                                        number(update->dt) + "; say 'timestep " + number(time_step) +
-                                        "' for LAMMPS to count the time right"));
+        error->warning(FLERR,
+                       PREFIX + ("a step lasts " + number(time_step) + " and the timestep is " + number(update->dt) +
+                                 "; say 'timestep " + number(time_step) + "' for LAMMPS to count the time right"));
 }
 
 void FixDiffusim::setup_post_neighbor() {
@@ -290,14 +333,14 @@ void FixDiffusim::pull(std::vector<double>* forces) {
         return std::abs(x - held) <= ROUNDING * (std::abs(held) + box);
     });
     if (!same) {
-        simulation_->set_positions(positions_);
         held_ = positions_;
+        give_positions();
     }
 }
 
-/** Put the core's positions into LAMMPS's atoms. */
+/** Put the core's positions into LAMMPS's atoms. Collective. */
 void FixDiffusim::push() {
-    simulation_->get_positions(held_);
+    take_positions();
     for (const Molecules::Atom& a : molecules_->local()) {
         double* x = atom->x[a.index];
         for (int c = 0; c < 3; c++)
@@ -309,13 +352,17 @@ void FixDiffusim::push() {
 void FixDiffusim::initial_integrate(int) {
     attempt(FLERR, [&] {
         pull(&forces_);
+        std::string failure;
         try {
-            simulation_->step_biased(forces_);
-        } catch (const diffusim::error&) { // the core has gone back to the last good frame
-            push();
-            throw;
+            simulation_->step_biased(share_sizes_.empty() ? forces_ : share(forces_));
+        } catch (const diffusim::error& caught) { // the core has gone back to the last good frame
+            failure = caught.what();
         }
+        if (!share_sizes_.empty())
+            failure = first_failure(failure, world);
         push();
+        if (!failure.empty())
+            throw std::runtime_error(failure);
     });
 }
 
@@ -325,7 +372,8 @@ void FixDiffusim::post_force(int vflag) {
         return;
     attempt(FLERR, [&] {
         pull();
-        const std::vector<double> scores = simulation_->scores();
+        std::vector<double> scores(held_.size());
+        model_->evaluate(held_.data(), molecules_->n_molecules(), scores.data());
         const double unit = energy_unit(*model_) / molecules_->units().energy;
         for (const Molecules::Atom& a : molecules_->local()) {
             const double *x = &held_[3 * a.place], *s = &scores[3 * a.place];
@@ -370,9 +418,9 @@ void FixDiffusim::write_restart(FILE* file) {
 void FixDiffusim::restart(char* buffer) {
     const double* list = reinterpret_cast<const double*>(buffer);
     if (list[0] != RESTART_LAYOUT)
-        error->all(FLERR, PREFIX + ("the restart file was written by another version of diffusim (layout " +
-                                    number(list[0]) + ", expected " + number(RESTART_LAYOUT) +
-                                    "); start from a data file"));
+        error->all(FLERR,
+                   PREFIX + ("the restart file was written by another version of diffusim (layout " + number(list[0]) +
+                             ", expected " + number(RESTART_LAYOUT) + "); start from a data file"));
     restored_ = true;
     restored_step_ = static_cast<std::uint64_t>(list[1]);
     restored_positions_.assign(list + 3, list + 3 + static_cast<std::size_t>(list[2]));
@@ -385,8 +433,9 @@ double FixDiffusim::compute_scalar() {
     if (simulation_)
         attempt(FLERR, [&] {
             pull();
-            for (double e : simulation_->energies())
-                energy += e;
+            std::vector<double> scores(held_.size()), energies(molecules_->n_molecules());
+            model_->evaluate(held_.data(), energies.size(), scores.data(), energies.data());
+            energy = std::accumulate(energies.begin(), energies.end(), 0.0);
             energy *= energy_unit(*model_) / molecules_->units().energy;
         });
     return energy;
@@ -408,8 +457,11 @@ double FixDiffusim::compute_vector(int i) {
     const diffusim_statistics_t now = simulation_->statistics();
     const Units& units = molecules_->units();
     switch (i) {
-    case 2:
-        return now.largest_score * units.length;
+    case 2: {
+        double largest = 0;
+        MPI_Allreduce(&now.largest_score, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
+        return largest * units.length;
+    }
     case 3:
         return static_cast<double>(now.steps);
     case 4:

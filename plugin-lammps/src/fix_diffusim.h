@@ -17,12 +17,12 @@ namespace diffusim_lammps {
 
 /**
  * Moves the molecules of its group by the score of a model. The model replaces the force field: the total force on the
- * atoms, of whatever other styles and fixes compute, acts on top of it as a bias. Velocities have no meaning and are left
- * alone.
+ * atoms, of whatever other styles and fixes compute, acts on top of it as a bias. Velocities have no meaning and are
+ * left alone.
  *
- * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number of
- * ranks. The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them, and are
- * taken over where they differ by more than that.
+ * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number
+ * of ranks. The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them,
+ * and are taken over where they differ by more than that.
  */
 class __attribute__((visibility("default"))) FixDiffusim : public LAMMPS_NS::Fix {
 public:
@@ -56,10 +56,13 @@ private:
     void report() const;
     void pull(std::vector<double>* forces = nullptr);
     void push();
+    void give_positions();
+    void take_positions();
+    std::vector<double> share(const std::vector<double>& all) const;
 
     double temperature_;
     unsigned long long seed_;
-    std::string path_, elements_keyword_;
+    std::string path_;
     diffusim::simulation_options keywords_; // in the core's units
     bool uses_time_step_ = false;
     std::vector<std::string> elements_;
@@ -67,7 +70,11 @@ private:
     std::unique_ptr<diffusim::model> model_;
     std::unique_ptr<Molecules> molecules_;
     std::unique_ptr<diffusim::simulation> simulation_;
-    std::vector<double> positions_, held_, forces_; // LAMMPS's and the core's, nm; kJ/(mol nm)
+    std::vector<double> positions_, held_, forces_; // of all molecules: LAMMPS's and the core's, nm; kJ/(mol nm)
+
+    // Which of these numbers belong to each rank's molecules; empty where every rank moves all of them.
+    std::vector<int> share_sizes_, share_starts_;
+    std::vector<double> share_;
 
     // From a restart file, until there is a simulation to continue.
     bool restored_ = false;

@@ -45,6 +45,36 @@ const Units& units_of(const char* unit_style) {
     return *units;
 }
 
+std::string first_failure(const std::string& mine, MPI_Comm world) {
+    int me = 0, n_ranks = 0, first = 0;
+    MPI_Comm_rank(world, &me);
+    MPI_Comm_size(world, &n_ranks);
+    const int candidate = mine.empty() ? n_ranks : me;
+    MPI_Allreduce(&candidate, &first, 1, MPI_INT, MPI_MIN, world);
+    if (first == n_ranks)
+        return "";
+    std::string failure = mine;
+    int size = static_cast<int>(failure.size());
+    MPI_Bcast(&size, 1, MPI_INT, first, world);
+    failure.resize(size);
+    MPI_Bcast(failure.data(), size, MPI_CHAR, first, world);
+    return failure;
+}
+
+std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world) {
+    std::unique_ptr<diffusim::model> model;
+    std::string failure;
+    try {
+        model = std::make_unique<diffusim::model>(diffusim::model::load(path));
+    } catch (const diffusim::error& error) {
+        failure = error.what();
+    }
+    failure = first_failure(failure, world);
+    if (!failure.empty())
+        throw std::runtime_error(failure);
+    return model;
+}
+
 Molecules::Molecules(LAMMPS* lammps, const diffusim::model& model, const std::string& what,
                      std::function<bool(int)> contains, std::vector<std::string> elements)
     : Pointers(lammps), model_(model), what_(what), contains_(std::move(contains)), elements_(std::move(elements)),
@@ -86,9 +116,8 @@ void Molecules::find() {
     for (std::size_t i = 0; many && i < found.size(); i++)
         if (atom->molecule_flag && found[i].molecule != found[i / n * n].molecule)
             throw std::runtime_error("molecule " + std::to_string(found[i / n * n].molecule) + " has " +
-                                     std::to_string(i % n) + " atoms in " + what_ +
-                                     ", but the model's molecule has " + std::to_string(n) +
-                                     "; give every copy a molecule ID of its own");
+                                     std::to_string(i % n) + " atoms in " + what_ + ", but the model's molecule has " +
+                                     std::to_string(n) + "; give every copy a molecule ID of its own");
 
     order_.clear();
     places_.clear();
@@ -154,9 +183,10 @@ void Molecules::locate() {
     long long mine[2] = {known, wrong}, all[2] = {};
     MPI_Allreduce(mine, all, 2, MPI_LONG_LONG, MPI_SUM, world);
     if (all[1] != 0 || all[0] != static_cast<long long>(order_.size()))
-        throw std::runtime_error("the atoms of " + what_ + " changed during the run: there were " +
-                                 std::to_string(order_.size()) + ", now there are " + std::to_string(all[0] + all[1]) +
-                                 "; the model moves whole molecules, so keep them from being lost, inserted or deleted");
+        throw std::runtime_error(
+            "the atoms of " + what_ + " changed during the run: there were " + std::to_string(order_.size()) +
+            ", now there are " + std::to_string(all[0] + all[1]) +
+            "; the model moves whole molecules, so keep them from being lost, inserted or deleted");
 
     std::vector<std::size_t> places;
     for (const Atom& a : local_)
@@ -212,7 +242,8 @@ void Molecules::check_whole(const std::vector<double>& positions) const {
             std::abs(positions[i] - positions[3 * first + c]) > half)
             throw std::runtime_error(
                 "atoms " + std::to_string(order_[first]) + " and " + std::to_string(order_[particle]) +
-                " of one molecule are more than half the periodic box apart: the box splits the molecule; give its atoms "
+                " of one molecule are more than half the periodic box apart: the box splits the molecule; give its "
+                "atoms "
                 "the right image flags (for example with 'reset_atoms image all'), or place it whole");
     }
 }

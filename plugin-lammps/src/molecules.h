@@ -9,6 +9,7 @@
 #include "pointers.h"
 #include "units.h"
 #include <functional>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -16,8 +17,8 @@
 namespace diffusim_lammps {
 
 /**
- * Copies of a model's molecule. Those of one molecule are in the order of their atom IDs, which must be the model's; the
- * molecules are in the order of their molecule IDs (of the atom IDs, where atoms have no molecule IDs).
+ * Copies of a model's molecule. Those of one molecule are in the order of their atom IDs, which must be the model's;
+ * the molecules are in the order of their molecule IDs (of the atom IDs, where atoms have no molecule IDs).
  *
  * Throws std::runtime_error with one sentence, on all ranks alike. What is marked collective is called by all ranks.
  */
@@ -70,13 +71,19 @@ private:
     std::unordered_map<LAMMPS_NS::tagint, std::size_t> places_;
     std::vector<double> masses_;
     std::vector<Atom> local_;
-    std::vector<int> counts_;         // atoms of each rank
+    std::vector<int> counts_; // atoms of each rank
     std::vector<std::size_t> places_of_ranks_;
     std::vector<double> sent_, received_;
 };
 
-/** The units of this input script, or a sentence about why there are none. */
+/** The units of an input script; throws where they have no absolute size. */
 const Units& units_of(const char* unit_style);
+
+/** The message of the first rank that has one, on all ranks; "" where none has. Collective. */
+std::string first_failure(const std::string& mine, MPI_Comm world);
+
+/** Read a model file, on all ranks or on none. Collective. */
+std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world);
 
 } // namespace diffusim_lammps
 

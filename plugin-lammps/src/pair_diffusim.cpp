@@ -21,7 +21,7 @@ void PairDiffusim::attempt(const char* file, int line, Body&& body) const {
     try {
         body();
     } catch (const std::runtime_error& failure) {
-        error->one(file, line, std::string("pair_style diffusim: ") + failure.what());
+        error->all(file, line, std::string("pair_style diffusim: ") + failure.what());
     }
 }
 
@@ -50,13 +50,14 @@ void PairDiffusim::settings(int narg, char** arg) {
 void PairDiffusim::coeff(int narg, char** arg) {
     const int n = atom->ntypes;
     if (narg != 3 + n || std::strcmp(arg[0], "*") != 0 || std::strcmp(arg[1], "*") != 0)
-        error->all(FLERR, "pair_style diffusim: expected 'pair_coeff * * FILE' and an element, or NULL, for each of the " +
-                              std::to_string(n) + " atom types");
+        error->all(FLERR,
+                   "pair_style diffusim: expected 'pair_coeff * * FILE' and an element, or NULL, for each of the " +
+                       std::to_string(n) + " atom types");
     elements_.assign(1, "");
     for (int type = 1; type <= n; type++)
         elements_.push_back(std::strcmp(arg[2 + type], "NULL") == 0 ? "" : arg[2 + type]);
     attempt(FLERR, [&] {
-        model_ = std::make_unique<diffusim::model>(diffusim::model::load(arg[2]));
+        model_ = load_model(arg[2], world);
         molecules_ = std::make_unique<Molecules>(
             lmp, *model_, "pair_coeff * *", [this](int i) { return acts_on(atom->type[i]); }, elements_);
     });
@@ -101,8 +102,12 @@ void PairDiffusim::compute(int eflag, int vflag) {
         }
         scores_.resize(frames_.size());
         energies_.resize(frames_.size() / (3 * n));
-        if (!frames_.empty())
-            model_->evaluate(frames_.data(), energies_.size(), scores_.data(), energies_.data());
+        try {
+            if (!frames_.empty())
+                model_->evaluate(frames_.data(), energies_.size(), scores_.data(), energies_.data());
+        } catch (const diffusim::error& failure) { // perhaps on this rank only
+            error->one(FLERR, std::string("pair_style diffusim: ") + failure.what());
+        }
 
         const Units& units = molecules_->units();
         const double energy_scale = energy_unit(*model_) / units.energy, force_scale = energy_scale * units.length;

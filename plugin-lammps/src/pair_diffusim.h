@@ -17,8 +17,8 @@
 namespace diffusim_lammps {
 
 /**
- * Acts on the atoms whose type has an element (not NULL). A rank evaluates the molecules it has atoms of, so that no forces
- * are communicated; the energy of a molecule is counted where its first atom is.
+ * Acts on the atoms whose type has an element (not NULL). A rank evaluates the molecules it has atoms of, so that no
+ * forces are communicated; the energy of a molecule is counted where its first atom is.
  */
 class __attribute__((visibility("default"))) PairDiffusim : public LAMMPS_NS::Pair {
 public:
@@ -43,7 +43,7 @@ private:
     std::unique_ptr<diffusim::model> model_;
     std::unique_ptr<Molecules> molecules_;
     std::vector<double> positions_, frames_, scores_, energies_;
-    std::vector<std::size_t> frame_of_;    // where, per molecule
+    std::vector<std::size_t> frame_of_; // where, per molecule
 };
 
 } // namespace diffusim_lammps

@@ -2,8 +2,8 @@
  *
  * What LAMMPS calls when it loads diffusimplugin.so: is this the LAMMPS it was compiled for, and then the two styles.
  *
- * LAMMPS's C++ classes change between releases and, rarely, between updates of one release; LAMMPS itself only prints that
- * versions differ, and crashes later. */
+ * LAMMPS's C++ classes change between releases and, rarely, between updates of one release; LAMMPS itself only prints
+ * that versions differ, and crashes later. */
 
 #include "fix_diffusim.h"
 #include "lammps.h"
@@ -31,7 +31,8 @@ std::size_t virtual_table_size(void* library, const char* symbol) {
     Dl_info info;
     const ElfW(Sym)* entry = nullptr;
     void* address = dlsym(library, symbol);
-    return address && dladdr1(address, &info, reinterpret_cast<void**>(const_cast<ElfW(Sym)**>(&entry)), RTLD_DL_SYMENT) &&
+    return address &&
+                   dladdr1(address, &info, reinterpret_cast<void**>(const_cast<ElfW(Sym)**>(&entry)), RTLD_DL_SYMENT) &&
                    entry
                ? entry->st_size
                : 0;

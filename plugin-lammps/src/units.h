@@ -18,15 +18,15 @@ struct Units {
     double mass;   // amu
     double energy; // kJ/mol
 
-    double force() const { return energy / length; }          // kJ/(mol nm)
+    double force() const { return energy / length; }            // kJ/(mol nm)
     double diffusion() const { return length * length / time; } // nm²/ps
-    double drag() const { return mass / time; }               // amu/ps
+    double drag() const { return mass / time; }                 // amu/ps
 };
 
 /** What `units style` means, or nullptr where its quantities have no absolute size. */
 inline const Units* find_units(const char* style) {
-    constexpr double KG = 6.02214076e26;  // amu
-    constexpr double J = 6.02214076e20;   // kJ/mol
+    constexpr double KG = 6.02214076e26; // amu
+    constexpr double J = 6.02214076e20;  // kJ/mol
     static const struct {
         const char* style;
         Units units;
@@ -34,7 +34,7 @@ inline const Units* find_units(const char* style) {
         {"real", {0.1, 1e-3, 1.0, 4.184}},
         {"metal", {0.1, 1.0, 1.0, 1.602176634e-19 * J}},
         {"si", {1e9, 1e12, KG, J}},
-        {"nano", {1.0, 1e3, 1e-21 * KG, 1e-21 * J}},
+        {"nano", {1.0, 1e3, 602214.076, 0.602214076}},
         {"electron", {0.0529177210544, 1e-3, 1.0, 4.3597447222060e-18 * J}},
     };
     for (const auto& row : TABLE)

@@ -43,7 +43,7 @@ pub enum Failure {
         step: u64,
         /// The offending score, 1/nm.
         score: f64,
-        /// The frame's positions.
+        /// The frame's positions, of which that is the score.
         positions: Vec<f64>,
     },
     /// The model itself failed.
@@ -97,13 +97,15 @@ impl Chunk {
             }
             if self.noise_at != Some((job.seed, step)) {
                 self.noise.fill(arch, job.seed, &self.replicas, &self.particles, step);
+                self.noise_at = Some((job.seed, step));
             }
             if A::NEXT_NOISE {
                 self.next_noise.fill(arch, job.seed, &self.replicas, &self.particles, step + 1);
             }
             let (drift, noise) = (job.factors)(step);
-            let mut sound = true;
-            let mut largest = self.largest_score;
+            if !self.is_sound(job, drift) {
+                return Err(self.failure(job, step, drift, positions));
+            }
             let frames =
                 positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
             for (frame, (x, s)) in frames.enumerate() {
@@ -114,49 +116,53 @@ impl Chunk {
                     };
                     let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
                     let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
-                    let worst = s[0].abs().max(s[1].abs()).max(s[2].abs());
-                    largest = largest.max(worst);
-                    sound &= (s[0] + s[1] + s[2]).is_finite()
-                        && step.effective_step * worst <= RUNAWAY * base.noise_amplitude;
                     let i = frame * n_particles + particle;
                     *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
                 }
             }
-            self.largest_score = largest;
-            if !sound {
-                return Err(self.failure(job, step, drift, positions));
-            }
             if A::NEXT_NOISE {
                 std::mem::swap(&mut self.noise, &mut self.next_noise);
                 self.noise_at = Some((job.seed, step + 1));
-            } else {
-                self.noise_at = None;
             }
         }
         Ok(())
     }
 
-    /// Name the first particle that failed; the positions are those after the step.
+    /// Whether every score is finite and no drift a runaway's; keeps the largest score.
+    fn is_sound(&mut self, job: &Job, drift: f64) -> bool {
+        let limit = RUNAWAY / drift.sqrt();
+        let (mut sound, mut largest) = (true, self.largest_score);
+        for scores in self.scores.chunks_exact(3 * job.particles.len()) {
+            for (s, base) in scores.as_chunks::<3>().0.iter().zip(job.particles) {
+                let worst = s[0].abs().max(s[1].abs()).max(s[2].abs());
+                largest = largest.max(worst);
+                // A maximum passes over NaN, a sum does not.
+                sound &= (s[0] + s[1] + s[2]).is_finite()
+                    && base.effective_step * worst <= limit * base.noise_amplitude;
+            }
+        }
+        self.largest_score = largest;
+        sound
+    }
+
+    /// Name the first particle that failed.
     fn failure(&self, job: &Job, step: u64, drift: f64, positions: &[f64]) -> Failure {
         let n = job.particles.len();
+        let limit = RUNAWAY / drift.sqrt();
+        let scores = self.scores.as_chunks::<3>().0;
         let fails = |i: usize| {
             let base = job.particles[i % n];
-            let worst = self.scores[3 * i..3 * i + 3]
-                .iter()
-                .fold(0.0f64, |m, s| if s.abs() <= m { m } else { s.abs() });
-            !(base.effective_step * drift * worst <= RUNAWAY * base.noise_amplitude && worst.is_finite())
+            let allowed =
+                |s: &f64| base.effective_step * s.abs() <= limit * base.noise_amplitude && s.is_finite();
+            !scores[i].iter().all(allowed)
         };
-        let i = (0..self.scores.len() / 3).find(|i| fails(*i)).unwrap_or(0);
-        let score = self.scores[3 * i..3 * i + 3].iter().copied().find(|s| !s.is_finite());
-        let largest = self.scores[3 * i..3 * i + 3]
-            .iter()
-            .copied()
-            .fold(0.0, |m: f64, s| if s.abs() > m.abs() { s } else { m });
+        let i = (0..scores.len()).find(|i| fails(*i)).unwrap_or(0);
+        let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
         Failure::Score {
             frame: i / n,
             particle: i % n,
             step,
-            score: score.unwrap_or(largest),
+            score: *scores[i].iter().max_by(worst).expect("three coordinates"),
             positions: positions[i / n * 3 * n..][..3 * n].to_vec(),
         }
     }
@@ -197,5 +203,15 @@ pub fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Result
                 other => other,
             })
         })
-        .reduce(|| Ok(()), |a, b| a.and(b))
+        .reduce(|| Ok(()), earlier)
+}
+
+/// Of two outcomes the failure at the earlier step, so that what is reported and restored does not depend on threads.
+fn earlier(a: Result<(), Failure>, b: Result<(), Failure>) -> Result<(), Failure> {
+    let step = |outcome: &Result<(), Failure>| match outcome {
+        Ok(()) => u64::MAX,
+        Err(Failure::Model(_)) => 0,
+        Err(Failure::Score { step, .. }) => *step,
+    };
+    if step(&b) < step(&a) { b } else { a }
 }

@@ -222,6 +222,10 @@ impl ScoreModel for Analytic {
         }
         Ok(())
     }
+
+    fn preferred_batch(&self) -> usize {
+        (256 / self.n_particles).max(1)
+    }
 }
 
 #[cfg(test)]

@@ -34,4 +34,9 @@ impl ScoreModel for Callback {
     ) -> Result<()> {
         (self.function)(positions, scores, energies).map_err(Error::Callback)
     }
+
+    /// Calling is what costs.
+    fn preferred_batch(&self) -> usize {
+        1024
+    }
 }

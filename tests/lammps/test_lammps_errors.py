@@ -1,0 +1,161 @@
+"""What a user of fix diffusim and pair_style diffusim is told when something is wrong: one line, and what to do."""
+
+import lammps_runs as lr
+import numpy as np
+import pytest
+
+import diffusim
+from diffusim import model_file
+from diffusim.lammps import write_data
+
+FIX = f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} spring auto\n"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The network's molecule as net.data."""
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("fix 1 all diffusim 331.0", ["a temperature", "a seed"]),
+        ("fix 1 all diffusim 331.0 0 model M", ["seed is 0"]),
+        ("fix 1 all diffusim 331.0 7 spring auto", ["no model was given"]),
+        ("fix 1 all diffusim 331.0 7 model", ["keyword model needs a value"]),
+        ("fix 1 all diffusim 331.0 7 model nowhere.safetensors", ["cannot read", "nowhere.safetensors"]),
+        ("fix 1 all diffusim 331.0 7 model net.data", ["net.data is not a readable safetensors file"]),
+        ("fix 1 all diffusim 331.0 7 model M gamma 0.1", ["keyword 'gamma' is not known", "friction, drag"]),
+        ("fix 1 all diffusim 331.0 7 model M adapter rk4", ["adapter 'rk4'", "lm", "em"]),
+        ("fix 1 all diffusim 331.0 7 model M spring -3", ["spring is -3", "positive"]),
+        ("fix 1 all diffusim 331.0 7 model M spring auto effective_step 0.1", ["both 'spring auto'"]),
+        ("fix 1 all diffusim 331.0 7 model M spring 3 effective_step 0.1", ["more than one of spring"]),
+        ("fix 1 all diffusim 331.0 7 model M friction 3 drag 0.1", ["more than one of friction_rate"]),
+        ("fix 1 all diffusim 0.0 7 model M spring auto", ["temperature is 0.0"]),
+        ("fix 1 all diffusim 331.0 7 model M friction 0.0001", ["too soft", "recommends", "'spring auto'"]),
+        ("fix 1 all diffusim 331.0 7 model M types C N O", ["particle 0 is N (nitrogen)", "atom 1", "carbon"]),
+    ],
+)
+def test_commands(data, command, words):
+    command = command.replace("model M", f"model {lr.NETWORK}")
+    error = lr.error_of(data, lr.header("net.data") + command + "\nrun 5\n")
+    assert error.startswith("ERROR: fix diffusim: "), error
+    for word in words:
+        assert word in error
+
+
+def test_atoms_in_another_order(data):
+    text = (data / "net.data").read_text().splitlines()
+    atoms = text.index("Atoms # full") + 2
+    first, second = text[atoms].split(), text[atoms + 1].split()
+    text[atoms], text[atoms + 1] = " ".join(["2", *first[1:]]), " ".join(["1", *second[1:]])
+    (data / "net.data").write_text("\n".join(text) + "\n")
+    error = lr.error_of(data, lr.header("net.data") + FIX + "run 5\n")
+    assert "particle 0 is N (nitrogen, 14.007 amu)" in error and "weighs 12.011" in error
+    assert "Here particle 0 is atom 1" in error
+
+
+def test_units_without_a_size(data):
+    error = lr.error_of(data, lr.header("net.data", "lj") + FIX)
+    assert "fix diffusim: units lj are not supported" in error and "real, metal, si, nano or electron" in error
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("group some id 1 2 3\nfix 1 some", ["group 'some' has 3 atoms", "molecules of 5"]),
+        ("fix 2 all nve\nfix 1 all", ["fix 2 (nve) moves or constrains"]),
+        ("fix 2 all rigid single\nfix 1 all", ["fix 2 (rigid) moves or constrains"]),
+        ("fix 2 all press/berendsen iso 0 0 100\nfix 1 all", ["fix 2 (press/berendsen) changes the box"]),
+        ("run_style respa 2 2\nfix 1 all", ["run_style respa is not supported"]),
+    ],
+)
+def test_runs_that_cannot_be(data, lines, words):
+    header = lr.header("net.data", boundary="p p p" if "press" in lines else "s s s")
+    before, group = lines.rsplit("fix 1 ", 1)
+    error = lr.error_of(data, header + before + FIX.replace(" all ", f" {group} ") + "run 5\n")
+    for word in words:
+        assert word in error
+
+
+def test_shake(data):
+    header = lr.header("net.data").replace(
+        "read_data net.data", "bond_style harmonic\nread_data net.data extra/bond/types 1"
+    )
+    shake = "bond_coeff 1 10 1.1\nfix 2 all shake 1e-4 20 0 m 12.0\n"
+    assert "fix 2 (shake) moves or constrains" in lr.error_of(data, header + shake + FIX + "run 5\n")
+
+
+def test_minimize(data):
+    error = lr.error_of(data, lr.header("net.data") + FIX + "minimize 0 1e-3 10 10\n")
+    assert "minimize" in error and "pair_style diffusim" in error
+
+
+def test_twice_the_learned_force(data):
+    pair = f"pair_style diffusim\npair_coeff * * {lr.NETWORK} N C O\n"
+    error = lr.error_of(data, lr.header("net.data") + pair + FIX + "run 5\n")
+    assert "count twice" in error
+
+
+def test_molecules_of_unequal_size(tmp_path):
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=2)
+    error = lr.error_of(tmp_path, lr.header("net.data") + "set atom 5 mol 2\n" + FIX + "run 5\n")
+    assert "molecule 1 has 4 atoms" in error and "has 5" in error
+
+
+def test_molecule_split_by_the_box(data):
+    split = "displace_atoms all move 9 0 0\nset group all image 0 0 0\n"
+    header = lr.header("net.data", boundary="p p p")
+    error = lr.error_of(data, header + split + "write_data wrapped.data\nset atom 1 image 1 0 0\n" + FIX + "run 5\n")
+    assert "the box splits the molecule" in error and "image flags" in error
+
+
+def test_atoms_that_come_and_go(data):
+    """A fix that inserts atoms is noticed at the next rebuild of the neighbour list."""
+    lines = "region all block -9 9 -9 9 -9 9\nfix 2 all deposit 5 3 10 991 region all near 0.5\n"
+    error = lr.error_of(data, lr.header("net.data", boundary="f f f") + FIX + lines + "run 100\n")
+    assert "changed during the run: there were 5, now there are 6" in error
+
+
+def test_score_that_is_not_finite_keeps_the_last_good_frame(data):
+    """The run ends with the model's own explanation."""
+    lines = "group one id 1\nfix 2 one addforce 9000.0 0 0\n"
+    error = lr.error_of(data, lr.header("net.data") + FIX + lines + "run 500\n")
+    assert "last good frame" in error
+
+
+def test_periodic_model(tmp_path, data):
+    model_file.write(tmp_path / "p.safetensors", model_file.ModelFile("free", 5, 280.0, {}, periodic=True))
+    error = lr.error_of(data, lr.header("net.data") + "fix 1 all diffusim 300 7 model p.safetensors spring 3\nrun 5\n")
+    assert "periodic models are not supported" in error
+
+
+def test_pair_style(data):
+    header = lr.header("net.data")
+    assert "takes no arguments" in lr.error_of(data, header + "pair_style diffusim 5.0\n")
+    assert "an element, or NULL" in lr.error_of(data, header + f"pair_style diffusim\npair_coeff * * {lr.NETWORK} C\n")
+    wrong = f"pair_style diffusim\npair_coeff * * {lr.NETWORK} C N O\nfix 1 all nve\nrun 5\n"
+    error = lr.error_of(data, header + wrong)
+    assert "pair_style diffusim: " in error and "particle 0 is N (nitrogen)" in error
+
+
+def test_another_temperature_is_a_warning(data):
+    output = lr.run(data, lr.header("net.data") + FIX + "run 1\n")
+    assert "WARNING: fix diffusim: the model was trained at 310 K and runs at 331 K" in output
+    output = lr.run(data, lr.header("net.data") + FIX.replace("331", "310") + "run 1\n")
+    assert "trained at" not in output
+
+
+def test_a_time_step_that_is_not_lammps_s_is_a_warning(data):
+    """The number it names silences it."""
+    fix = FIX.replace("spring auto", "spring auto friction 0.02")
+    output = lr.run(data, lr.header("net.data") + fix + "run 1\n")
+    advice = next(line for line in output.splitlines() if "a step lasts" in line and "WARNING" in line)
+    timestep = advice.split("'timestep ")[1].split("'")[0]
+    assert float(timestep) == pytest.approx(0.015 / (lr.BOLTZMANN * 310 / (12.011 * 20) * 100 / 1000), rel=1e-5)
+    assert "WARNING: fix diffusim: a step lasts" not in lr.run(
+        data, lr.header("net.data") + f"timestep {timestep}\n" + fix + "run 1\n"
+    )
+    assert np.isfinite(float(timestep))
