@@ -92,7 +92,8 @@ typedef struct {
 
 // The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
 // and, unless `energies` is NULL, `energies` `[n_frames]` in kT₀. Any return value but 0 ends the run with
-// DIFFUSIM_ERROR_CALLBACK. It is called from several threads at once when there are many replicas.
+// DIFFUSIM_ERROR_CALLBACK. It gets the frames of many replicas at once, from several threads, and must neither throw, nor
+// longjmp, nor use the simulation that calls it.
 typedef int32_t (*diffusim_score_callback_t)(void *user_data,
                                              const double *positions,
                                              size_t n_frames,
@@ -110,9 +111,10 @@ typedef struct {
   size_t struct_size;
   // K; 0 = the training temperature.
   double temperature;
-  // k of the most mobile particle, 1/nm²; 0 = not given.
+  // k = 1/(2 D Δt) of the most mobile particle, 1/nm²; D is that at the training temperature or, where the diffusion
+  // coefficient is given, at `temperature` (theory 5); 0 = not given.
   double spring;
-  // τ of the most mobile particle, nm²; 0 = not given.
+  // τ = 1/(2k) = D Δt of the most mobile particle, nm²; 0 = not given.
   double effective_step;
   // Δt, ps; needs a mobility; 0 = not given.
   double time_step;
@@ -122,7 +124,7 @@ typedef struct {
   double drag;
   // D at `temperature`, nm²/ps; 0 = not given.
   double diffusion_coefficient;
-  // amu, `[n_particles]`, copied; NULL = the model's. A mass of 0 freezes its particle.
+  // amu, `[n_particles]`, copied; NULL = the model's (which only `friction_rate` needs). A mass of 0 freezes its particle.
   const double *masses;
   // Seed of the noise. The same seed gives the same trajectory.
   uint64_t seed;
@@ -150,9 +152,17 @@ typedef struct {
   const char *device;
   // Threads; 0 = one per core.
   size_t n_threads;
+  // ζ of each particle, amu/ps, `[n_particles]`, copied, in place of `drag`; NULL = not given.
+  const double *drags;
+  // D of each particle, nm²/ps, `[n_particles]`, copied, in place of `diffusion_coefficient`; NULL = not given.
+  const double *diffusion_coefficients;
+  // β_n of a noise schedule, one per step, copied; NULL = 1.
+  const double *noise_schedule;
+  // Length of `noise_schedule`.
+  size_t n_noise_schedule;
 } diffusim_simulation_options_t;
 
-// What a simulation does and has done; quantities that are not known are 0.
+// What a simulation has done and what its next step is; quantities that are not known are 0.
 typedef struct {
   // sizeof(diffusim_statistics_t), set by the caller
   size_t struct_size;
@@ -209,6 +219,8 @@ diffusim_status_t diffusim_spring_from_time_step(double time_step,
                                                  double *spring);
 
 // Δt = β/(2 D k) (theory 3): how long, in ps, a step with `spring` (1/nm²) lasts.
+//
+// `diffusion_coefficient` in nm²/ps; `noise_scale` is β, 1 where there is no noise schedule.
 //
 // @since 0.1
 diffusim_status_t diffusim_time_step_from_spring(double spring,
@@ -273,7 +285,8 @@ diffusim_status_t diffusim_model_callback(size_t n_particles,
                                           diffusim_model_t **model);
 
 // `model`, moving only the given particles of a system of `n_particles_total`: `particles[i]` is where the model's particle i
-// is found. All others have zero score. `particles` holds diffusim_model_n_particles(model) indices.
+// is found. All others have zero score. `particles` holds diffusim_model_n_particles(model) indices. The metadata of the subset
+// stays that of `model`.
 //
 // @since 0.1
 diffusim_status_t diffusim_model_subset(const diffusim_model_t *model,
@@ -427,7 +440,7 @@ diffusim_status_t diffusim_simulation_set_positions(diffusim_simulation_t *simul
 // `dtype`.
 //
 // @since 0.1
-diffusim_status_t diffusim_simulation_get_positions(diffusim_simulation_t *simulation,
+diffusim_status_t diffusim_simulation_get_positions(const diffusim_simulation_t *simulation,
                                                     void *positions,
                                                     int32_t dtype,
                                                     size_t n_values);
@@ -450,7 +463,7 @@ diffusim_status_t diffusim_simulation_step_biased(diffusim_simulation_t *simulat
 // Number of the next step: the steps taken, unless it was set.
 //
 // @since 0.1
-diffusim_status_t diffusim_simulation_get_step(diffusim_simulation_t *simulation,
+diffusim_status_t diffusim_simulation_get_step(const diffusim_simulation_t *simulation,
                                                uint64_t *step);
 
 // Set the number of the next step, from which the noise continues.
@@ -463,7 +476,7 @@ diffusim_status_t diffusim_simulation_set_step(diffusim_simulation_t *simulation
 // their energies `[n_replicas]` in kT₀.
 //
 // @since 0.1
-diffusim_status_t diffusim_simulation_evaluate(diffusim_simulation_t *simulation,
+diffusim_status_t diffusim_simulation_evaluate(const diffusim_simulation_t *simulation,
                                                double *scores,
                                                size_t n_values,
                                                double *energies);
@@ -471,24 +484,25 @@ diffusim_status_t diffusim_simulation_evaluate(diffusim_simulation_t *simulation
 // Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
 //
 // @since 0.1
-diffusim_status_t diffusim_simulation_statistics(diffusim_simulation_t *simulation,
+diffusim_status_t diffusim_simulation_statistics(const diffusim_simulation_t *simulation,
                                                  diffusim_statistics_t *statistics);
 
 // Bytes of a checkpoint.
 //
 // @since 0.1
-diffusim_status_t diffusim_simulation_checkpoint_size(diffusim_simulation_t *simulation,
+diffusim_status_t diffusim_simulation_checkpoint_size(const diffusim_simulation_t *simulation,
                                                       size_t *size);
 
 // Write a checkpoint into `data`, which has room for `size` = diffusim_simulation_checkpoint_size bytes: all that is needed
 // to continue bit for bit in a simulation of the same model and options.
 //
 // @since 0.1
-diffusim_status_t diffusim_simulation_checkpoint(diffusim_simulation_t *simulation,
+diffusim_status_t diffusim_simulation_checkpoint(const diffusim_simulation_t *simulation,
                                                  void *data,
                                                  size_t size);
 
-// Continue from a checkpoint of `size` bytes.
+// Continue from a checkpoint of `size` bytes, with its seed: a later diffusim_simulation_reconfigure sets the seed of its own
+// options again.
 //
 // Errors: DIFFUSIM_ERROR_INVALID_CHECKPOINT (damaged, or of another model or other options); the simulation is unchanged.
 //

@@ -37,6 +37,10 @@ impl Schedule {
         Ok(Schedule { values, end })
     }
 
+    fn least(&self) -> f64 {
+        self.values.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
     fn at(&self, step: u64) -> f64 {
         let n = self.values.len() as u64;
         let i = match self.end {
@@ -52,6 +56,11 @@ impl Schedule {
 pub struct NoiseSchedule(Schedule);
 
 impl NoiseSchedule {
+    /// The entries, and whether they start again past their end.
+    pub fn entries(&self) -> (&[f64], bool) {
+        (&self.0.values, self.0.end == End::Cycle)
+    }
+
     /// β_n = 1.
     pub fn constant() -> Self {
         NoiseSchedule(Schedule { values: vec![1.0], end: End::Hold })
@@ -77,6 +86,11 @@ impl NoiseSchedule {
         Self::given((0..n).map(|i| (1.0 - alpha(i + 1) / alpha(i)).min(0.999)).collect(), End::Hold)
     }
 
+    /// The greatest β of all: the largest step.
+    pub fn greatest(&self) -> f64 {
+        self.0.values.iter().copied().fold(0.0, f64::max)
+    }
+
     /// β at `step`.
     pub fn noise_scale(&self, step: u64) -> f64 {
         self.0.at(step)
@@ -88,6 +102,11 @@ impl NoiseSchedule {
 pub struct SpringSchedule(Schedule);
 
 impl SpringSchedule {
+    /// The entries, and whether they start again past their end.
+    pub fn entries(&self) -> (&[f64], bool) {
+        (&self.0.values, self.0.end == End::Cycle)
+    }
+
     /// k_n = k_0.
     pub fn constant() -> Self {
         SpringSchedule(Schedule { values: vec![1.0], end: End::Hold })
@@ -105,7 +124,7 @@ impl SpringSchedule {
 
     /// The smallest factor of all: the softest spring.
     pub fn softest(&self) -> f64 {
-        self.0.values.iter().copied().fold(f64::INFINITY, f64::min)
+        self.0.least()
     }
 }
 
@@ -114,6 +133,11 @@ impl SpringSchedule {
 pub struct TemperatureSchedule(Schedule);
 
 impl TemperatureSchedule {
+    /// The entries, and whether they start again past their end.
+    pub fn entries(&self) -> (&[f64], bool) {
+        (&self.0.values, self.0.end == End::Cycle)
+    }
+
     /// T_n = `temperature`.
     pub fn constant(temperature: f64) -> Result<Self> {
         Self::given(vec![temperature], End::Hold)
@@ -122,6 +146,11 @@ impl TemperatureSchedule {
     /// The given temperatures.
     pub fn given(temperatures: Vec<f64>, end: End) -> Result<Self> {
         Ok(TemperatureSchedule(Schedule::new("temperature", temperatures, end)?))
+    }
+
+    /// The lowest temperature of all, K.
+    pub fn coldest(&self) -> f64 {
+        self.0.least()
     }
 
     /// Temperature at `step`, K.
@@ -153,36 +182,54 @@ pub fn time_step_from_spring(spring: f64, diffusion_coefficient: f64, noise_scal
     Ok(noise_scale / (2.0 * diffusion_coefficient * spring))
 }
 
-/// What turns forces into motion, and so steps into time.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What turns forces into motion, and so steps into time. Drags and diffusion coefficients are one for all particles or one
+/// for each.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Mobility {
     /// γ in 1/ps: D_a = kT/(m_a γ), as in OpenMM's Langevin integrators.
     FrictionRate(f64),
-    /// ζ in amu/ps, the same for all particles: D = kT/ζ, as in LAMMPS's `fix brownian`.
-    Drag(f64),
-    /// D in nm²/ps at the simulation's temperature, the same for all particles.
-    Diffusion(f64),
+    /// ζ in amu/ps: D_a = kT/ζ_a, as in LAMMPS's `fix brownian`.
+    Drag(Vec<f64>),
+    /// D in nm²/ps at the simulation's temperature.
+    Diffusion(Vec<f64>),
 }
 
 impl Mobility {
-    /// D in nm²/ps of a particle of `mass` amu at `temperature` K.
-    pub fn diffusion_coefficient(self, temperature: f64, mass: f64) -> Result<f64> {
+    /// D in nm²/ps of particle `i`, of `mass` amu, at `temperature` K.
+    pub fn diffusion_coefficient(&self, i: usize, temperature: f64, mass: f64) -> Result<f64> {
         positive("temperature", temperature, "K")?;
+        let of = |values: &[f64]| if values.len() == 1 { values[0] } else { values[i] };
         match self {
             Mobility::FrictionRate(rate) => {
-                positive("friction rate", rate, "/ps")?;
+                positive("friction rate", *rate, "/ps")?;
                 positive("mass", mass, "amu")?;
                 Ok(BOLTZMANN * temperature / (mass * rate))
             }
-            Mobility::Drag(drag) => {
-                positive("drag", drag, "amu/ps")?;
-                Ok(BOLTZMANN * temperature / drag)
+            Mobility::Drag(drags) => {
+                positive("drag", of(drags), "amu/ps")?;
+                Ok(BOLTZMANN * temperature / of(drags))
             }
-            Mobility::Diffusion(d) => {
-                positive("diffusion coefficient", d, "nm²/ps")?;
-                Ok(d)
+            Mobility::Diffusion(coefficients) => {
+                positive("diffusion coefficient", of(coefficients), "nm²/ps")?;
+                Ok(of(coefficients))
             }
         }
+    }
+
+    /// Check that there is one value, or one for each of `n` particles.
+    pub fn check_count(&self, n: usize) -> Result<()> {
+        let (name, count) = match self {
+            Mobility::FrictionRate(_) => return Ok(()),
+            Mobility::Drag(drags) => ("drags", drags.len()),
+            Mobility::Diffusion(coefficients) => ("diffusion coefficients", coefficients.len()),
+        };
+        if count != 1 && count != n {
+            bail!(
+                InvalidArgument,
+                "{count} {name} were given; expected one, or one for each of {n} particles"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -229,8 +276,8 @@ mod tests {
 
     #[test]
     fn diffusion_from_friction_and_drag_agree() {
-        let rate = Mobility::FrictionRate(7.3).diffusion_coefficient(310.0, 14.2).unwrap();
-        let drag = Mobility::Drag(7.3 * 14.2).diffusion_coefficient(310.0, f64::NAN).unwrap();
+        let rate = Mobility::FrictionRate(7.3).diffusion_coefficient(0, 310.0, 14.2).unwrap();
+        let drag = Mobility::Drag(vec![7.3 * 14.2]).diffusion_coefficient(0, 310.0, f64::NAN).unwrap();
         assert!((rate / drag - 1.0).abs() < 1e-15);
         assert!((rate - BOLTZMANN * 310.0 / (14.2 * 7.3)).abs() < 1e-18);
     }

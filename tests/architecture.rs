@@ -50,6 +50,7 @@ fn floor(room: &str) -> usize {
 fn dependencies_point_down() {
     let reference = regex::Regex::new(r"\bcrate::([a-z_]+)").unwrap();
     for (room, file, text) in files() {
+        assert!(!text.contains("crate::{"), "{file}: write one `use crate::room` per room");
         for used in reference.captures_iter(&text).map(|c| c[1].to_owned()) {
             let allowed =
                 used == room || floor(&used) < floor(&room) || (floor(&used) == 0 && floor(&room) == 0);

@@ -152,6 +152,17 @@ fn curvature_and_temperature_of_a_harmonic_model_are_exact() {
     let x: Vec<f64> = (0..36).map(|i| 0.05 * diffusim::noise::normals(8, 0, i, 0)[0] as f64).collect();
     let largest = curvature::largest_curvature(&**model.score(), &x).unwrap();
     assert!((largest / 510.0 - 1.0).abs() < 1e-6);
+    // Where the strongest mode is a maximum, the stiffest one is still found.
+    let saddle = |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
+        x.iter().zip(s).enumerate().for_each(|(i, (x, s))| *s = -x * [12.0, -130.0, 1.7][i % 3]);
+        Ok(())
+    };
+    let model_of_saddle = Model::callback(3, 273.0, Box::new(saddle)).unwrap();
+    let largest = curvature::largest_curvature(&**model_of_saddle.score(), &x).unwrap();
+    assert!((largest / 12.0 - 1.0).abs() < 1e-3, "{largest}");
+    let many = common::analytic("harmonic", 70, 273.0, json!({"stiffness": 510.0}));
+    let (laplacian, _) = curvature::laplacian_and_square(&**many.score(), &[0.01; 210]).unwrap();
+    assert!((laplacian / (210.0 * 510.0) - 1.0).abs() < 1e-6);
     let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), &x).unwrap();
     assert!((laplacian / (36.0 * 510.0) - 1.0).abs() < 1e-6);
     let expected: f64 = x.iter().map(|x| (510.0 * x).powi(2)).sum();
@@ -210,7 +221,17 @@ fn a_file_put_together_from_its_parts_loads() {
 #[test]
 fn spoilt_files_are_errors_that_name_the_offender() {
     type Spoil = fn(&mut Parts);
-    let cases: [(&str, Spoil); 26] = [
+    let cases: [(&str, Spoil); 33] = [
+        ("n_frequencies", |p| p.description["hyperparameters"]["n_frequencies"] = json!(1u64 << 40)),
+        ("feature_mean of the model has 3", |p| {
+            p.tensors.get_mut("feature_mean").unwrap().1 = vec![3];
+            p.tensors.get_mut("feature_mean").unwrap().2.truncate(12);
+        }),
+        ("expected 1 columns", |p| p.description["hyperparameters"]["hidden"] = json!([])),
+        ("expected 0 columns", |p| p.description["hyperparameters"]["hidden"] = json!([0])),
+        ("harmonic", |p| p.description["hyperparameters"]["harmonic"] = json!(-0.5)),
+        ("no finite score", |p| p.description["hyperparameters"]["harmonic"] = json!(1e300)),
+        ("unknown field `cutoff`", |p| p.description["hyperparameters"]["cutoff"] = json!(0.9)),
         ("version 7", |p| p.description["format_version"] = json!(7)),
         ("no format_version", |p| p.description = json!({})),
         ("n_particles", |p| p.description["n_particles"] = json!(0)),
@@ -291,9 +312,39 @@ fn damaged_bytes_never_panic() {
 }
 
 #[test]
+fn a_network_needs_layers() {
+    for hidden in [vec![], vec![0], vec![4, 1 << 40]] {
+        let parameters = Hyperparameters {
+            hidden,
+            activation: "silu".into(),
+            quadruplets: Vec::new(),
+            softening: 0.01,
+            signed_length: 0.1,
+            harmonic: 0.3,
+            n_frequencies: 2,
+        };
+        let tensors = Tensors { feature_mean: &[0.1], feature_spread: &[0.1], layers: Vec::new() };
+        let error = Distance::new(2, &parameters, &tensors, [1e-3, 0.1], 1e-2).err().unwrap().to_string();
+        assert!(error.contains("hidden layers"), "{error}");
+    }
+}
+
+#[test]
 fn noise_level_outside_the_training_is_refused() {
     let error = Model::load(&fixture("distance_small.safetensors"), Some(3.0)).err().unwrap();
     assert!(matches!(&error, Error::InvalidArgument(t) if t.contains("noise level 3 nm")), "{error}");
+}
+
+/// What the file says of stiffness and step holds for its own noise level; at another they are measured.
+#[test]
+fn another_noise_level_has_another_stiffness() {
+    let load = |level| Model::load(&fixture("distance_small.safetensors"), Some(level)).unwrap();
+    let (fine, coarse) = (load(0.0009), load(0.02));
+    let curvature = |m: &Model| m.metadata().largest_curvature.unwrap();
+    assert!(curvature(&fine) != curvature(&coarse));
+    let x = &fine.start_positions()[..15 * (fine.start_positions().len() / 15).min(32)];
+    let measured = curvature::largest_curvature(&**coarse.score(), x).unwrap();
+    assert!((curvature(&coarse) / measured - 1.0).abs() < 1e-12);
 }
 
 #[test]
@@ -367,4 +418,7 @@ fn a_subset_moves_only_its_particles() {
     }
     assert!(model.subset(8, &[0]).err().unwrap().to_string().contains("names 1 particles"));
     assert!(subset.masses().unwrap_err().to_string().contains("5 of 8"));
+    let nested = subset.subset(9, &[8, 7, 6, 5, 4, 3, 2, 1]).unwrap();
+    assert!(nested.masses().unwrap_err().to_string().contains("5 of 9"));
+    assert!(model.subset(1 << 50, &particles).is_err());
 }

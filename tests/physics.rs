@@ -44,12 +44,13 @@ fn msd_is_six_d_t() {
         }
     }
     // Drag and diffusion coefficient, each in its own way.
-    for (mobility, d) in
-        [(Mobility::Drag(41.0), BOLTZMANN * temperature / 41.0), (Mobility::Diffusion(0.0317), 0.0317)]
-    {
+    for (mobility, d) in [
+        (Mobility::Drag(vec![41.0]), BOLTZMANN * temperature / 41.0),
+        (Mobility::Diffusion(vec![0.0317]), 0.0317),
+    ] {
         let options = Options {
             temperature: Some(temperature),
-            mobility: Some(mobility),
+            mobility: Some(mobility.clone()),
             step_size: StepSize::TimeStep(dt),
             n_replicas,
             seed: 12,
@@ -121,7 +122,7 @@ fn temperature_is_right_at_fixed_diffusion_too() {
     let model = analytic("harmonic", 1, 283.0, json!({ "stiffness": 87.0 }));
     let options = Options {
         temperature: Some(410.0),
-        mobility: Some(Mobility::Diffusion(0.0317)),
+        mobility: Some(Mobility::Diffusion(vec![0.0317])),
         step_size: StepSize::TimeStep(0.11),
         n_replicas: 30_000,
         seed: 22,

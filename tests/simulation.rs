@@ -205,7 +205,7 @@ fn spring_effective_step_and_time_step_agree() {
     }
     // A diffusion coefficient is meant at the simulation's temperature: the noise has 2DΔt, the drift DΔt T₀/T.
     let d = 0.0123;
-    let given = make(StepSize::TimeStep(dt), Some(Mobility::Diffusion(d)));
+    let given = make(StepSize::TimeStep(dt), Some(Mobility::Diffusion(vec![d])));
     assert!(
         (given.particles[0].noise_amplitude * given.factors(0).1 / (2.0 * d * dt).sqrt() - 1.0).abs() < 1e-14
     );
@@ -233,7 +233,10 @@ fn schedules_scale_drift_and_noise() {
 #[test]
 fn wrong_options_are_one_clear_sentence() {
     let model = analytic("harmonic", 2, 290.0, json!({"stiffness": 30.0}));
-    let cases: [(&str, Options); 12] = [
+    let cases: [(&str, Options); 15] = [
+        ("n_threads is 5000", Options { n_threads: 5000, ..options() }),
+        ("particle id 7 was given twice", Options { particle_ids: Some(vec![7, 7]), ..options() }),
+        ("first_replica 4294967295", Options { first_replica: u32::MAX, ..options() }),
         ("recommends no step", Options { step_size: StepSize::Recommended, ..options() }),
         ("spring is -2", Options { step_size: StepSize::Spring(-2.0), ..options() }),
         ("needs a friction rate", Options { step_size: StepSize::TimeStep(0.1), ..options() }),
@@ -311,6 +314,154 @@ fn reconfigure_keeps_positions_and_steps() {
             .to_string()
             .contains("cannot become 3")
     );
+    let overflow = Options { n_replicas: 2, first_replica: u32::MAX - 1, ..options() };
+    assert!(s.reconfigure(overflow).unwrap_err().to_string().contains("first_replica"));
     s.step(5).unwrap();
     assert_eq!(s.statistics().score_evaluations, 50);
+}
+
+/// Noise that was computed for a step that failed is not taken for that of another step.
+#[test]
+fn a_failed_step_leaves_no_noise_behind() {
+    let options = Options { step_size: StepSize::EffectiveStep(5e-5), ..options() };
+    let mut s = simulation(&cliff(f64::NAN), options);
+    s.step(100).unwrap();
+    let checkpoint = s.checkpoint();
+    s.step(10).unwrap();
+    let expected = s.positions().to_vec();
+    s.set_step_count(500);
+    s.set_positions(&[2.0; 6]).unwrap();
+    s.step(1).unwrap_err();
+    s.restore(&checkpoint).unwrap();
+    s.step(10).unwrap();
+    assert_eq!(s.positions(), expected);
+}
+
+/// However often a run fails at the same place, what is kept is a frame that has been seen to be good.
+#[test]
+fn failing_again_keeps_a_good_frame() {
+    let options = Options { step_size: StepSize::EffectiveStep(5e-5), n_replicas: 2, ..options() };
+    for n in [1, 7, 1000] {
+        let mut s = simulation(&cliff(f64::NAN), options.clone());
+        while s.step(n).is_ok() {}
+        for _ in 0..5 {
+            if s.step(n).is_err() {
+                assert!(s.positions().iter().all(|x| *x <= 1.7), "{n}");
+            }
+        }
+    }
+}
+
+/// Of several replicas that fail, the earliest decides what is reported and restored.
+#[test]
+fn the_earliest_failure_counts() {
+    let score = |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
+        x.iter().zip(s).for_each(|(x, s)| *s = if *x > 1.7 { f64::NAN } else { 40.0 });
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(1, 290.0, Box::new(score)).unwrap());
+    let options =
+        Options { step_size: StepSize::EffectiveStep(1e-3), n_replicas: 2, n_threads: 2, ..options() };
+    let mut s = simulation(&model, options);
+    s.set_positions(&[0.9, 0.9, 0.9, 1.3, 1.3, 1.3]).unwrap();
+    let text = s.step(150).unwrap_err().to_string();
+    assert!(text.contains("replica 1"), "{text}");
+}
+
+#[test]
+fn a_bias_that_is_not_finite_is_named() {
+    let mut s = simulation(&network(), options());
+    let mut forces = vec![0.0; 15];
+    forces[7] = f64::NAN;
+    let text = s.step_biased(&forces).unwrap_err().to_string();
+    assert!(text.contains("bias force on particle 2") && s.step_count() == 0, "{text}");
+}
+
+#[test]
+fn the_last_step_number_is_not_overrun() {
+    let mut s = simulation(&analytic("free", 1, 290.0, json!({})), options());
+    s.set_step_count(u64::MAX);
+    assert!(s.step_biased(&[0.0; 3]).unwrap_err().to_string().contains("exceed"));
+    assert!(s.step(1).is_err());
+    assert_eq!(s.step_count(), u64::MAX);
+}
+
+/// At fixed D a colder moment means a larger drift (theory 5), and β scales the step: both are seen by the stability check.
+#[test]
+fn stability_is_checked_over_whole_schedules() {
+    let mut description: serde_json::Value =
+        serde_json::from_str(&common::description("harmonic", 2, 300.0, json!({"stiffness": 600.0})))
+            .unwrap();
+    description["largest_curvature"] = json!(600.0);
+    let model = Arc::new(Model::from_json(&description.to_string()).unwrap());
+    let base =
+        Options { step_size: StepSize::EffectiveStep(1.0 / 600.0), allow_unstable: false, ..options() };
+    Simulation::new(model.clone(), base.clone()).unwrap();
+    let beta = diffusim::schedule::NoiseSchedule::given(vec![1.0, 2.1], End::Hold).unwrap();
+    assert!(Simulation::new(model.clone(), Options { noise_schedule: beta, ..base.clone() }).is_err());
+    let annealing = TemperatureSchedule::given(vec![900.0, 140.0], End::Hold).unwrap();
+    let at_fixed_diffusion = Options {
+        temperature_schedule: Some(annealing.clone()),
+        mobility: Some(Mobility::Diffusion(vec![0.4])),
+        ..base.clone()
+    };
+    assert!(Simulation::new(model.clone(), at_fixed_diffusion).is_err());
+    Simulation::new(model, Options { temperature_schedule: Some(annealing), ..base }).unwrap();
+}
+
+/// k = 1/(2DΔt) with the D that was given, whatever the temperature; each particle may have its own.
+#[test]
+fn spring_of_a_given_diffusion_coefficient() {
+    let model = analytic("free", 2, 270.0, json!({}));
+    let spring = diffusim::schedule::spring_from_time_step(0.1, 0.02, 1.0).unwrap();
+    let make = |step_size, mobility| {
+        let options = Options { temperature: Some(405.0), step_size, mobility: Some(mobility), ..options() };
+        simulation(&model, options)
+    };
+    let by_spring = make(StepSize::Spring(spring), Mobility::Diffusion(vec![0.005, 0.02]));
+    assert!((by_spring.statistics().time_step.unwrap() / 0.1 - 1.0).abs() < 1e-14);
+    let by_time = make(StepSize::TimeStep(0.1), Mobility::Diffusion(vec![0.005, 0.02]));
+    let (drift, noise) = by_time.dynamics().factors(0);
+    for (i, d) in [0.005, 0.02].into_iter().enumerate() {
+        let particle = by_time.dynamics().particles[i];
+        assert!((particle.noise_amplitude * noise / (2.0 * d * 0.1f64).sqrt() - 1.0).abs() < 1e-14);
+        assert!((particle.effective_step * drift / (d * 0.1 / 1.5) - 1.0).abs() < 1e-14);
+    }
+    let drags = make(StepSize::TimeStep(0.1), Mobility::Drag(vec![31.0, 62.0]));
+    assert_eq!(
+        drags.dynamics().particles[0].effective_step,
+        2.0 * drags.dynamics().particles[1].effective_step
+    );
+    let wrong = Options { mobility: Some(Mobility::Drag(vec![2.0; 3])), ..options() };
+    assert!(Simulation::new(model, wrong).err().unwrap().to_string().contains("3 drags"));
+}
+
+#[test]
+fn a_checkpoint_of_another_noise_level_is_refused() {
+    let level =
+        |sigma| Arc::new(Model::load(&common::fixture("distance_small.safetensors"), Some(sigma)).unwrap());
+    let options = Options { step_size: StepSize::EffectiveStep(1e-9), ..options() };
+    let bytes = simulation(&level(0.0021), options.clone()).checkpoint();
+    assert!(simulation(&level(0.0022), options.clone()).restore(&bytes).is_err());
+    simulation(&level(0.0021), options).restore(&bytes).unwrap();
+}
+
+#[test]
+fn subsets_wait_for_positions() {
+    let model = Arc::new(network().subset(8, &[6, 0, 3, 1, 4]).unwrap());
+    let mut s = simulation(&model, options());
+    assert!(s.step(1).unwrap_err().to_string().contains("set the positions first"));
+}
+
+#[test]
+fn statistics_follow_the_schedules() {
+    let model = analytic("free", 1, 270.0, json!({}));
+    let options = Options {
+        spring_schedule: SpringSchedule::given(vec![1.0, 4.0], End::Hold).unwrap(),
+        temperature_schedule: Some(TemperatureSchedule::given(vec![540.0, 290.0], End::Hold).unwrap()),
+        ..options()
+    };
+    let mut s = simulation(&model, options);
+    s.step(3).unwrap();
+    assert_eq!((s.statistics().temperature, s.statistics().effective_step), (290.0, 2.3e-7 / 4.0));
 }

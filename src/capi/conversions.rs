@@ -24,6 +24,8 @@ pub unsafe extern "C" fn diffusim_spring_from_time_step(
 
 /// Δt = β/(2 D k) (theory 3): how long, in ps, a step with `spring` (1/nm²) lasts.
 ///
+/// `diffusion_coefficient` in nm²/ps; `noise_scale` is β, 1 where there is no noise schedule.
+///
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_time_step_from_spring(
@@ -51,7 +53,7 @@ pub unsafe extern "C" fn diffusim_diffusion_from_friction_rate(
 ) -> diffusim_status_t {
     guard(|| {
         let d = output(diffusion_coefficient, "diffusion_coefficient")?;
-        *d = Mobility::FrictionRate(friction_rate).diffusion_coefficient(temperature, mass)?;
+        *d = Mobility::FrictionRate(friction_rate).diffusion_coefficient(0, temperature, mass)?;
         Ok(())
     })
 }
@@ -67,7 +69,7 @@ pub unsafe extern "C" fn diffusim_diffusion_from_drag(
 ) -> diffusim_status_t {
     guard(|| {
         let d = output(diffusion_coefficient, "diffusion_coefficient")?;
-        *d = Mobility::Drag(drag).diffusion_coefficient(temperature, f64::NAN)?;
+        *d = Mobility::Drag(vec![drag]).diffusion_coefficient(0, temperature, f64::NAN)?;
         Ok(())
     })
 }

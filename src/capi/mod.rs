@@ -3,6 +3,7 @@
 //! Conventions, held by every function here (see also include/diffusim.h):
 //! * the return value is a status; outputs are written only on success; `diffusim_last_error()` has the sentence;
 //! * handles are made through an out-pointer and freed by `*_free`, which accepts NULL; every other NULL is an error;
+//! * outputs must not overlap inputs;
 //! * every body runs inside [`guard`], so no panic crosses the boundary; a handle that a panic went through is poisoned;
 //! * option structs start with `struct_size` and only grow; enums cross as `int32_t` and unknown values are errors.
 #![allow(non_camel_case_types, clippy::missing_safety_doc, unsafe_op_in_unsafe_fn)]
@@ -113,11 +114,13 @@ fn null(name: &str) -> Error {
 }
 
 unsafe fn reference<'a, T>(pointer: *const T, name: &str) -> Result<&'a T> {
-    pointer.as_ref().ok_or_else(|| null(name))
+    check_slice(pointer, 1, name)?;
+    Ok(&*pointer)
 }
 
 unsafe fn output<'a, T>(pointer: *mut T, name: &str) -> Result<&'a mut T> {
-    pointer.as_mut().ok_or_else(|| null(name))
+    check_slice(pointer, 1, name)?;
+    Ok(&mut *pointer)
 }
 
 /// A slice from pointer and length; an empty one may be NULL.
@@ -147,6 +150,16 @@ fn check_slice<T>(pointer: *const T, len: usize, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// An error if an input and an output share memory.
+fn check_apart<T, U>(input: &[T], output: *const U, len: usize, name: &str) -> Result<()> {
+    let input = input.as_ptr_range();
+    let output = output.addr()..output.addr().saturating_add(len * size_of::<U>());
+    if input.start.addr() < output.end && output.start < input.end.addr() {
+        bail!(InvalidArgument, "argument {name} overlaps the positions; give it memory of its own");
+    }
+    Ok(())
+}
+
 unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
     if pointer.is_null() {
         return Err(null(name));
@@ -161,7 +174,7 @@ unsafe fn read_options<T: Copy>(pointer: *const T, defaults: T, name: &str) -> R
     if pointer.is_null() {
         return Ok(defaults);
     }
-    let size = *pointer.cast::<usize>();
+    let size = *reference(pointer.cast::<usize>(), name)?;
     if size < size_of::<usize>() || size > size_of::<T>() {
         bail!(
             InvalidArgument,
@@ -176,9 +189,7 @@ unsafe fn read_options<T: Copy>(pointer: *const T, defaults: T, name: &str) -> R
 
 /// The other way round: as much of `value` as fits into the caller's struct of `size` bytes.
 unsafe fn write_struct<T: Copy>(pointer: *mut T, size: usize, value: T, name: &str) -> Result<()> {
-    if pointer.is_null() {
-        return Err(null(name));
-    }
+    check_slice(pointer.cast::<usize>(), 1, name)?;
     if size < size_of::<usize>() {
         bail!(InvalidArgument, "{name}: a struct of {size} bytes cannot hold its own size");
     }

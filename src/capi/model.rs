@@ -125,7 +125,8 @@ pub unsafe extern "C" fn diffusim_model_from_json(
 
 /// The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
 /// and, unless `energies` is NULL, `energies` `[n_frames]` in kT₀. Any return value but 0 ends the run with
-/// DIFFUSIM_ERROR_CALLBACK. It is called from several threads at once when there are many replicas.
+/// DIFFUSIM_ERROR_CALLBACK. It gets the frames of many replicas at once, from several threads, and must neither throw, nor
+/// longjmp, nor use the simulation that calls it.
 pub type diffusim_score_callback_t = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -192,7 +193,8 @@ pub unsafe extern "C" fn diffusim_model_callback(
 }
 
 /// `model`, moving only the given particles of a system of `n_particles_total`: `particles[i]` is where the model's particle i
-/// is found. All others have zero score. `particles` holds diffusim_model_n_particles(model) indices.
+/// is found. All others have zero score. `particles` holds diffusim_model_n_particles(model) indices. The metadata of the subset
+/// stays that of `model`.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]
@@ -422,6 +424,8 @@ pub unsafe extern "C" fn diffusim_model_evaluate(
     guard(|| {
         let model = &reference(model, "model")?.model;
         let positions = frames(model, positions, n_frames)?;
+        check_apart(positions, scores, positions.len(), "scores")?;
+        check_apart(positions, energies, n_frames, "energies")?;
         let scores = slice_mut(scores, positions.len(), "scores")?;
         let energies =
             if energies.is_null() { None } else { Some(slice_mut(energies, n_frames, "energies")?) };

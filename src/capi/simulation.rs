@@ -4,9 +4,11 @@ use super::model::diffusim_model_t;
 use super::*;
 use crate::adapter::Adapter;
 use crate::sampler::{Options, Simulation, StepSize};
-use crate::schedule::{End, Mobility, SpringSchedule, TemperatureSchedule};
+use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Euler–Maruyama: the harmonic adapter as it is (theory 2).
 pub const DIFFUSIM_EULER_MARUYAMA: i32 = 0;
@@ -20,8 +22,11 @@ pub const DIFFUSIM_CYCLE: i32 = 1;
 
 /// Replicas of one system, moved by a model. Belongs to one thread at a time.
 pub struct diffusim_simulation_t {
-    simulation: Simulation,
-    poisoned: bool,
+    simulation: UnsafeCell<Simulation>,
+    /// A call is under way.
+    busy: AtomicBool,
+    /// A panic went through it.
+    poisoned: AtomicBool,
 }
 
 /// What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
@@ -36,9 +41,10 @@ pub struct diffusim_simulation_options_t {
     pub struct_size: usize,
     /// K; 0 = the training temperature.
     pub temperature: f64,
-    /// k of the most mobile particle, 1/nm²; 0 = not given.
+    /// k = 1/(2 D Δt) of the most mobile particle, 1/nm²; D is that at the training temperature or, where the diffusion
+    /// coefficient is given, at `temperature` (theory 5); 0 = not given.
     pub spring: f64,
-    /// τ of the most mobile particle, nm²; 0 = not given.
+    /// τ = 1/(2k) = D Δt of the most mobile particle, nm²; 0 = not given.
     pub effective_step: f64,
     /// Δt, ps; needs a mobility; 0 = not given.
     pub time_step: f64,
@@ -48,7 +54,7 @@ pub struct diffusim_simulation_options_t {
     pub drag: f64,
     /// D at `temperature`, nm²/ps; 0 = not given.
     pub diffusion_coefficient: f64,
-    /// amu, `[n_particles]`, copied; NULL = the model's. A mass of 0 freezes its particle.
+    /// amu, `[n_particles]`, copied; NULL = the model's (which only `friction_rate` needs). A mass of 0 freezes its particle.
     pub masses: *const f64,
     /// Seed of the noise. The same seed gives the same trajectory.
     pub seed: u64,
@@ -76,6 +82,14 @@ pub struct diffusim_simulation_options_t {
     pub device: *const c_char,
     /// Threads; 0 = one per core.
     pub n_threads: usize,
+    /// ζ of each particle, amu/ps, `[n_particles]`, copied, in place of `drag`; NULL = not given.
+    pub drags: *const f64,
+    /// D of each particle, nm²/ps, `[n_particles]`, copied, in place of `diffusion_coefficient`; NULL = not given.
+    pub diffusion_coefficients: *const f64,
+    /// β_n of a noise schedule, one per step, copied; NULL = 1.
+    pub noise_schedule: *const f64,
+    /// Length of `noise_schedule`.
+    pub n_noise_schedule: usize,
 }
 
 const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
@@ -101,6 +115,10 @@ const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
     allow_unstable: 0,
     device: ptr::null(),
     n_threads: 0,
+    drags: ptr::null(),
+    diffusion_coefficients: ptr::null(),
+    noise_schedule: ptr::null(),
+    n_noise_schedule: 0,
 };
 
 /// Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
@@ -120,17 +138,29 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
     let array = |pointer: *const f64, len: usize, name: &str| -> Result<Option<Vec<f64>>> {
         if pointer.is_null() && len == 0 { Ok(None) } else { Ok(Some(slice(pointer, len, name)?.to_vec())) }
     };
-    let one_of = |names: &str, values: [f64; 3]| {
-        if values.iter().filter(|v| **v != 0.0).count() > 1 {
+    let one_of = |names: &str, given: &[bool]| {
+        if given.iter().filter(|g| **g).count() > 1 {
             bail!(InvalidArgument, "more than one of {names} was given; give one and leave the others 0");
         }
         Ok(())
     };
-    one_of("spring, effective_step and time_step", [c.spring, c.effective_step, c.time_step])?;
     one_of(
-        "friction_rate, drag and diffusion_coefficient",
-        [c.friction_rate, c.drag, c.diffusion_coefficient],
+        "spring, effective_step and time_step",
+        &[c.spring, c.effective_step, c.time_step].map(|x| x != 0.0),
     )?;
+    one_of(
+        "friction_rate, drag, drags, diffusion_coefficient and diffusion_coefficients",
+        &[
+            c.friction_rate != 0.0,
+            c.drag != 0.0,
+            !c.drags.is_null(),
+            c.diffusion_coefficient != 0.0,
+            !c.diffusion_coefficients.is_null(),
+        ],
+    )?;
+    let each = |pointer: *const f64, name: &str| -> Result<Option<Vec<f64>>> {
+        if pointer.is_null() { Ok(None) } else { Ok(Some(slice(pointer, n_particles, name)?.to_vec())) }
+    };
     let end = match c.schedule_end {
         DIFFUSIM_HOLD_LAST => End::Hold,
         DIFFUSIM_CYCLE => End::Cycle,
@@ -147,6 +177,7 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
         ),
     };
     let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;
+    let noise_schedule = array(c.noise_schedule, c.n_noise_schedule, "noise_schedule")?;
     let temperature_schedule =
         array(c.temperature_schedule, c.n_temperature_schedule, "temperature_schedule")?;
     Ok(Options {
@@ -158,13 +189,11 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
             .unwrap_or_default(),
         mobility: given(c.friction_rate)
             .map(Mobility::FrictionRate)
-            .or(given(c.drag).map(Mobility::Drag))
-            .or(given(c.diffusion_coefficient).map(Mobility::Diffusion)),
-        masses: if c.masses.is_null() {
-            None
-        } else {
-            Some(slice(c.masses, n_particles, "masses")?.to_vec())
-        },
+            .or(given(c.drag).map(|drag| Mobility::Drag(vec![drag])))
+            .or(each(c.drags, "drags")?.map(Mobility::Drag))
+            .or(given(c.diffusion_coefficient).map(|d| Mobility::Diffusion(vec![d])))
+            .or(each(c.diffusion_coefficients, "diffusion_coefficients")?.map(Mobility::Diffusion)),
+        masses: each(c.masses, "masses")?,
         seed: c.seed,
         n_replicas: c.n_replicas,
         first_replica: c.first_replica,
@@ -176,11 +205,12 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
         adapter,
         spring_schedule: spring_schedule
             .map_or(Ok(SpringSchedule::constant()), |f| SpringSchedule::given(f, end))?,
+        noise_schedule: noise_schedule
+            .map_or(Ok(NoiseSchedule::constant()), |b| NoiseSchedule::given(b, end))?,
         temperature_schedule: temperature_schedule.map(|t| TemperatureSchedule::given(t, end)).transpose()?,
         device: if c.device.is_null() { "auto".into() } else { text(c.device, "device")?.into() },
         n_threads: c.n_threads,
         allow_unstable: c.allow_unstable != 0,
-        ..Options::default()
     })
 }
 
@@ -201,7 +231,11 @@ pub unsafe extern "C" fn diffusim_simulation_create(
         let model = reference(model, "model")?.model.clone();
         let options = convert(options, model.n_particles())?;
         let simulation = Simulation::new(model, options)?;
-        *out = Box::into_raw(Box::new(diffusim_simulation_t { simulation, poisoned: false }));
+        *out = Box::into_raw(Box::new(diffusim_simulation_t {
+            simulation: UnsafeCell::new(simulation),
+            busy: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+        }));
         Ok(())
     })
 }
@@ -219,23 +253,32 @@ pub unsafe extern "C" fn diffusim_simulation_free(simulation: *mut diffusim_simu
     }
 }
 
-/// Run `body` on a simulation that no panic has gone through.
+/// Run `body` on a simulation that is not in use and that no panic has gone through.
 unsafe fn with(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     body: impl FnOnce(&mut Simulation) -> Result<()>,
 ) -> diffusim_status_t {
-    let status = guard(|| {
-        let handle = output(simulation, "simulation")?;
-        if handle.poisoned {
-            panic!("this simulation failed before and can only be freed");
-        }
-        body(&mut handle.simulation)
-    });
-    if status == DIFFUSIM_ERROR_INTERNAL
-        && let Some(handle) = simulation.as_mut()
-    {
-        handle.poisoned = true;
+    let handle = match reference(simulation, "simulation") {
+        Ok(handle) => handle,
+        Err(error) => return guard(|| Err(error)),
+    };
+    if handle.poisoned.load(Ordering::Relaxed) {
+        set_last_error("this simulation can only be freed: an earlier call on it met a defect of diffusim");
+        return DIFFUSIM_ERROR_INTERNAL;
     }
+    if handle.busy.swap(true, Ordering::Acquire) {
+        return guard(|| {
+            bail!(
+                InvalidArgument,
+                "the simulation is in use, by another thread or by the caller of this callback"
+            )
+        });
+    }
+    let status = guard(|| body(&mut *handle.simulation.get()));
+    if status == DIFFUSIM_ERROR_INTERNAL {
+        handle.poisoned.store(true, Ordering::Relaxed);
+    }
+    handle.busy.store(false, Ordering::Release);
     status
 }
 
@@ -280,7 +323,7 @@ pub unsafe extern "C" fn diffusim_simulation_set_positions(
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_get_positions(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     positions: *mut c_void,
     dtype: i32,
     n_values: usize,
@@ -336,7 +379,7 @@ pub unsafe extern "C" fn diffusim_simulation_step_biased(
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_get_step(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     step: *mut u64,
 ) -> diffusim_status_t {
     with(simulation, |s| {
@@ -365,7 +408,7 @@ pub unsafe extern "C" fn diffusim_simulation_set_step(
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_evaluate(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     scores: *mut f64,
     n_values: usize,
     energies: *mut f64,
@@ -386,7 +429,7 @@ pub unsafe extern "C" fn diffusim_simulation_evaluate(
     })
 }
 
-/// What a simulation does and has done; quantities that are not known are 0.
+/// What a simulation has done and what its next step is; quantities that are not known are 0.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct diffusim_statistics_t {
@@ -419,11 +462,11 @@ pub struct diffusim_statistics_t {
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_statistics(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     statistics: *mut diffusim_statistics_t,
 ) -> diffusim_status_t {
     with(simulation, |s| {
-        let size = output(statistics, "statistics")?.struct_size;
+        let size = *reference(statistics.cast::<usize>(), "statistics")?;
         let known = s.statistics();
         let value = diffusim_statistics_t {
             struct_size: size,
@@ -447,7 +490,7 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_checkpoint_size(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     size: *mut usize,
 ) -> diffusim_status_t {
     with(simulation, |s| {
@@ -462,7 +505,7 @@ pub unsafe extern "C" fn diffusim_simulation_checkpoint_size(
 /// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_checkpoint(
-    simulation: *mut diffusim_simulation_t,
+    simulation: *const diffusim_simulation_t,
     data: *mut c_void,
     size: usize,
 ) -> diffusim_status_t {
@@ -479,7 +522,8 @@ pub unsafe extern "C" fn diffusim_simulation_checkpoint(
     })
 }
 
-/// Continue from a checkpoint of `size` bytes.
+/// Continue from a checkpoint of `size` bytes, with its seed: a later diffusim_simulation_reconfigure sets the seed of its own
+/// options again.
 ///
 /// Errors: DIFFUSIM_ERROR_INVALID_CHECKPOINT (damaged, or of another model or other options); the simulation is unchanged.
 ///

@@ -4,8 +4,9 @@
 //! in nothing: every size, shape, type, index and number is checked before use.
 
 use super::analytic::Potential;
+use super::curvature::largest_curvature;
 use super::distance::{Hyperparameters, Tensors};
-use super::{Analytic, Callback, Distance, ScoreModel, Subset, callback};
+use super::{Analytic, Callback, Distance, ScoreModel, Scratch, Subset, callback};
 use crate::error::{Error, Result, bail};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub const FORMAT_VERSION: u64 = 1;
 
 /// More particles than any model of format 1 has; a larger number is a damaged file.
 const MAX_PARTICLES: usize = 1 << 24;
+/// Start frames that are tried at load.
+const N_TRIED: usize = 32;
 /// The distance network works on all pairs.
 const MAX_DISTANCE_PARTICLES: usize = 2048;
 
@@ -101,6 +104,8 @@ pub struct Model {
     bytes: Option<Vec<u8>>,
     sha256: String,
     start_positions: Vec<f64>,
+    /// σ at which a network is read, nm.
+    noise_level: Option<f64>,
     /// For each particle, whether `metadata.particles` knows it; a subset leaves the others unknown.
     known: Vec<bool>,
 }
@@ -108,6 +113,9 @@ pub struct Model {
 impl Model {
     /// Read a model file; `noise_level` (nm) defaults to the file's own for simulations.
     pub fn load(path: &Path, noise_level: Option<f64>) -> Result<Self> {
+        if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+            bail!(Io, "{} is not a file; give the path of a model file", path.display());
+        }
         let bytes = std::fs::read(path)
             .map_err(|e| Error::Io(format!("cannot read model file {}: {e}", path.display())))?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -154,19 +162,22 @@ impl Model {
                 crate::VERSION
             )));
         }
-        let metadata: Metadata =
+        let mut metadata: Metadata =
             serde_json::from_str(json).map_err(|e| wrong(format!("its description is incomplete ({e})")))?;
         metadata.check().map_err(|e| wrong(e.to_string()))?;
 
-        let (score, start_positions): (Arc<dyn ScoreModel>, _) = if metadata.kind == "distance" {
+        let (score, start_positions, noise_level): (Arc<dyn ScoreModel>, _, _) = if metadata.kind
+            == "distance"
+        {
             let Some(bytes) = &bytes else {
                 return Err(wrong("a distance model needs its weights; load the .safetensors file".into()));
             };
-            let (distance, start) = load_distance(&metadata, bytes, noise_level).map_err(|e| match e {
-                Error::InvalidModel(m) => wrong(m),
-                other => other,
-            })?;
-            (Arc::new(distance), start)
+            let (distance, start, level) =
+                load_distance(&mut metadata, bytes, noise_level).map_err(|e| match e {
+                    Error::InvalidModel(m) => wrong(m),
+                    other => other,
+                })?;
+            (Arc::new(distance), start, Some(level))
         } else {
             if let Some(level) = noise_level {
                 bail!(
@@ -179,23 +190,14 @@ impl Model {
             let potential: Potential = serde_json::from_value(tagged).map_err(|e| {
                 wrong(format!("kind '{}' with these hyper-parameters is not known ({e})", metadata.kind))
             })?;
-            (
-                Arc::new(Analytic::new(metadata.n_particles, potential).map_err(|e| wrong(e.to_string()))?),
-                Vec::new(),
-            )
+            let analytic =
+                Analytic::new(metadata.n_particles, potential).map_err(|e| wrong(e.to_string()))?;
+            (Arc::new(analytic), Vec::new(), None)
         };
         let sha256 = hex(&Sha256::digest(bytes.as_deref().unwrap_or(json.as_bytes())));
         let known = vec![true; metadata.particles.len()];
-        Ok(Model {
-            name,
-            metadata_json: json.to_owned(),
-            metadata,
-            score,
-            bytes,
-            sha256,
-            start_positions,
-            known,
-        })
+        let metadata_json = json.to_owned();
+        Ok(Model { name, metadata_json, metadata, score, bytes, sha256, start_positions, noise_level, known })
     }
 
     /// A model around the caller's own function.
@@ -231,12 +233,20 @@ impl Model {
             score: Arc::new(Callback::new(n_particles, function)),
             bytes: None,
             start_positions: Vec::new(),
+            noise_level: None,
             known: Vec::new(),
         })
     }
 
     /// This model, moving only `particles` (its own order) of a system of `n_particles`; the others feel no score.
+    /// [`Model::metadata_json`] stays that of the model itself.
     pub fn subset(&self, n_particles: usize, particles: &[usize]) -> Result<Self> {
+        if n_particles > MAX_PARTICLES {
+            bail!(
+                InvalidArgument,
+                "a system of {n_particles} particles is too large; expected at most {MAX_PARTICLES}"
+            );
+        }
         let score = Subset::new(self.score.clone(), n_particles, particles)?;
         let mut metadata = self.metadata.clone();
         metadata.n_particles = n_particles;
@@ -251,9 +261,10 @@ impl Model {
             };
             metadata.particles = vec![unknown; n_particles];
             known = vec![false; n_particles];
-            for (particle, &p) in self.metadata.particles.iter().zip(particles) {
+            for ((particle, was_known), &p) in self.metadata.particles.iter().zip(&self.known).zip(particles)
+            {
                 metadata.particles[p] = particle.clone();
-                known[p] = true;
+                known[p] = *was_known;
             }
         }
         metadata.bonds.iter_mut().for_each(|b| *b = b.map(|i| particles[i]));
@@ -265,6 +276,7 @@ impl Model {
             bytes: self.bytes.clone(),
             sha256: hex(&Sha256::digest(format!("{} {n_particles} {particles:?}", self.sha256).as_bytes())),
             start_positions: Vec::new(),
+            noise_level: self.noise_level,
             known,
         })
     }
@@ -307,6 +319,11 @@ impl Model {
     /// Frames to start from, `[n_frames][n_particles][3]`, nm; may be empty.
     pub fn start_positions(&self) -> &[f64] {
         &self.start_positions
+    }
+
+    /// σ at which a network's score is read, nm; `None` for other models.
+    pub fn noise_level(&self) -> Option<f64> {
+        self.noise_level
     }
 
     /// Particles in a frame.
@@ -428,16 +445,22 @@ impl Metadata {
         if !(self.bond_ranges.is_empty() || self.bond_ranges.len() == self.bonds.len()) {
             bail!(InvalidModel, "{} bond_ranges for {} bonds", self.bond_ranges.len(), self.bonds.len());
         }
+        if let Some(range) =
+            self.bond_ranges.iter().find(|[least, greatest]| !(*least > 0.0 && greatest >= least))
+        {
+            bail!(InvalidModel, "bond_ranges holds {range:?}; expected 0 < least <= greatest, in nm");
+        }
         Ok(())
     }
 }
 
-/// The network and the start frames of a `distance` file.
+/// The network, the start frames and the noise level of a `distance` file; at another noise level than the file's own for
+/// simulations, stiffness and step are measured anew.
 fn load_distance(
-    metadata: &Metadata,
+    metadata: &mut Metadata,
     bytes: &[u8],
     noise_level: Option<f64>,
-) -> Result<(Distance, Vec<f64>)> {
+) -> Result<(Distance, Vec<f64>, f64)> {
     let n = metadata.n_particles;
     if !(2..=MAX_DISTANCE_PARTICLES).contains(&n) {
         bail!(
@@ -511,7 +534,24 @@ fn load_distance(
     };
     let level = noise_level.unwrap_or(noise.simulation);
     let distance = Distance::new(n, &parameters, &tensors, [noise.min, noise.max], level)?;
-    Ok((distance, start.into_iter().map(f64::from).collect()))
+    let start: Vec<f64> = start.into_iter().map(f64::from).collect();
+    let frames = &start[..start.len().min(N_TRIED * 3 * n)];
+    let (mut scores, mut energies) = (vec![0.0; frames.len()], vec![0.0; frames.len() / (3 * n)]);
+    distance.evaluate(frames, &mut scores, Some(&mut energies), &mut Scratch::default())?;
+    if scores.iter().chain(&energies).any(|x| !x.is_finite()) {
+        bail!(
+            InvalidModel,
+            "the network gives no finite score at its own start frames; the training diverged, train again"
+        );
+    }
+    if level != noise.simulation {
+        let curvature = largest_curvature(&distance, frames)?;
+        if let (Some(known), Some(tau)) = (metadata.largest_curvature, metadata.recommended_effective_step) {
+            metadata.recommended_effective_step = Some(tau * known / curvature);
+        }
+        metadata.largest_curvature = Some(curvature);
+    }
+    Ok((distance, start, level))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -13,13 +13,13 @@ pub(crate) fn size(n: usize) -> usize {
     HEADER + 8 * n + DIGEST
 }
 
-pub(crate) fn write(step: u64, seed: u64, fingerprint: &str, positions: &[f64]) -> Vec<u8> {
+pub(crate) fn write(step: u64, seed: u64, fingerprint: &[u8; 32], positions: &[f64]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size(positions.len()));
     bytes.extend(MAGIC);
     for word in [VERSION, step, seed] {
         bytes.extend(word.to_le_bytes());
     }
-    bytes.extend(Sha256::digest(fingerprint.as_bytes()));
+    bytes.extend(fingerprint);
     positions.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
     let digest = Sha256::digest(&bytes);
     bytes.extend(digest);
@@ -27,7 +27,7 @@ pub(crate) fn write(step: u64, seed: u64, fingerprint: &str, positions: &[f64]) 
 }
 
 /// Step and seed; the positions are overwritten only if everything is right.
-pub(crate) fn read(bytes: &[u8], fingerprint: &str, positions: &mut [f64]) -> Result<(u64, u64)> {
+pub(crate) fn read(bytes: &[u8], fingerprint: &[u8; 32], positions: &mut [f64]) -> Result<(u64, u64)> {
     if bytes.len() < HEADER + DIGEST || !bytes.starts_with(MAGIC) {
         bail!(InvalidCheckpoint, "this is no diffusim checkpoint ({} bytes)", bytes.len());
     }
@@ -43,7 +43,7 @@ pub(crate) fn read(bytes: &[u8], fingerprint: &str, positions: &mut [f64]) -> Re
             word(0)
         );
     }
-    if Sha256::digest(fingerprint.as_bytes())[..] != content[32..64] {
+    if fingerprint[..] != content[32..64] {
         bail!(
             InvalidCheckpoint,
             "the checkpoint belongs to another model or to other settings (temperature, step, adapter, masses, replicas); \

@@ -82,9 +82,7 @@ impl Default for Options {
 pub struct Dynamics {
     /// Base step of each particle; schedules multiply it.
     pub particles: Vec<ParticleStep>,
-    /// K, at the first step.
-    pub temperature: f64,
-    /// τ of the most mobile particle, nm², at β = 1 and the schedules' unit factors.
+    /// τ of the most mobile particle, nm², at the schedules' unit factors: D(T₀)Δt at fixed friction, DΔt at fixed D.
     pub effective_step: f64,
     /// Δt in ps, where a mobility is known.
     pub time_step: Option<f64>,
@@ -121,7 +119,6 @@ impl Dynamics {
             }
         };
         let temperature = temperature_schedule.temperature(0);
-        let ratio = temperature / t0;
 
         let masses = match &options.masses {
             Some(masses) if masses.len() != n => {
@@ -138,20 +135,21 @@ impl Dynamics {
                 masses[i]
             );
         }
-        // D of each particle, in nm²/ps at T₀ or, where D is given, at T; in arbitrary units without a mobility.
-        let mobility = options.mobility.unwrap_or(Mobility::Diffusion(1.0));
+        // D of each particle, nm²/ps: at T₀, or where D itself is given, at T. Without a mobility only the ratios, all 1, count.
         let fixed_diffusion = matches!(options.mobility, Some(Mobility::Diffusion(_)));
+        let equal = Mobility::Diffusion(vec![1.0]);
+        let mobility = options.mobility.as_ref().unwrap_or(&equal);
+        mobility.check_count(n)?;
         let diffusion = masses
             .iter()
-            .map(|m| if *m == 0.0 { Ok(0.0) } else { mobility.diffusion_coefficient(t0, *m) })
+            .enumerate()
+            .map(|(i, m)| if *m == 0.0 { Ok(0.0) } else { mobility.diffusion_coefficient(i, t0, *m) })
             .collect::<Result<Vec<f64>>>()?;
         let largest = diffusion.iter().copied().fold(0.0, f64::max);
         if largest == 0.0 {
             bail!(InvalidArgument, "all particles are frozen (mass 0); nothing would move");
         }
 
-        // The noise has 2 D Δt; the drift has D Δt F/kT, which in terms of the score is D Δt/υ if D is that at T (theory 5).
-        let drift_ratio = if fixed_diffusion { 1.0 / ratio } else { 1.0 };
         let positive = |name: &str, value: f64, unit: &str| {
             if !(value > 0.0 && value.is_finite()) {
                 bail!(InvalidArgument, "{name} is {value} {unit}; expected a positive number");
@@ -169,7 +167,7 @@ impl Dynamics {
                          give one, or give the spring"
                     );
                 }
-                positive("time step", dt, "ps")? * largest * drift_ratio
+                positive("time step", dt, "ps")? * largest
             }
             StepSize::Recommended => match metadata.recommended_effective_step {
                 Some(tau) => tau,
@@ -180,65 +178,103 @@ impl Dynamics {
                 ),
             },
         };
-        let time_step = options.mobility.map(|_| match options.step_size {
+        let time_step = options.mobility.as_ref().map(|_| match options.step_size {
             StepSize::TimeStep(dt) => dt, // to the last digit what was asked for
-            _ => effective_step / (largest * drift_ratio),
+            _ => effective_step / largest,
         });
-        if let (Some(curvature), false) = (metadata.largest_curvature, options.allow_unstable) {
-            let softest = options.spring_schedule.softest();
-            if effective_step / softest * curvature >= 2.0 {
-                bail!(
-                    Unstable,
-                    "spring {:.3e} /nm² (τ = {:.3e} nm²{}) is too soft for {}: its stiffest mode ({curvature:.3e} /nm²) needs \
-                     more than {:.3e}{}",
-                    0.5 * softest / effective_step,
-                    effective_step / softest,
-                    time_step.map_or(String::new(), |dt| format!(", time step {dt:.3e} ps")),
-                    model.name(),
-                    curvature / 4.0,
-                    match (metadata.recommended_effective_step, time_step) {
-                        (Some(tau), Some(dt)) => format!(
-                            "; the model recommends {:.3e}, a time step of {:.3e} ps at this mobility",
-                            0.5 / tau,
-                            dt * tau / effective_step
-                        ),
-                        (Some(tau), None) => format!("; the model recommends {:.3e}", 0.5 / tau),
-                        _ => String::new(),
-                    }
-                );
-            }
-        }
-        let particles = diffusion
-            .iter()
-            .map(|d| {
-                let drift = effective_step * (d / largest);
-                ParticleStep { effective_step: drift, noise_amplitude: (2.0 * drift / drift_ratio).sqrt() }
-            })
-            .collect();
-        Ok(Dynamics {
-            particles,
-            temperature,
+        let dynamics = Dynamics {
+            particles: diffusion
+                .iter()
+                .map(|d| {
+                    let tau = effective_step * (d / largest);
+                    ParticleStep { effective_step: tau, noise_amplitude: (2.0 * tau).sqrt() }
+                })
+                .collect(),
             effective_step,
             time_step,
             diffusion_coefficient: options
                 .mobility
-                .map(|_| if fixed_diffusion { largest } else { largest * ratio }),
+                .as_ref()
+                .map(|_| if fixed_diffusion { largest } else { largest * temperature / t0 }),
             training_temperature: t0,
             fixed_diffusion,
             spring_schedule: options.spring_schedule.clone(),
             noise_schedule: options.noise_schedule.clone(),
             temperature_schedule,
-        })
+        };
+        if !options.allow_unstable {
+            dynamics.check_stability(model)?;
+        }
+        Ok(dynamics)
     }
 
-    /// Factors on τ and on the noise amplitude of every particle at `step`.
-    pub fn factors(&self, step: u64) -> (f64, f64) {
-        let scale = self.noise_schedule.noise_scale(step) / self.spring_schedule.factor(step);
-        let temperature = self.temperature_schedule.temperature(step);
+    /// Refuse a step that is, at some time of the schedules, too coarse for the model's stiffest mode (theory §2).
+    fn check_stability(&self, model: &Model) -> Result<()> {
+        let metadata = model.metadata();
+        let Some(curvature) = metadata.largest_curvature else { return Ok(()) };
+        // Bounded from above: the largest β, the softest spring and the coldest moment, taken together.
+        let mut drift = self.effective_step * self.noise_schedule.greatest() / self.spring_schedule.softest();
         if self.fixed_diffusion {
-            (scale * self.temperature / temperature, scale.sqrt())
-        } else {
-            (scale, (scale * temperature / self.training_temperature).sqrt())
+            drift *= self.training_temperature / self.temperature_schedule.coldest();
+        }
+        if drift * curvature < 2.0 {
+            return Ok(());
+        }
+        let with_step = |tau: f64| {
+            self.time_step.map_or(String::new(), |dt| {
+                format!(", a time step of {:.3e} ps", dt * tau / self.effective_step)
+            })
+        };
+        let recommended = metadata.recommended_effective_step.map_or(String::new(), |tau| {
+            format!("; the model recommends {:.3e}{}", 0.5 / tau, with_step(tau))
+        });
+        bail!(
+            Unstable,
+            "spring {:.3e} /nm² (τ = {drift:.3e} nm²{}) is too soft for {}: its stiffest mode ({curvature:.3e} /nm²) needs \
+             more than {:.3e}{recommended}",
+            0.5 / drift,
+            with_step(drift),
+            model.name(),
+            curvature / 4.0,
+        )
+    }
+
+    /// Temperature at `step`, K.
+    pub fn temperature(&self, step: u64) -> f64 {
+        self.temperature_schedule.temperature(step)
+    }
+
+    /// What the schedules multiply τ and Δt by at `step`: β_n k_0/k_n.
+    pub fn scale(&self, step: u64) -> f64 {
+        self.noise_schedule.noise_scale(step) / self.spring_schedule.factor(step)
+    }
+
+    /// Factors on drift and noise amplitude of every particle at `step` (theory 5): at fixed friction the noise grows with the
+    /// temperature; at fixed D the drift shrinks instead, its spring stiffens to υk.
+    pub fn factors(&self, step: u64) -> (f64, f64) {
+        let scale = self.scale(step);
+        let ratio = self.temperature(step) / self.training_temperature;
+        if self.fixed_diffusion { (scale / ratio, scale.sqrt()) } else { (scale, (scale * ratio).sqrt()) }
+    }
+
+    /// Everything the next positions depend on, for checkpoints.
+    pub(super) fn hash(&self, hash: &mut sha2::Sha256) {
+        use sha2::Digest;
+        let mut number = |x: f64| hash.update(x.to_le_bytes());
+        for particle in &self.particles {
+            number(particle.effective_step);
+            number(particle.noise_amplitude);
+        }
+        number(self.training_temperature);
+        number(f64::from(u8::from(self.fixed_diffusion)));
+        for (values, cycles) in [
+            self.spring_schedule.entries(),
+            self.noise_schedule.entries(),
+            self.temperature_schedule.entries(),
+        ] {
+            number(values.len() as f64);
+            number(f64::from(u8::from(cycles)));
+            values.iter().for_each(|v| number(*v));
         }
     }
 }

@@ -7,10 +7,15 @@ use crate::error::{Error, Result, bail};
 use crate::model::{Model, Scratch};
 use crate::schedule::BOLTZMANN;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Steps between copies of the last good frame.
 const STEPS_PER_COPY: u64 = 200;
+/// More threads than any machine has cores are a mistake.
+const MAX_THREADS: usize = 1024;
+/// Positions and their copies, scores, bias, noise and its keys of one particle of one replica.
+const BYTES_PER_PARTICLE: usize = 3 * 8 * 5 + 3 * 4 * 2 + 8;
 
 /// Replicas of one system, moved by a learned score.
 pub struct Simulation {
@@ -22,13 +27,31 @@ pub struct Simulation {
     step: u64,
     score_evaluations: u64,
     chunks: Vec<Chunk>,
-    threads: Option<ThreadPool>,
+    threads: Option<Threads>,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
     last_good: [(u64, Vec<f64>); 2],
     bias: Vec<f64>,
+    /// A network far from its data, as at the origin, means nothing; other models may start there.
+    has_positions: bool,
 }
 
-/// What a simulation has done so far.
+/// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
+struct Threads {
+    process: u32,
+    pool: ThreadPool,
+}
+
+impl Threads {
+    fn start(n: usize) -> Result<Self> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build()
+            .map_err(|e| Error::InvalidArgument(format!("{n} threads cannot be started: {e}")))?;
+        Ok(Threads { process: std::process::id(), pool })
+    }
+}
+
+/// What a simulation has done so far, and what its next step is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistics {
     /// Steps taken.
@@ -54,16 +77,11 @@ impl Simulation {
     pub fn new(model: Arc<Model>, options: Options) -> Result<Self> {
         let dynamics = Dynamics::new(&model, &options)?;
         let n = model.n_particles();
-        if options.n_replicas == 0 || options.n_replicas > u32::MAX as usize {
-            bail!(InvalidArgument, "n_replicas is {}; expected 1 to {}", options.n_replicas, u32::MAX);
-        }
-        let Some(len) = options.n_replicas.checked_mul(3 * n).filter(|l| *l <= isize::MAX as usize / 64)
-        else {
+        let memory = options.n_replicas.checked_mul(BYTES_PER_PARTICLE * n);
+        if memory.is_none_or(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_err()) {
             bail!(InvalidArgument, "{} replicas of {n} particles do not fit into memory", options.n_replicas);
-        };
-        if options.first_replica.checked_add(options.n_replicas as u32).is_none() {
-            bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
         }
+        let len = options.n_replicas * 3 * n;
         let mut positions = vec![0.0; len];
         let start = model.start_positions();
         if !start.is_empty() {
@@ -73,6 +91,7 @@ impl Simulation {
         }
         let mut simulation = Simulation {
             last_good: [(0, positions.clone()), (0, positions.clone())],
+            has_positions: !start.is_empty() || model.metadata().kind != "distance",
             model,
             dynamics,
             positions,
@@ -90,6 +109,19 @@ impl Simulation {
     fn build_chunks(&mut self) -> Result<()> {
         let options = &self.options;
         let n = self.model.n_particles();
+        if options.n_replicas == 0 || options.n_replicas > u32::MAX as usize {
+            bail!(InvalidArgument, "n_replicas is {}; expected 1 to {}", options.n_replicas, u32::MAX);
+        }
+        let Some(end) = options.first_replica.checked_add(options.n_replicas as u32) else {
+            bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
+        };
+        if options.n_threads > MAX_THREADS {
+            bail!(
+                InvalidArgument,
+                "n_threads is {}; expected 0 (one per core) to {MAX_THREADS}",
+                options.n_threads
+            );
+        }
         let ids: Vec<u32> = match &options.particle_ids {
             Some(ids) if ids.len() != n => {
                 bail!(InvalidArgument, "{} particle ids were given for {n} particles", ids.len())
@@ -97,27 +129,33 @@ impl Simulation {
             Some(ids) => ids.clone(),
             None => (0..n as u32).collect(),
         };
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
+            bail!(
+                InvalidArgument,
+                "particle id {} was given twice; particles with one id would move alike",
+                twice[0]
+            );
+        }
         let n_threads = match options.n_threads {
-            0 => rayon::current_num_threads(),
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,
         };
-        if options.n_threads == 0 {
-            self.threads = None;
-        } else if self.threads.as_ref().is_none_or(|t| t.current_num_threads() != n_threads) {
-            let pool = ThreadPoolBuilder::new()
-                .num_threads(n_threads)
-                .build()
-                .map_err(|e| Error::InvalidArgument(format!("{n_threads} threads cannot be started: {e}")))?;
-            self.threads = Some(pool);
-        }
         let size =
             cpu::replicas_per_chunk(self.model.score().preferred_batch(), options.n_replicas, n_threads)
                 as u32;
-        let end = options.first_replica + options.n_replicas as u32;
-        self.chunks = (options.first_replica..end)
+        let chunks: Vec<Chunk> = (options.first_replica..end)
             .step_by(size as usize)
             .map(|first| Chunk::new(first..end.min(first.saturating_add(size)), &ids))
             .collect();
+        let n_threads = n_threads.min(chunks.len());
+        if n_threads == 1 {
+            self.threads = None;
+        } else if self.threads.as_ref().is_none_or(|t| t.pool.current_num_threads() != n_threads) {
+            self.threads = Some(Threads::start(n_threads)?);
+        }
+        self.chunks = chunks;
         Ok(())
     }
 
@@ -177,6 +215,7 @@ impl Simulation {
             );
         }
         self.positions.copy_from_slice(positions);
+        self.has_positions = true;
         self.forget_last_good();
         Ok(())
     }
@@ -226,6 +265,17 @@ impl Simulation {
     /// Take one step under the model *and* the given forces, `[n_replicas][n_particles][3]`, kJ/(mol nm) (theory 6).
     pub fn step_biased(&mut self, forces: &[f64]) -> Result<()> {
         self.expect_len("forces", forces.len())?;
+        if let Some(i) = forces.iter().position(|f| !f.is_finite()) {
+            let n = self.model.n_particles();
+            bail!(
+                InvalidArgument,
+                "the bias force on particle {} (replica {}) is {} at step {}; look at the forces that act beside the model",
+                i / 3 % n,
+                i / 3 / n,
+                forces[i],
+                self.step
+            );
+        }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
         self.bias.clear();
         self.bias.extend(forces.iter().map(|f| f * beta));
@@ -233,6 +283,22 @@ impl Simulation {
     }
 
     fn advance(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+        if !self.has_positions {
+            bail!(
+                InvalidArgument,
+                "{} has no frame to start from here; set the positions first",
+                self.model.name()
+            );
+        }
+        let Some(end) = self.step.checked_add(n_steps) else {
+            bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
+        };
+        if let Some(threads) = &self.threads
+            && threads.process != std::process::id()
+        {
+            let n = threads.pool.current_num_threads();
+            std::mem::forget(self.threads.replace(Threads::start(n)?)); // its threads cannot be joined from here
+        }
         // What was moved last has had no score computed yet, so the frame before it is kept as well.
         if self.last_good[1].0 != self.step {
             self.last_good.swap(0, 1);
@@ -252,20 +318,21 @@ impl Simulation {
         };
         let (chunks, positions) = (&mut self.chunks, &mut self.positions);
         let outcome = match &self.threads {
-            Some(pool) if chunks.len() > 1 => pool.install(|| cpu::advance(&job, chunks, positions)),
-            _ => cpu::advance(&job, chunks, positions),
+            Some(threads) => threads.pool.install(|| cpu::advance(&job, chunks, positions)),
+            None => cpu::advance(&job, chunks, positions),
         };
         match outcome {
             Ok(()) => {
-                self.step += n_steps;
+                self.step = end;
                 self.score_evaluations += n_steps * self.options.n_replicas as u64;
                 Ok(())
             }
             Err(failure) => {
                 let first_step_failed = matches!(failure, Failure::Score { step, .. } if step == self.step);
                 let (step, good) = &self.last_good[if first_step_failed { 0 } else { 1 }];
-                self.positions.copy_from_slice(good);
                 self.step = *step;
+                self.positions.copy_from_slice(good);
+                self.forget_last_good();
                 Err(match failure {
                     Failure::Model(error) => error,
                     Failure::Score { frame, particle, step, score, positions } => {
@@ -298,8 +365,8 @@ impl Simulation {
                     (0..3).map(|c| (positions[3 * i + c] - positions[3 * j + c]).powi(2)).sum::<f64>().sqrt();
                 (i, j, length, *least, *greatest)
             })
-            .filter(|(_, _, length, least, greatest)| !(least..=greatest).contains(&length))
-            .max_by(|a, b| (a.2 / a.4).total_cmp(&(b.2 / b.4)));
+            .filter(|(_, _, length, least, greatest)| length < least || length > greatest)
+            .max_by(|a, b| (a.2 / a.4).max(a.3 / a.2).total_cmp(&(b.2 / b.4).max(b.3 / b.2)));
         if let Some((i, j, length, least, greatest)) = worst {
             text += &format!(
                 " The molecule had left the region of the training data: bond {i}–{j} was {length:.3} nm, \
@@ -320,9 +387,9 @@ impl Simulation {
             steps: self.step,
             score_evaluations: self.score_evaluations,
             largest_score: self.largest_score(),
-            effective_step: self.dynamics.effective_step,
-            time_step: self.dynamics.time_step,
-            temperature: self.dynamics.temperature,
+            effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
+            time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
+            temperature: self.dynamics.temperature(self.step),
             diffusion_coefficient: self.dynamics.diffusion_coefficient,
             stability_limit: self.model.metadata().largest_curvature.map(|c| 2.0 / c),
         }
@@ -360,15 +427,19 @@ impl Simulation {
         Ok(())
     }
 
-    /// Model and dynamics, as far as the next positions depend on them.
-    fn fingerprint(&self) -> String {
-        format!(
-            "{} {:?} {:?} {} {:?}",
-            self.model.sha256(),
-            self.dynamics,
-            self.options.adapter,
-            self.options.first_replica,
-            self.options.particle_ids
-        )
+    /// sha256 of model and dynamics, as far as the next positions depend on them.
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(self.model.sha256());
+        hash.update(self.model.noise_level().unwrap_or(0.0).to_le_bytes());
+        hash.update([self.options.adapter as u8]);
+        self.dynamics.hash(&mut hash);
+        hash.update(self.options.first_replica.to_le_bytes());
+        if let Some(ids) =
+            self.options.particle_ids.as_ref().filter(|ids| !ids.iter().copied().eq(0..ids.len() as u32))
+        {
+            ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        }
+        hash.finalize().into()
     }
 }

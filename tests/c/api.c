@@ -109,6 +109,7 @@ static void models(const char* path, diffusim_model_t** network) {
     OK(diffusim_model_evaluate(copy, start, 1, scores, &energy));
     OK(diffusim_model_evaluate(*network, start, 1, again, NULL));
     TRUE(memcmp(scores, again, sizeof scores) == 0 && isfinite(energy));
+    FAILS(diffusim_model_evaluate(copy, again, 1, again, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "scores overlaps");
     OK(diffusim_model_largest_curvature(copy, start, 1, &curvature));
     TRUE(curvature > 0.0);
     OK(diffusim_model_configurational_temperature(copy, start, 1, &temperature));
@@ -156,6 +157,15 @@ static void simulations(const diffusim_model_t* network) {
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "temperature schedule");
     options.n_temperature_schedule = 1;
+    const double scales[2] = {0.7, 0.0}, drags[5] = {31.0, 32.0, 33.0, 34.0, 35.0};
+    options.noise_schedule = scales;
+    options.n_noise_schedule = 2;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "noise schedule");
+    options.n_noise_schedule = 1;
+    options.drags = drags;
+    options.diffusion_coefficient = 0.3;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "more than one");
+    options.diffusion_coefficient = 0.0;
     OK(diffusim_simulation_create(network, &options, &simulation));
     OK(diffusim_simulation_step(simulation, 100));
     uint64_t step;
@@ -194,6 +204,7 @@ static void simulations(const diffusim_model_t* network) {
     options.n_temperature_schedule = 0;
     options.temperature = 340.0;
     options.friction_rate = 11.0;
+    options.drags = NULL;
     OK(diffusim_simulation_reconfigure(other, &options));
     diffusim_statistics_t statistics = {0};
     FAILS(diffusim_simulation_statistics(other, &statistics), DIFFUSIM_ERROR_INVALID_ARGUMENT, "own size");

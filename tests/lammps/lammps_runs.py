@@ -17,7 +17,7 @@ BOLTZMANN = 0.00831446261815324  # kJ/(mol K)
 TRAINED = 280.0  # K, of the analytic models
 MASSES = (2.7, 12.4, 40.3)  # amu
 ENERGY = {"real": 4.184, "metal": 96.4853321233, "nano": 0.602214076}  # kJ/mol per unit of energy
-TIME = {"real": 1e-3, "metal": 1.0, "nano": 1e3}  # ps per unit of time
+TIME = {"real": 1e-3, "metal": 1.0, "nano": 1e3, "electron": 1e-3, "si": 1e12}  # ps per unit of time
 BIN = Path(sys.prefix) / "bin"
 
 
@@ -71,7 +71,8 @@ def write_beads(path: Path, positions: np.ndarray, masses: tuple[float, ...], un
 
 def header(data: str, units: str = "real", boundary: str = "s s s") -> str:
     """The lines before the fix; `comm_modify` spares the warnings of a system without a pair style."""
-    return f"units {units}\natom_style full\nboundary {boundary}\nread_data {data}\ncomm_modify cutoff {2.0}\n"
+    cutoff = 0.2 / UNITS.get(units, UNITS["nano"])[0]
+    return f"units {units}\natom_style full\nboundary {boundary}\nread_data {data}\ncomm_modify cutoff {cutoff}\n"
 
 
 def dump(every: int, name: str = "frames.dump", columns: str = "x y z") -> str:

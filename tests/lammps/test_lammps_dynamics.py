@@ -116,7 +116,7 @@ run {14 * interval}
         assert abs(found * curvature * lr.TRAINED / TEMPERATURE - 1) < SIGMAS * error, mass
 
 
-@pytest.mark.parametrize("units", ["real", "metal", "nano"])
+@pytest.mark.parametrize("units", ["real", "metal", "si", "nano", "electron"])
 def test_same_seed_same_trajectory_as_the_core(tmp_path, units):
     """Bit for bit, for one molecule and for copies of it."""
     model = diffusim.Model(lr.NETWORK)

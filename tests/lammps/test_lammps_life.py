@@ -124,10 +124,10 @@ def test_metadynamics_fills_the_basins(tmp_path):
 def test_outputs_stop_a_run(tmp_path):
     """fix halt on the number of steps taken, which the largest score and the others work like."""
     write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK))
-    halt = "variable taken equal f_1[4]\nfix 3 all halt 10 v_taken >= 30 error continue\n"
+    halt = "variable taken equal f_1[4]\nfix 3 all halt 10 v_taken >= 40 error continue\n"
     output = lr.run(tmp_path, network_script() + halt + "thermo_style custom step f_1[3] f_1[4]\nrun 200\n")
     last = lr.thermo(output)[-1]
-    assert last[0] == last[2] == 30 and last[1] > 0
+    assert last[0] == last[2] == 40 and last[1] > 0
 
 
 def test_the_example(tmp_path):
@@ -199,7 +199,7 @@ def test_another_lammps_is_refused(tmp_path, mismatch):
         check=True,
         timeout=120,
     )
-    output = lmp_without_plugin(tmp_path, "plugin load otherplugin.so\nplugin list\n")
+    output = lmp_without_plugin(tmp_path, "plugin load ./otherplugin.so\nplugin list\n")
     line = next(
         line for line in output.splitlines() if line.startswith("WARNING: fix diffusim and pair_style diffusim")
     )

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 PLUGIN_NAME = "diffusimplugin.so"
 
 #: nm per unit of length and amu per unit of mass of the unit styles that data files are written in
-UNITS = {"real": (0.1, 1.0), "metal": (0.1, 1.0), "nano": (1.0, 602214.076), "electron": (0.0529177210544, 1.0)}
+UNITS = {
+    "real": (0.1, 1.0),
+    "metal": (0.1, 1.0),
+    "si": (1e9, 6.02214076e26),
+    "nano": (1.0, 602214.076),
+    "electron": (0.0529177210544, 1.0),
+}
 MARGIN = 1.0  # nm of empty space around the molecule
 
 
@@ -31,7 +37,7 @@ def plugin_directory() -> str:
 
 
 def lmp_styles() -> tuple[str, list[str]]:
-    """Version of the `lmp` of this Python, and the kinds of diffusim styles that it has: ["fix", "pair"] if all is well.
+    """Version of the `lmp` of this Python, and diffusim's styles in it: ["fix", "pair"] if all is well.
 
     OSError if there is no `lmp`; RuntimeError with what it prints if it does not start.
     """
@@ -66,7 +72,7 @@ def write_data(path: str | Path, model: "Model", units: str = "real", n_molecule
         "",
         f"{n_molecules * len(particles)} atoms",
         f"{len(types)} atom types",
-        *(f"{low / length:.3f} {high / length:.3f} {axis}lo {axis}hi" for axis, low, high in bounds),
+        *(f"{low / length:.6g} {high / length:.6g} {axis}lo {axis}hi" for axis, low, high in bounds),
         "",
         "Masses",
         "",
