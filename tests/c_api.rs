@@ -79,7 +79,9 @@ fn c_example_gives_the_trajectory_of_rust() {
     let path = root().join("examples/ala2/ala2.safetensors");
     let printed = run(&program, &[path.to_str().unwrap(), "700"]);
     let model = std::sync::Arc::new(diffusim::model::Model::load(&path, None).unwrap());
-    let mut s = simulation(&model, Options { temperature: Some(300.0), seed: 48291, ..Options::default() });
+    let mobility = Some(diffusim::schedule::Mobility::FrictionRate(10.0));
+    let options = Options { temperature: Some(300.0), mobility, seed: 48291, ..Options::default() };
+    let mut s = simulation(&model, options);
     s.step(700).unwrap();
     let numbers: Vec<f64> = printed.split_whitespace().map(|x| x.parse().unwrap()).collect();
     assert_eq!(numbers, s.positions());

@@ -20,7 +20,8 @@ int main(int argc, char** argv) {
 
     diffusim_simulation_options_t options;
     check(diffusim_simulation_options_init(&options, sizeof options));
-    options.temperature = 300.0; /* K; the step is the one the model recommends */
+    options.temperature = 300.0;  /* K; the size of a step is the one the model recommends */
+    options.friction_rate = 10.0; /* 1/ps */
     options.seed = 48291;
     diffusim_simulation_t* simulation;
     check(diffusim_simulation_create(model, &options, &simulation));
@@ -30,7 +31,7 @@ int main(int argc, char** argv) {
     double* positions = malloc(n * sizeof *positions); /* [n_particles][3], nm */
     check(diffusim_simulation_get_positions(simulation, positions, DIFFUSIM_FLOAT64, n));
     for (size_t i = 0; i < n; i += 3)
-        printf("%.17g %.17g %.17g\n", positions[i], positions[i + 1], positions[i + 2]);
+        printf("%.20f %.20f %.20f\n", positions[i], positions[i + 1], positions[i + 2]);
 
     free(positions);
     diffusim_simulation_free(simulation);

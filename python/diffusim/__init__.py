@@ -12,6 +12,8 @@
 from diffusim._library import DiffusimError, Status
 from diffusim.core import Model, Simulation, Statistics
 
+cmake_prefix_path: str = __path__[0]  # where CMake's find_package(diffusim) finds this library
+
 __all__ = ["DiffusimError", "Model", "Simulation", "Statistics", "Status"]
 
 

@@ -81,6 +81,10 @@ class SimulationOptions(Structure):
         ("allow_unstable", c_int32),
         ("device", c_char_p),
         ("n_threads", c_size_t),
+        ("drags", POINTER(c_double)),
+        ("diffusion_coefficients", POINTER(c_double)),
+        ("noise_schedule", POINTER(c_double)),
+        ("n_noise_schedule", c_size_t),
     ]
 
 

@@ -224,8 +224,8 @@ class Simulation:
         effective_step: float | None = None,
         time_step: float | None = None,
         friction_rate: float | None = None,
-        drag: float | None = None,
-        diffusion_coefficient: float | None = None,
+        drag: float | Sequence[float] | None = None,
+        diffusion_coefficient: float | Sequence[float] | None = None,
         masses: Sequence[float] | None = None,
         seed: int | None = None,
         n_replicas: int = 1,
@@ -233,6 +233,7 @@ class Simulation:
         particle_ids: Sequence[int] | None = None,
         adapter: str = "leimkuhler-matthews",
         spring_schedule: Sequence[float] | None = None,
+        noise_schedule: Sequence[float] | None = None,
         temperature_schedule: Sequence[float] | None = None,
         schedule_end: str = "hold",
         device: str = "auto",
@@ -245,14 +246,15 @@ class Simulation:
         spring          k, 1/nm^2 | the size of a step, given by at most one of these three, and that
         effective_step  tau, nm^2 | of the most mobile particle; by default the model's
         time_step       ps        | recommendation. A time step needs a mobility:
-        friction_rate          1/ps      | at most one; it sets the ratio of the steps of
-        drag                   amu/ps    | different particles and the physical time of a step
-        diffusion_coefficient  nm^2/ps   |
+        friction_rate          1/ps      | at most one; it sets the ratio of the steps of different
+        drag                   amu/ps    | particles and the physical time of a step. The last two
+        diffusion_coefficient  nm^2/ps   | are one number or [n_particles]
         masses          amu, [n_particles]; the model's by default; 0 freezes a particle
         seed            of the noise; a fresh one by default, kept in `seed`
         first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
         adapter         "leimkuhler-matthews" or "euler-maruyama"
         spring_schedule       factors on the spring, one per step
+        noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`
         schedule_end    "hold": the last entry stays; "cycle": from the start again
         device          "auto" or "cpu"
@@ -275,6 +277,7 @@ class Simulation:
             "particle_ids": particle_ids,
             "adapter": adapter,
             "spring_schedule": spring_schedule,
+            "noise_schedule": noise_schedule,
             "temperature_schedule": temperature_schedule,
             "schedule_end": schedule_end,
             "device": device,
@@ -420,6 +423,10 @@ class Simulation:
         """The C struct and the arrays that it points to, to be kept until the call is over."""
         native, keep = SimulationOptions(), []
         _library.call("diffusim_simulation_options_init", byref(native), sizeof(native))
+        options = dict(options)
+        for name in ("drag", "diffusion_coefficient"):  # of each particle: other fields of the struct
+            options[f"{name}s"] = options.pop(name) if np.ndim(options[name]) else None
+            options.setdefault(name, None)
         for name in (
             "temperature",
             "spring",
@@ -433,13 +440,14 @@ class Simulation:
                 if options[name] == 0:  # which the C API would read as "not given"
                     raise DiffusimError(f"{name} is 0; expected a positive number", Status.INVALID_ARGUMENT)
                 setattr(native, name, options[name])
-        for name, kind, c_kind in (("masses", float, c_double), ("particle_ids", np.uint32, c_uint32)):
+        per_particle = [(name, float, c_double) for name in ("masses", "drags", "diffusion_coefficients")]
+        for name, kind, c_kind in (*per_particle, ("particle_ids", np.uint32, c_uint32)):
             if options[name] is not None:
                 array = np.ascontiguousarray(options[name], dtype=kind)
                 _expect_shape(name, array, (self.model.n_particles,))
                 setattr(native, name, array.ctypes.data_as(POINTER(c_kind)))
                 keep.append(array)
-        for name in ("spring_schedule", "temperature_schedule"):
+        for name in ("spring_schedule", "noise_schedule", "temperature_schedule"):
             if options[name] is not None:
                 array = np.ascontiguousarray(options[name], dtype=float)
                 setattr(native, name, _doubles(array))

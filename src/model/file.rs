@@ -129,7 +129,9 @@ impl Model {
 
     /// An analytic model from its JSON description alone.
     pub fn from_json(json: &str) -> Result<Self> {
-        Self::build("model".into(), json, None, None)
+        let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default(); // build says what is wrong
+        let name = value["kind"].as_str().unwrap_or("model").to_owned();
+        Self::build(name, json, None, None)
     }
 
     fn parse(name: String, bytes: Vec<u8>, noise_level: Option<f64>) -> Result<Self> {

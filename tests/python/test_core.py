@@ -367,3 +367,24 @@ def test_a_missing_library_says_what_to_do(tmp_path):
             text=True,
         )
         assert sentence in done.stderr and "Install diffusim again" in done.stderr
+
+
+def test_drags_and_diffusion_coefficients_may_differ_between_particles():
+    model = analytic("free")
+    drags, n_replicas, n_steps, time_step = [31.0, 77.0, 12.5], 20_000, 7, 0.013
+    simulation = Simulation(
+        model, time_step=time_step, drag=drags, n_replicas=n_replicas, seed=5, adapter="euler-maruyama"
+    )
+    simulation.step(n_steps)
+    squares = (simulation.positions**2).sum(axis=2)
+    for i, drag in enumerate(drags):
+        expected = 6 * BOLTZMANN * T0 / drag * time_step * n_steps
+        error = squares[:, i].std() / np.sqrt(n_replicas)
+        assert abs(squares[:, i].mean() - expected) < 4 * error and error < 0.01 * expected
+    halved = Simulation(
+        model, effective_step=1e-4, noise_schedule=[0.5], n_replicas=n_replicas, seed=5, adapter="euler-maruyama"
+    )
+    halved.step(n_steps)
+    squares = (halved.positions**2).sum(axis=2).ravel()
+    expected = 6 * 0.5e-4 * n_steps
+    assert abs(squares.mean() - expected) < 4 * squares.std() / np.sqrt(squares.size)
