@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
-SOURCES := $(shell find src include cmake plugin-openmm python -type f -not -path '*/__pycache__/*') \
+SOURCES := $(shell find src include cmake plugin-openmm plugin-lammps python -type f -not -path '*/__pycache__/*') \
            Cargo.toml Cargo.lock build.rs CMakeLists.txt pyproject.toml constraints.txt
-CPP := $(wildcard include/*.hpp plugin-openmm/*/*.h plugin-openmm/*/*.cpp kernels/*.cuh tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
+CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cuh tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
 
 .PHONY: help install demo test lint format bench docs header clean
 

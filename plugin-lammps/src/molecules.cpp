@@ -161,8 +161,10 @@ void Molecules::compare_with_model(const std::vector<int>& types, const std::vec
             }
             model_.check_particles(elements, names);
         } catch (const diffusim::error& error) {
-            throw std::runtime_error(std::string(error.what()) + " Here particle 0 is atom " +
-                                     std::to_string(order_[first]) + ", and the others follow by their IDs.");
+            throw std::runtime_error(
+                std::string(error.what()) + " Here particle 0 is atom " + std::to_string(order_[first]) +
+                ", and the others follow by their IDs." +
+                (elements_.empty() ? " With 'types' elements are compared in place of masses." : ""));
         }
     }
 }

@@ -160,7 +160,8 @@ static void simulations(const diffusim_model_t* network) {
     const double scales[2] = {0.7, 0.0}, drags[5] = {31.0, 32.0, 33.0, 34.0, 35.0};
     options.noise_schedule = scales;
     options.n_noise_schedule = 2;
-    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "noise schedule");
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "noise schedule");
     options.n_noise_schedule = 1;
     options.drags = drags;
     options.diffusion_coefficient = 0.3;

