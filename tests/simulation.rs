@@ -465,3 +465,22 @@ fn statistics_follow_the_schedules() {
     s.step(3).unwrap();
     assert_eq!((s.statistics().temperature, s.statistics().effective_step), (290.0, 2.3e-7 / 4.0));
 }
+
+#[test]
+fn frames_unlike_the_snapshots_are_refused() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
+    let mut s = simulation(&Arc::new(Model::load(&path, None).unwrap()), Options::default());
+    let good = s.positions().to_vec();
+    let tenfold: Vec<f64> = good.iter().map(|x| 10.0 * x).collect();
+    let mut swapped = good.clone(); // two carbons at the ends
+    (0..3).for_each(|c| swapped.swap(c, 27 + c));
+    for bad in [&tenfold, &swapped, &vec![0.0; 30]] {
+        let error = s.set_positions(bad).unwrap_err();
+        assert!(
+            matches!(&error, Error::Mismatch(t) if t.contains("bond") && t.contains("snapshots")),
+            "{error}"
+        );
+    }
+    assert_eq!(s.positions(), good);
+    s.set_positions(&good).unwrap();
+}

@@ -69,23 +69,20 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
     global_freq = 1;
 
     attempt(FLERR, [&] {
-        parse(narg, arg);
+        const Units units = parse(narg, arg);
         model_ = load_model(path_, world);
         const auto contains = [this](int i) { return (atom->mask[i] & groupbit) != 0; };
         molecules_ = std::make_unique<Molecules>(lammps, *model_, std::string("group '") + group->names[igroup] + "'",
-                                                 contains, elements_);
+                                                 contains, elements_, units);
     });
 }
 
-void FixDiffusim::parse(int narg, char** arg) {
-    const Units& units = units_of(update->unit_style);
+Units FixDiffusim::parse(int narg, char** arg) {
     if (narg < 5)
-        throw std::runtime_error(
-            "a temperature (K) and a seed are needed: fix ID group diffusim 300.0 48291 model FILE");
+        throw std::runtime_error("a temperature and a seed are needed: fix ID group diffusim 300.0 48291 model FILE");
     temperature_ = utils::numeric(FLERR, arg[3], false, lmp);
     if (!(temperature_ > 0 && std::isfinite(temperature_)))
-        throw std::runtime_error("the temperature is " + std::string(arg[3]) +
-                                 "; expected a positive number of kelvin");
+        throw std::runtime_error("the temperature is " + std::string(arg[3]) + "; expected a positive number");
     const bigint seed = utils::bnumeric(FLERR, arg[4], false, lmp);
     if (seed < 1)
         throw std::runtime_error("the seed is " + std::string(arg[4]) + "; expected a whole number above 0");
@@ -94,15 +91,15 @@ void FixDiffusim::parse(int narg, char** arg) {
     const struct {
         const char* keyword;
         double diffusim_simulation_options_t::* option;
-        double unit;
     } QUANTITIES[] = {
-        {"friction", &diffusim_simulation_options_t::friction_rate, 1 / units.time},
-        {"drag", &diffusim_simulation_options_t::drag, units.drag()},
-        {"diffusion", &diffusim_simulation_options_t::diffusion_coefficient, units.diffusion()},
-        {"spring", &diffusim_simulation_options_t::spring, 1 / (units.length * units.length)},
-        {"effective_step", &diffusim_simulation_options_t::effective_step, units.length * units.length},
+        {"friction", &diffusim_simulation_options_t::friction_rate},
+        {"drag", &diffusim_simulation_options_t::drag},
+        {"diffusion", &diffusim_simulation_options_t::diffusion_coefficient},
+        {"spring", &diffusim_simulation_options_t::spring},
+        {"effective_step", &diffusim_simulation_options_t::effective_step},
     };
     bool automatic = false;
+    char** scale = nullptr;
     for (int i = 5; i < narg;) {
         const std::string keyword = arg[i++];
         const auto value = [&]() -> const char* {
@@ -120,6 +117,9 @@ void FixDiffusim::parse(int narg, char** arg) {
                 throw std::runtime_error("adapter '" + name +
                                          "' is not known; expected lm (Leimkuhler-Matthews) or em (Euler-Maruyama)");
             keywords_.adapter = name == "lm" ? DIFFUSIM_LEIMKUHLER_MATTHEWS : DIFFUSIM_EULER_MARUYAMA;
+        } else if (keyword == "scale") {
+            scale = arg + i;
+            value(), value(), value();
         } else if (keyword == "types") {
             elements_.assign(1, "");
             for (int type = 0; type < atom->ntypes; type++) {
@@ -135,12 +135,12 @@ void FixDiffusim::parse(int narg, char** arg) {
             const double given = utils::numeric(FLERR, text, false, lmp);
             if (!(given > 0 && std::isfinite(given)))
                 throw std::runtime_error(keyword + " is " + text + "; expected a positive number");
-            keywords_.*(quantity->option) = given * quantity->unit;
+            keywords_.*(quantity->option) = given;
         } else {
             throw std::runtime_error(
                 "keyword '" + keyword +
                 "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
-                "adapter or types");
+                "adapter, scale or types");
         }
     }
     if (path_.empty())
@@ -149,13 +149,21 @@ void FixDiffusim::parse(int narg, char** arg) {
     uses_time_step_ = mobile && keywords_.spring + keywords_.effective_step == 0 && !automatic;
     if (automatic && keywords_.spring + keywords_.effective_step > 0)
         throw std::runtime_error("both 'spring auto' and a step of another size were given; give one");
+
+    const Units units = script_units(lmp, scale);
+    keywords_.friction_rate *= 1 / units.time;
+    keywords_.drag *= units.drag();
+    keywords_.diffusion_coefficient *= units.diffusion();
+    keywords_.spring *= 1 / (units.length * units.length);
+    keywords_.effective_step *= units.length * units.length;
+    return units;
 }
 
 int FixDiffusim::setmask() { return INITIAL_INTEGRATE | POST_NEIGHBOR | POST_FORCE; }
 
 diffusim::simulation_options FixDiffusim::options() const {
     diffusim::simulation_options options = keywords_;
-    options.temperature = temperature_;
+    options.temperature = temperature_ * molecules_->units().temperature;
     options.seed = seed_;
     options.masses = molecules_->masses().data();
     options.n_threads = static_cast<std::size_t>(comm->nthreads); // LAMMPS's own: OMP_NUM_THREADS or package omp
@@ -300,10 +308,10 @@ void FixDiffusim::report() const {
                 number(now.time_step / units.time);
     utils::logmesg(lmp, text + " (units " + update->unit_style + ")\n  bias: " + (bias.empty() ? "none" : bias) + "\n");
 
-    const double trained = model_->training_temperature();
-    if (std::abs(temperature_ - trained) > 1e-6 * trained)
+    const double trained = model_->training_temperature(), runs_at = temperature_ * units.temperature;
+    if (std::abs(runs_at - trained) > 1e-6 * trained)
         error->warning(FLERR, PREFIX + ("the model was trained at " + number(trained) + " K and runs at " +
-                                        number(temperature_) + " K: its energy, a free energy at " + number(trained) +
+                                        number(runs_at) + " K: its energy, a free energy at " + number(trained) +
                                         " K, is taken to be the same at that temperature"));
     const double time_step = now.time_step / units.time;
     if (time_step > 0 && std::abs(time_step - update->dt) > 1e-3 * time_step)
@@ -316,7 +324,6 @@ void FixDiffusim::setup_post_neighbor() {
     attempt(FLERR, [&] {
         molecules_->locate();
         pull();
-        molecules_->check_whole(positions_);
     });
 }
 
@@ -333,6 +340,7 @@ void FixDiffusim::pull(std::vector<double>* forces) {
         return std::abs(x - held) <= ROUNDING * (std::abs(held) + box);
     });
     if (!same) {
+        molecules_->check_whole(positions_);
         held_ = positions_;
         give_positions();
     }
@@ -451,6 +459,7 @@ double FixDiffusim::compute_vector(int i) {
         attempt(FLERR, [&] {
             pull();
             temperature = model_->configurational_temperature(held_.data(), molecules_->n_molecules());
+            temperature /= molecules_->units().temperature;
         });
         return temperature;
     }

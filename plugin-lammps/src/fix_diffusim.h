@@ -49,7 +49,8 @@ private:
     /** Run what may fail in the core, on all ranks alike; a failure is an error of LAMMPS. */
     template <class Body>
     void attempt(const char* file, int line, Body&& body) const;
-    void parse(int narg, char** arg);
+    /** Learn what is wanted, in the core's units; gives the script's. */
+    Units parse(int narg, char** arg);
     diffusim::simulation_options options() const;
     void refuse_what_cannot_run() const;
     void create();
@@ -60,7 +61,7 @@ private:
     void take_positions();
     std::vector<double> share(const std::vector<double>& all) const;
 
-    double temperature_;
+    double temperature_; // in the script's unit, as other fixes read it
     unsigned long long seed_;
     std::string path_;
     diffusim::simulation_options keywords_; // in the core's units

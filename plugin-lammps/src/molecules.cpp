@@ -36,12 +36,31 @@ std::string number(double value) {
 }
 } // namespace
 
-const Units& units_of(const char* unit_style) {
-    const Units* units = find_units(unit_style);
+Units script_units(LAMMPS* lammps, char** scale) {
+    const std::string style = lammps->update->unit_style;
+    if (style == "lj") {
+        if (scale == nullptr)
+            throw std::runtime_error("units lj have no size, and a model needs lengths, times and energies of a known "
+                                     "one; add 'scale LENGTH ENERGY MASS', the units of this script in nm, kJ/mol and "
+                                     "amu, or use units real, metal, si, nano or electron");
+        double values[3];
+        for (int i = 0; i < 3; i++) {
+            values[i] = utils::numeric(FLERR, scale[i], false, lammps);
+            if (!(values[i] > 0 && std::isfinite(values[i])))
+                throw std::runtime_error(std::string("scale has ") + scale[i] +
+                                         "; expected positive numbers of nm, kJ/mol and amu");
+        }
+        return reduced_units(values[0], values[1], values[2]);
+    }
+    const Units* units = find_units(style.c_str());
     if (units == nullptr)
-        throw std::runtime_error(std::string("units ") + unit_style +
-                                 " are not supported: a model needs lengths, times and energies of a known size; use "
-                                 "units real, metal, si, nano or electron");
+        throw std::runtime_error("units " + style +
+                                 " are not supported; use units real, metal, si, nano or electron, "
+                                 "or lj with a scale");
+    if (scale != nullptr)
+        throw std::runtime_error("a scale was given, but units " + style +
+                                 " have a size already; remove it, or use "
+                                 "units lj");
     return *units;
 }
 
@@ -76,9 +95,9 @@ std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm wo
 }
 
 Molecules::Molecules(LAMMPS* lammps, const diffusim::model& model, const std::string& what,
-                     std::function<bool(int)> contains, std::vector<std::string> elements)
+                     std::function<bool(int)> contains, std::vector<std::string> elements, const Units& units)
     : Pointers(lammps), model_(model), what_(what), contains_(std::move(contains)), elements_(std::move(elements)),
-      units_(units_of(update->unit_style)) {
+      units_(units) {
     const std::vector<double> start = model.start_positions();
     const std::size_t frame = 3 * model.n_particles();
     for (std::size_t i = 0; i < start.size(); i++)

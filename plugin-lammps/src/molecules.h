@@ -34,9 +34,10 @@ public:
      * @param what      the set of atoms, for messages, such as "group 'all'"
      * @param contains  whether a local atom belongs to it
      * @param elements  symbol of each atom type, from 1, "" = not known; empty = compare masses instead
+     * @param units     of the input script
      */
     Molecules(LAMMPS_NS::LAMMPS* lammps, const diffusim::model& model, const std::string& what,
-              std::function<bool(int)> contains, std::vector<std::string> elements);
+              std::function<bool(int)> contains, std::vector<std::string> elements, const Units& units);
 
     /** Find the molecules anew and compare them with the model. Collective. */
     void find();
@@ -76,8 +77,9 @@ private:
     std::vector<double> sent_, received_;
 };
 
-/** The units of an input script; throws where they have no absolute size. */
-const Units& units_of(const char* unit_style);
+/** The units of the input script. `scale`: the three words after `scale`, which `units lj` needs; nullptr = not given.
+ */
+Units script_units(LAMMPS_NS::LAMMPS* lammps, char** scale);
 
 /** The message of the first rank that has one, on all ranks; "" where none has. Collective. */
 std::string first_failure(const std::string& mine, MPI_Comm world);

@@ -42,9 +42,11 @@ PairDiffusim::~PairDiffusim() {
 }
 
 void PairDiffusim::settings(int narg, char** arg) {
-    if (narg != 0)
-        error->all(FLERR, std::string("pair_style diffusim takes no arguments, but got '") + arg[0] +
-                              "'; the model file belongs to pair_coeff * * FILE El1 El2 ...");
+    if (narg != 0 && (narg != 4 || std::strcmp(arg[0], "scale") != 0))
+        error->all(FLERR,
+                   std::string("pair_style diffusim takes no arguments but 'scale LENGTH ENERGY MASS', and got '") +
+                       arg[0] + "'; the model file belongs to pair_coeff * * FILE El1 El2 ...");
+    attempt(FLERR, [&] { units_ = script_units(lmp, narg == 0 ? nullptr : arg + 1); });
 }
 
 void PairDiffusim::coeff(int narg, char** arg) {
@@ -59,7 +61,7 @@ void PairDiffusim::coeff(int narg, char** arg) {
     attempt(FLERR, [&] {
         model_ = load_model(arg[2], world);
         molecules_ = std::make_unique<Molecules>(
-            lmp, *model_, "pair_coeff * *", [this](int i) { return acts_on(atom->type[i]); }, elements_);
+            lmp, *model_, "pair_coeff * *", [this](int i) { return acts_on(atom->type[i]); }, elements_, units_);
     });
     if (!allocated) {
         memory->create(setflag, n + 1, n + 1, "pair:setflag");

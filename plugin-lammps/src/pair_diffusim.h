@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only
  *
- * pair_style diffusim
+ * pair_style diffusim [scale LENGTH ENERGY MASS]
  * pair_coeff * * FILE El1 El2 ...
  *
  * The learned energy of molecules as forces, energy and virial, for any integrator. */
@@ -39,6 +39,7 @@ private:
     template <class Body>
     void attempt(const char* file, int line, Body&& body) const;
 
+    Units units_ = {};                  // of the input script
     std::vector<std::string> elements_; // of each type, from 1
     std::unique_ptr<diffusim::model> model_;
     std::unique_ptr<Molecules> molecules_;

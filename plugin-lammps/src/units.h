@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only
  *
- * The one place where units change: LAMMPS's `units` on one side, nm, ps, amu and kJ/mol on the other. Temperatures are
- * kelvin on both. */
+ * The one place where units change: LAMMPS's `units` on one side, nm, ps, amu, kJ/mol and K on the other. */
 
 #ifndef DIFFUSIM_LAMMPS_UNITS_H
 #define DIFFUSIM_LAMMPS_UNITS_H
 
 #include "diffusim.hpp"
+#include <cmath>
 #include <cstring>
 
 namespace diffusim_lammps {
 
+constexpr double BOLTZMANN = 0.00831446261815324; // kJ/(mol K)
+
 /** One unit of LAMMPS in those of the core. */
 struct Units {
-    double length; // nm
-    double time;   // ps
-    double mass;   // amu
-    double energy; // kJ/mol
+    double length;          // nm
+    double time;            // ps
+    double mass;            // amu
+    double energy;          // kJ/mol
+    double temperature = 1; // K
 
     double force() const { return energy / length; }            // kJ/(mol nm)
     double diffusion() const { return length * length / time; } // nm²/ps
@@ -43,8 +46,13 @@ inline const Units* find_units(const char* style) {
     return nullptr;
 }
 
+/** What `units lj` means where its units of length, energy and mass are so many nm, kJ/mol and amu. */
+inline Units reduced_units(double length, double energy, double mass) {
+    return {length, length * std::sqrt(mass / energy), mass, energy, energy / BOLTZMANN};
+}
+
 /** kT₀ in kJ/mol: the unit of a model's energies. */
-inline double energy_unit(const diffusim::model& model) { return 0.00831446261815324 * model.training_temperature(); }
+inline double energy_unit(const diffusim::model& model) { return BOLTZMANN * model.training_temperature(); }
 
 } // namespace diffusim_lammps
 

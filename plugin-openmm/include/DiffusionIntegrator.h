@@ -98,6 +98,7 @@ private:
 
     diffusim::simulation_options options(const Settings& settings) const;
     void apply(const Settings& next);
+    void warnOfTemperature() const;
     void continueNoise(std::int64_t seed, std::int64_t step);
     diffusim_statistics_t statistics() const;
     OpenMM::ContextImpl& bound() const;

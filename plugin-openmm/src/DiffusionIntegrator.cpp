@@ -119,6 +119,16 @@ void DiffusionIntegrator::setTemperature(double kelvin) {
     Settings next = settings;
     next.temperature = kelvin;
     apply(next);
+    if (simulation)
+        warnOfTemperature();
+}
+
+void DiffusionIntegrator::warnOfTemperature() const {
+    const double trained = model.getModel().training_temperature();
+    if (std::abs(settings.temperature - trained) > 1e-9 * trained)
+        warn("the model was trained at " + shortText(trained) + " K and is simulated at " +
+             shortText(settings.temperature) + " K: its energy, which is a free energy at " + shortText(trained) +
+             " K, is taken to be the same at that temperature");
 }
 
 void DiffusionIntegrator::setFriction(double rate) {
@@ -190,7 +200,6 @@ double DiffusionIntegrator::getStepSize() const {
 double DiffusionIntegrator::getSpring() const { return settings.spring != 0 ? settings.spring : statistics().spring; }
 
 // ---- what can be asked
-// -----------------------------------------------------------------------------------------------
 
 ContextImpl& DiffusionIntegrator::bound() const {
     if (!simulation)
@@ -215,7 +224,6 @@ double DiffusionIntegrator::computeSystemTemperature() const {
 double DiffusionIntegrator::getLargestScore() const { return simulation ? simulation->statistics().largest_score : 0; }
 
 // ---- life in a Context
-// -----------------------------------------------------------------------------------------------
 
 void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     if (owner != nullptr && &contextRef.getOwner() != owner)
@@ -238,11 +246,7 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     coreForces.resize(3 * n);
 
     inform("noise seed " + std::to_string(seedInUse));
-    const double trained = model.getModel().training_temperature();
-    if (std::abs(settings.temperature - trained) > 1e-9 * trained)
-        warn("the model was trained at " + shortText(trained) + " K and is simulated at " +
-             shortText(settings.temperature) + " K: its energy, which is a free energy at " + shortText(trained) +
-             " K, is taken to be the same at that temperature");
+    warnOfTemperature();
     std::string bias;
     bool periodic = false, nonbonded = false;
     for (int i = 0; i < system.getNumForces(); i++) {
@@ -256,7 +260,7 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
             continue;
         bias += (bias.empty() ? "" : ", ") + force.getName();
         periodic |= isPeriodic(force);
-        nonbonded |= model.getParticles().empty() && isAnyOf<NonbondedForce>(force);
+        nonbonded |= isAnyOf<NonbondedForce>(force);
     }
     if (!bias.empty())
         inform("forces that act as a bias on top of the learned score: " + bias);
@@ -316,6 +320,8 @@ void DiffusionIntegrator::exportPositions(std::uint64_t firstStep) {
 
 void DiffusionIntegrator::step(int steps) {
     bound();
+    if (steps < 0)
+        throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
     if (!isBiased())
         return advance(steps, false);
     for (int i = 0; i < steps; i++) {
@@ -345,23 +351,29 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
 }
 
 // ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here
-// --------------------------
 
 void DiffusionIntegrator::createCheckpoint(std::ostream& stream) const {
     const std::uint64_t step = simulation->step_count();
+    const std::string hash = model.getModel().sha256();
     stream.write(CHECKPOINT_TAG, sizeof CHECKPOINT_TAG);
+    stream.write(hash.data(), static_cast<std::streamsize>(hash.size()));
     stream.write(reinterpret_cast<const char*>(&seedInUse), sizeof seedInUse);
     stream.write(reinterpret_cast<const char*>(&step), sizeof step);
 }
 
 void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
     char tag[sizeof CHECKPOINT_TAG] = {};
+    std::string hash = model.getModel().sha256(), storedHash(hash.size(), ' ');
     std::int64_t storedSeed = 0, storedStep = 0;
     stream.read(tag, sizeof tag);
+    stream.read(&storedHash[0], static_cast<std::streamsize>(storedHash.size()));
     stream.read(reinterpret_cast<char*>(&storedSeed), sizeof storedSeed);
     stream.read(reinterpret_cast<char*>(&storedStep), sizeof storedStep);
     if (!stream || !std::equal(std::begin(tag), std::end(tag), CHECKPOINT_TAG))
         throw OpenMMException("The checkpoint was not written with a DiffusionIntegrator, or was cut short");
+    if (hash != storedHash)
+        throw OpenMMException("The checkpoint was written with another model (sha256 " + storedHash +
+                              "), and this DiffusionIntegrator has " + model.getModel().name() + " (" + hash + ")");
     continueNoise(storedSeed, storedStep);
     hasPositions = true;
 }
@@ -372,6 +384,10 @@ void DiffusionIntegrator::serializeParameters(SerializationNode& node) const {
 }
 
 void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
+    if (!node.hasProperty("noiseSeed")) { // the State of another integrator, as after an equilibration
+        inform("the State was saved with another integrator; the noise goes on with seed " + std::to_string(seedInUse));
+        return;
+    }
     continueNoise(node.getLongProperty("noiseSeed"), node.getLongProperty("noiseStep"));
 }
 

@@ -19,7 +19,7 @@ const int VERSION = 1;
 void checkVersion(const SerializationNode& node) {
     const int version = node.getIntProperty("version");
     if (version != VERSION)
-        throw OpenMMException("This XML was written by a newer diffusim: version " + std::to_string(version) +
+        throw OpenMMException("This XML was written by another diffusim: version " + std::to_string(version) +
                               " of its element, this one reads version " + std::to_string(VERSION));
 }
 

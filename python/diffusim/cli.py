@@ -51,5 +51,9 @@ def main() -> None:
 
 
 def _is_foreseeable(error: Exception) -> bool:
-    """Errors of this package carry a sentence for the user, and so do those about files."""
-    return type(error).__module__.startswith("diffusim.") or isinstance(error, OSError)
+    """Errors of this package and of OpenMM carry a sentence for the user, and so do those about files."""
+    return (
+        type(error).__module__.startswith("diffusim.")
+        or type(error).__name__ == "OpenMMException"  # by name: most commands work without loading OpenMM
+        or isinstance(error, OSError)
+    )

@@ -29,6 +29,7 @@ from diffusim._library import (
 ADAPTERS = ("euler-maruyama", "leimkuhler-matthews")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
 FLOAT64 = 1
+LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
 SLICE_SECONDS = 0.2  # a step() call comes back to Python this often, so that Ctrl-C works
 
 ScoreFunction = Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, np.ndarray]]
@@ -271,7 +272,7 @@ class Simulation:
             "drag": drag,
             "diffusion_coefficient": diffusion_coefficient,
             "masses": masses,
-            "seed": secrets.randbits(64) if seed is None else seed,
+            "seed": 1 + secrets.randbelow(LARGEST_SEED) if seed is None else seed,
             "n_replicas": n_replicas,
             "first_replica": first_replica,
             "particle_ids": particle_ids,

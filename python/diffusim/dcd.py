@@ -10,6 +10,7 @@ import numpy as np
 
 AKMA_PER_PS = 1 / 0.04888821  # DCD counts time in these
 COUNT_AT, STEPS_AT = 8, 20  # bytes of the header that grow with the file
+LARGEST = 2**31 - 1  # that fits in the header; readers count the frames by the size of the file
 HEADER = struct.Struct("<i4s9if10ii ii80s80si iii")  # three records: control, titles, number of particles
 
 
@@ -34,6 +35,8 @@ class DcdWriter:
             self._file.truncate(size)
         else:
             self._file = open(path, "w+b")
+            if steps_per_frame > LARGEST:  # then one long step, so that the times of the frames are right
+                steps_per_frame, time_step = 1, time_step * steps_per_frame
             delta = time_step * AKMA_PER_PS
             control = [0, steps_per_frame, steps_per_frame, 0, 0, 0, 0, 0, 0, delta, *[0] * 9, 24]
             titles = ("written by diffusim".ljust(80).encode(), "lengths in Angstrom".ljust(80).encode())
@@ -49,7 +52,7 @@ class DcdWriter:
         self.n_frames += len(positions)
         for place, number in ((COUNT_AT, self.n_frames), (STEPS_AT, self.n_frames * self._steps_per_frame)):
             self._file.seek(place)
-            self._file.write(struct.pack("<i", number))
+            self._file.write(struct.pack("<i", min(number, LARGEST)))
         self._file.flush()
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ pub struct diffusim_simulation_options_t {
     pub n_temperature_schedule: usize,
     /// DIFFUSIM_HOLD_LAST (default) or DIFFUSIM_CYCLE.
     pub schedule_end: i32,
-    /// Not 0: run although τ times the model's largest curvature is 2 or more.
+    /// Not 0: run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
     pub allow_unstable: i32,
     /// "auto" or "cpu"; NULL = "auto".
     pub device: *const c_char,
@@ -298,6 +298,9 @@ pub unsafe extern "C" fn diffusim_simulation_reconfigure(
 
 /// Set the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm, `n_values` numbers of `dtype`
 /// (DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64).
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH where a bond is far outside its range in the snapshots (wrong units, another order of atoms),
+/// naming it.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]

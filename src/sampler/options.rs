@@ -51,7 +51,7 @@ pub struct Options {
     pub device: String,
     /// 0: one thread per core.
     pub n_threads: usize,
-    /// Run although τ times the model's largest curvature is 2 or more.
+    /// Run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
     pub allow_unstable: bool,
 }
 

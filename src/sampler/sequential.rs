@@ -35,6 +35,13 @@ pub struct Simulation {
     has_positions: bool,
 }
 
+/// Lengths a frame may start with, relative to the least and the greatest of the snapshots.
+const BOND_MARGIN: [f64; 2] = [0.7, 1.4];
+
+fn bond_length(x: &[f64], [i, j]: [usize; 2]) -> f64 {
+    (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt()
+}
+
 /// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
 struct Threads {
     process: u32,
@@ -214,9 +221,36 @@ impl Simulation {
                 positions[i]
             );
         }
+        self.check_bonds(positions)?;
         self.positions.copy_from_slice(positions);
         self.has_positions = true;
         self.forget_last_good();
+        Ok(())
+    }
+
+    /// A learned score means nothing far from the snapshots: refuse frames in which a bond is far outside their range, as it is
+    /// with wrong units or another order of atoms.
+    fn check_bonds(&self, positions: &[f64]) -> Result<()> {
+        let metadata = self.model.metadata();
+        if self.options.allow_unstable {
+            return Ok(());
+        }
+        for (replica, x) in positions.chunks_exact(3 * self.model.n_particles()).enumerate() {
+            for (bond, [least, greatest]) in metadata.bonds.iter().zip(&metadata.bond_ranges) {
+                let length = bond_length(x, *bond);
+                if !(BOND_MARGIN[0] * least..=BOND_MARGIN[1] * greatest).contains(&length) {
+                    bail!(
+                        Mismatch,
+                        "{} does not know this frame: bond {}–{} (replica {replica}) is {length:.3} nm, in the snapshots \
+                         {least:.3} to {greatest:.3}. Are the positions in nm, the molecule whole, the atoms in the model's \
+                         order?",
+                        self.model.name(),
+                        bond[0],
+                        bond[1]
+                    );
+                }
+            }
+        }
         Ok(())
     }
 
@@ -360,11 +394,7 @@ impl Simulation {
             .bonds
             .iter()
             .zip(&metadata.bond_ranges)
-            .map(|([i, j], [least, greatest])| {
-                let length =
-                    (0..3).map(|c| (positions[3 * i + c] - positions[3 * j + c]).powi(2)).sum::<f64>().sqrt();
-                (i, j, length, *least, *greatest)
-            })
+            .map(|([i, j], [least, greatest])| (i, j, bond_length(positions, [*i, *j]), *least, *greatest))
             .filter(|(_, _, length, least, greatest)| length < least || length > greatest)
             .max_by(|a, b| (a.2 / a.4).max(a.3 / a.2).total_cmp(&(b.2 / b.4).max(b.3 / b.2)));
         if let Some((i, j, length, least, greatest)) = worst {

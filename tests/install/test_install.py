@@ -1,6 +1,7 @@
 """diffusim as other people's programs find it, and the examples: one simulation, the same numbers through every door.
 
-The programs are examples/{c,cpp,rust,python}/ala2.*; what they print is compared as text, which holds all digits.
+The programs are examples/{c,cpp,rust,python}/ala2.* and, in LAMMPS, examples/lammps/in.ala2; what they print is
+compared as text, which holds all digits.
 """
 
 import os
@@ -24,6 +25,8 @@ TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], s
 PYTHON = [sys.executable, EXAMPLES / "python" / "ala2.py"]
 RUST = ["cargo", "run", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--example", "rust"]
 OPENMM = [sys.executable, EXAMPLES / "python" / "ala2_openmm.py"]
+LAMMPS_FILES = EXAMPLES / "lammps"
+LAMMPS = ["lmp", "-log", "none", "-in", LAMMPS_FILES / "in.ala2", "-var", "data", LAMMPS_FILES / "ala2.data"]
 PKG_CONFIG = shutil.which("pkg-config") or shutil.which("pkgconf")
 
 
@@ -77,6 +80,14 @@ def test_example_prints_the_same(program, expected):
 @pytest.mark.parametrize("program", [RUST, PYTHON, OPENMM], ids=["rust", "python", "openmm"])
 def test_example_says_what_is_wrong(program):
     assert_says_what_is_wrong(*program)
+
+
+def test_lammps_prints_the_same(expected):
+    model, n_steps = ARGUMENTS
+    assert expected in run(*LAMMPS, "-var", "model", model, "-var", "steps", n_steps)
+    failed = attempt(*LAMMPS, "-var", "model", "no/such/file")
+    assert failed.returncode == 1
+    assert "ERROR: fix diffusim: " in failed.stdout and "no/such/file" in failed.stdout
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,20 @@ import numpy as np
 
 import diffusim
 from diffusim import model_file
-from diffusim.lammps import UNITS
+from diffusim.lammps import UNITS as REAL_UNITS
 
 NETWORK = Path(__file__).parents[1] / "fixtures" / "distance_small.safetensors"  # 5 atoms, trained at 310 K
 ALA2 = Path(__file__).parents[2] / "examples" / "ala2" / "ala2.safetensors"
 BOLTZMANN = 0.00831446261815324  # kJ/(mol K)
 TRAINED = 280.0  # K, of the analytic models
 MASSES = (2.7, 12.4, 40.3)  # amu
-ENERGY = {"real": 4.184, "metal": 96.4853321233, "nano": 0.602214076}  # kJ/mol per unit of energy
+LENGTH, WELL, MASS = 0.31, 0.85, 14.3  # nm, kJ/mol, amu of `units lj` in these tests
+SCALE = {"lj": f"scale {LENGTH} {WELL} {MASS}"}
+UNITS = REAL_UNITS | {"lj": (LENGTH, MASS)}  # nm, amu
+ENERGY = {"real": 4.184, "metal": 96.4853321233, "nano": 0.602214076, "lj": WELL}  # kJ/mol per unit of energy
 TIME = {"real": 1e-3, "metal": 1.0, "nano": 1e3, "electron": 1e-3, "si": 1e12}  # ps per unit of time
+TIME["lj"] = LENGTH * (MASS / WELL) ** 0.5
+KELVIN = {"lj": WELL / BOLTZMANN}  # per unit of temperature, where that is not one
 BIN = Path(sys.prefix) / "bin"
 
 

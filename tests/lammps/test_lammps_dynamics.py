@@ -18,7 +18,7 @@ def tau(mass, time_step, friction=FRICTION):
     return lr.BOLTZMANN * lr.TRAINED / (mass * friction) * time_step
 
 
-@pytest.mark.parametrize("units", ["real", "metal"])
+@pytest.mark.parametrize("units", ["real", "metal", "lj"])
 @pytest.mark.parametrize("adapter", ["em", "lm"])
 def test_harmonic_variance(tmp_path, units, adapter):
     """(T/T0)/kappa, under Euler-Maruyama divided by 1 - kappa tau/2 (theory 2, 5, 10); the reported temperature."""
@@ -31,9 +31,11 @@ def test_harmonic_variance(tmp_path, units, adapter):
         lr.header("beads.data", units, "f f f")
         + f"""
 timestep {time_step / lr.TIME[units]}
-fix 1 all diffusim {TEMPERATURE} 4711 model m.safetensors friction {FRICTION * lr.TIME[units]} adapter {adapter}
+fix 1 all diffusim {TEMPERATURE / lr.KELVIN.get(units, 1)} 4711 model m.safetensors &
+    friction {FRICTION * lr.TIME[units]} adapter {adapter} {lr.SCALE.get(units, "")}
 run {14 * interval}
 {lr.dump(interval)}thermo_style custom step f_1[2] f_1 f_1[5] f_1[6]
+thermo_modify norm no
 thermo {interval}
 run {(n_frames - 1) * interval}
 """,
@@ -51,14 +53,17 @@ run {(n_frames - 1) * interval}
     if adapter == "lm":
         slowest = (1 - stiffness * tau(lr.MASSES[-1], time_step)) ** interval
         error = lr.standard_error_of_variance(9 * n_molecules, n_frames, slowest)
-        assert abs(table[:, 1].mean() / TEMPERATURE - 1) < SIGMAS * error
+        assert abs(table[:, 1].mean() * lr.KELVIN.get(units, 1) / TEMPERATURE - 1) < SIGMAS * error
     energy = 0.5 * stiffness * (positions**2).sum(axis=(1, 2)) * lr.BOLTZMANN * lr.TRAINED / lr.ENERGY[units]
     assert table[:, 2] == pytest.approx(energy, rel=1e-6)
     spring = 0.5 / tau(lr.MASSES[0], time_step) * lr.UNITS[units][0] ** 2
     assert table[0, 3:] == pytest.approx([spring, time_step / lr.TIME[units]], rel=1e-6)
 
 
-@pytest.mark.parametrize(("units", "mobility"), [("real", "friction"), ("metal", "drag"), ("nano", "diffusion")])
+@pytest.mark.parametrize(
+    ("units", "mobility"),
+    [("real", "friction"), ("metal", "drag"), ("nano", "diffusion"), ("lj", "drag"), ("lj", "diffusion")],
+)
 def test_msd_is_six_d_t(tmp_path, units, mobility):
     """<|x(t) - x(0)|^2> = 6 D t with D = kT/(m gamma), kT/zeta, or as it is given."""
     n_molecules, n_steps, time_step = 800, 60, 0.013  # ps
@@ -77,7 +82,8 @@ def test_msd_is_six_d_t(tmp_path, units, mobility):
         lr.header("beads.data", units, "p p p")
         + f"""
 timestep {time_step / time}
-fix 1 all diffusim {TEMPERATURE} 12 model m.safetensors {mobility} {value * in_units} adapter em
+fix 1 all diffusim {TEMPERATURE / lr.KELVIN.get(units, 1)} 12 model m.safetensors &
+    {mobility} {value * in_units} adapter em {lr.SCALE.get(units, "")}
 {lr.dump(n_steps, columns="xu yu zu")}run {n_steps}
 """,
     )
@@ -87,7 +93,7 @@ fix 1 all diffusim {TEMPERATURE} 12 model m.safetensors {mobility} {value * in_u
         assert found == pytest.approx(expected, rel=SIGMAS * math.sqrt(2 / (3 * n_molecules)))
 
 
-@pytest.mark.parametrize("units", ["real", "metal"])
+@pytest.mark.parametrize("units", ["real", "metal", "lj"])
 def test_forces_bias_the_learned_density(tmp_path, units):
     """exp(-(U + V)/kT) with the learned U = kT0 kappa x^2/2 and LAMMPS's V = k x^2/2 (theory 6)."""
     stiffness, bias, n_molecules, n_frames, interval = 37.0, 130.0, 400, 40, 12  # 1/nm^2, kJ/(mol nm^2)
@@ -101,7 +107,8 @@ def test_forces_bias_the_learned_density(tmp_path, units):
         lr.header("beads.data", units, "f f f")
         + f"""
 timestep {time_step / lr.TIME[units]}
-fix 1 all diffusim {TEMPERATURE} 13 model m.safetensors friction {FRICTION * lr.TIME[units]}
+fix 1 all diffusim {TEMPERATURE / lr.KELVIN.get(units, 1)} 13 model m.safetensors &
+    friction {FRICTION * lr.TIME[units]} {lr.SCALE.get(units, "")}
 fix tether all spring/self {bias * length**2 / lr.ENERGY[units]}
 run {14 * interval}
 {lr.dump(interval)}run {(n_frames - 1) * interval}

@@ -58,8 +58,15 @@ def test_atoms_in_another_order(data):
 
 
 def test_units_without_a_size(data):
-    error = lr.error_of(data, lr.header("net.data", "lj") + FIX)
-    assert "fix diffusim: units lj are not supported" in error and "real, metal, si, nano or electron" in error
+    for style in (FIX, "pair_style diffusim\n"):
+        error = lr.error_of(data, lr.header("net.data", "lj") + style)
+        assert "diffusim: units lj have no size" in error and "'scale LENGTH ENERGY MASS'" in error
+    error = lr.error_of(data, lr.header("net.data", "lj") + FIX.strip() + " scale 0.31 -0.85 14.3\n")
+    assert "scale has -0.85; expected positive numbers of nm, kJ/mol and amu" in error
+    error = lr.error_of(data, lr.header("net.data", "real") + FIX.strip() + " scale 0.31 0.85 14.3\n")
+    assert "units real have a size already" in error
+    error = lr.error_of(data, lr.header("net.data", "cgs") + FIX)
+    assert "units cgs are not supported; use units real" in error
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,14 @@ def test_runs_that_cannot_be(data, lines, words):
     error = lr.error_of(data, header + before + FIX.replace(" all ", f" {group} ") + "run 5\n")
     for word in words:
         assert word in error
+
+
+@pytest.mark.parametrize(
+    "trial", ["gcmc 10 5 0 1 4321 300 -3 0.5", "widom 10 3 1 4321 300", "atom/swap 10 3 4321 300 ke no types 1 2"]
+)
+def test_trial_moves(data, trial):
+    error = lr.error_of(data, lr.header("net.data", boundary="p p p") + FIX + f"fix 2 all {trial}\nrun 5\n")
+    assert f"fix 2 ({trial.split()[0]}) needs energies of trial moves" in error
 
 
 def test_shake(data):

@@ -119,24 +119,32 @@ minimize 0 1e-5 2000 20000
     assert np.abs(lr.frames(tmp_path, "forces.dump")).max() < 1e-3
 
 
-def test_langevin_samples_the_model(tmp_path):
-    """LAMMPS's own thermostat on a harmonic model: <x^2> = (T/T0)/kappa."""
+@pytest.mark.parametrize("units", ["metal", "lj"])
+def test_langevin_samples_the_model(tmp_path, units):
+    """LAMMPS's own thermostat on a harmonic model: <x^2> = (T/T0)/kappa; the energy is that of the positions."""
     stiffness, n_molecules, n_frames, temperature = 37.0, 300, 60, 345.0
     lr.analytic(tmp_path / "m.safetensors", "harmonic", 3, stiffness=stiffness)
-    lr.write_beads(tmp_path / "beads.data", np.zeros((n_molecules, 3, 3)), lr.MASSES, "metal")
-    lr.run(
+    lr.write_beads(tmp_path / "beads.data", np.zeros((n_molecules, 3, 3)), lr.MASSES, units)
+    length, time, in_units = lr.UNITS[units][0], lr.TIME[units], temperature / lr.KELVIN.get(units, 1)
+    output = lr.run(
         tmp_path,
-        lr.header("beads.data", "metal", "f f f")
+        lr.header("beads.data", units, "f f f")
         + f"""
-pair_style diffusim
+pair_style diffusim {lr.SCALE.get(units, "")}
 pair_coeff * * m.safetensors A B C
 fix 1 all nve
-fix 2 all langevin {temperature} {temperature} 0.4 4711
-timestep 0.01
+fix 2 all langevin {in_units} {in_units} {0.4 / time} 4711
+timestep {0.01 / time}
+thermo_style custom step pe
+thermo_modify norm no
+thermo 100
 run 800
 {lr.dump(100)}run {100 * (n_frames - 1)}
 """,
     )
-    found = ((lr.frames(tmp_path) * 0.1) ** 2).mean()
+    squared = (lr.frames(tmp_path) * length) ** 2
+    energies = 0.5 * stiffness * squared.sum(axis=(1, 2)) * lr.BOLTZMANN * lr.TRAINED / lr.ENERGY[units]
+    assert lr.thermo(output)[:, 1] == pytest.approx(energies, rel=1e-6)
+    found = squared.mean()
     error = lr.standard_error_of_variance(9 * n_molecules, n_frames, 0.5)
     assert abs(found * stiffness * lr.TRAINED / temperature - 1) < 4.5 * error

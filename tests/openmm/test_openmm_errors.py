@@ -262,7 +262,7 @@ def test_damaged_xml():
     xml = openmm.XmlSerializer.serialize(network_integrator())
     with pytest.raises(openmm.OpenMMException, match="embedded in the XML is damaged: character 8 is not base64"):
         openmm.XmlSerializer.deserialize(re.sub(r'file="(.{8}).', r'file="\1*', xml))
-    with pytest.raises(openmm.OpenMMException, match="was written by a newer diffusim: version 2"):
+    with pytest.raises(openmm.OpenMMException, match="was written by another diffusim: version 2"):
         openmm.XmlSerializer.deserialize(xml.replace('version="1"', 'version="2"'))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import operator
 import os
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int64
@@ -11,9 +12,9 @@ import openmm
 from openmm import app, unit
 
 from diffusim._library import DiffusimError
-from diffusim.core import Model
+from diffusim.core import ADAPTERS, LARGEST_SEED, Model
 from diffusim.openmm import _plugin
-from diffusim.openmm._system import ModelLike, check_topology
+from diffusim.openmm._system import ModelLike, check_topology, checked_indices
 
 
 class DiffusionIntegrator(openmm.Integrator):
@@ -59,6 +60,8 @@ class DiffusionIntegrator(openmm.Integrator):
         """
         if stepSize is not None and spring is not None:
             raise ValueError("stepSize and spring are two ways to say the same; give one of them")
+        if not isinstance(adapter, str):
+            raise TypeError(f"adapter is {adapter!r}; expected {' or '.join(map(repr, ADAPTERS))}")
         if topology is not None:
             check_topology(model, topology, particles)
         node = _element("Integrator", model, particles, type="DiffusionIntegrator")
@@ -73,7 +76,7 @@ class DiffusionIntegrator(openmm.Integrator):
                 if not float(text) > 0:
                     raise ValueError(f"{name} is {value}; expected a positive number")
         node.set("adapter", adapter)
-        node.set("randomSeed", str(int(seed)))
+        node.set("randomSeed", str(_checked_seed(seed)))
         node.set("checkMasses", str(int(checkMasses)))
         self.this = openmm.XmlSerializer._deserializeIntegrator(ElementTree.tostring(node, encoding="unicode")).this
 
@@ -111,7 +114,7 @@ class DiffusionIntegrator(openmm.Integrator):
 
     def setRandomNumberSeed(self, seed: int) -> None:
         """Set the seed of the noise; it holds from the next step on, also after a checkpoint was loaded."""
-        _plugin.call("set_seed", self, int(seed))
+        _plugin.call("set_seed", self, _checked_seed(seed))
 
     def getSeedInUse(self) -> int:
         """The seed of the noise: the one that was set, drawn, or loaded with a checkpoint."""
@@ -179,9 +182,18 @@ def _element(tag: str, model: ModelLike, particles: Sequence[int] | None, **attr
         except DiffusimError:  # an analytic model that came from no file
             source.set("description", json.dumps(model.metadata))
     listed = ElementTree.SubElement(node, "Particles")
-    for index in particles if particles is not None else ():
-        ElementTree.SubElement(listed, "Particle", index=str(int(index)))
+    for index in checked_indices(particles) if particles is not None else ():
+        ElementTree.SubElement(listed, "Particle", index=str(index))
     return node
+
+
+def _checked_seed(seed: int) -> int:
+    seed = operator.index(seed)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise openmm.OpenMMException(
+            f"seed is {seed}; expected a positive number, or 0 for a fresh one; the largest is {LARGEST_SEED}"
+        )
+    return seed
 
 
 def _value(quantity: unit.Quantity | float, its_unit: unit.Unit) -> float:

@@ -1,11 +1,24 @@
 """One line to a running Simulation."""
 
+from typing import NoReturn
+
 import openmm
 from openmm import app, unit
 
 from diffusim._library import DiffusimError
 from diffusim.openmm._integrator import DiffusionIntegrator
 from diffusim.openmm._system import ModelLike, as_model, system, topology
+
+
+class ModelSimulation(app.Simulation):
+    """An openmm.app.Simulation of a model's molecule."""
+
+    def minimizeEnergy(self, *args, **kwargs) -> NoReturn:
+        """Refused: OpenMM minimises the energy of the Forces, to which a DiffusionIntegrator's model adds nothing."""
+        raise DiffusimError(
+            "minimizeEnergy() would minimise the bias forces alone and pull the molecule apart; start frames need no "
+            "minimisation, so leave it out, or minimise the learned energy as a DiffusionForce with another integrator."
+        )
 
 
 def simulation(
@@ -19,7 +32,7 @@ def simulation(
     seed: int = 0,
     platform: openmm.Platform | str = "Reference",
     frame: int = 0,
-) -> app.Simulation:
+) -> ModelSimulation:
     """A Simulation of the model's molecule, ready to step.
 
     temperature  kelvin; the training temperature by default
@@ -43,6 +56,6 @@ def simulation(
     )
     if isinstance(platform, str):
         platform = openmm.Platform.getPlatform(platform)
-    result = app.Simulation(topology(loaded), system(loaded), integrator, platform)
+    result = ModelSimulation(topology(loaded), system(loaded), integrator, platform)
     result.context.setPositions(start[frame])
     return result

@@ -1,5 +1,6 @@
 """Topology and System of a model's own molecule, and whether a Topology is that of a model."""
 
+import operator
 import os
 from collections.abc import Sequence
 
@@ -43,8 +44,19 @@ def check_topology(model: ModelLike, topology: app.Topology, particles: Sequence
     model = as_model(model)
     atoms = list(topology.atoms())
     if particles is not None:
-        model = model.subset(len(atoms), particles)
+        model = model.subset(len(atoms), checked_indices(particles))
     model.check_particles([atom.element and atom.element.symbol for atom in atoms], [atom.name for atom in atoms])
+
+
+def checked_indices(particles: Sequence[int]) -> list[int]:
+    """`particles` as a list; ValueError if there are none or one is negative, TypeError if one is no integer."""
+    indices = [operator.index(index) for index in particles]
+    if not indices:
+        raise ValueError("particles is empty; expected the indices of the model's particles, or None for all")
+    for place, index in enumerate(indices):
+        if index < 0:
+            raise ValueError(f"particles[{place}] is {index}; expected an index in the System, which starts at 0")
+    return indices
 
 
 def as_model(model: ModelLike) -> Model:
