@@ -93,9 +93,9 @@ def compare(name, what, ours, peer, peer_name, limit):
 
 
 def lammps_rate(script, n_steps):
-    """Steps per second of LAMMPS on one core, by its own clock, after a warm-up of a tenth."""
+    """Steps per second of LAMMPS on one core, by its own clock, read once a run, after a warm-up of a tenth."""
     lmp = Path(sys.executable).parent / "lmp"
-    script += f"thermo 0\nrun {n_steps // 10}\nrun {n_steps}\n"
+    script += f"timer loop\nthermo 0\nrun {n_steps // 10}\nrun {n_steps}\n"
     output = subprocess.run([lmp, "-log", "none"], input=script, capture_output=True, text=True, check=False).stdout
     loops = re.findall(r"Loop time of (\S+) on 1 procs", output)
     if len(loops) != 2:

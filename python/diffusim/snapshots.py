@@ -250,8 +250,8 @@ def _read_array(path: Path) -> tuple[np.ndarray, str]:
             data = data["positions"]
     except KeyError:
         raise SnapshotError(f"{path.name} has no array 'positions'; it has {', '.join(data) or 'nothing'}.") from None
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise SnapshotError(f"{path.name} cannot be read: {_first_line(error)}.") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise _unreadable(path) from None
     if data.ndim != 3 or data.shape[2] != 3 or data.dtype.kind != "f":
         raise SnapshotError(
             f"{path.name} has positions of shape {list(data.shape)} and type {data.dtype}; "
@@ -266,22 +266,23 @@ def _read_mdtraj(
     path: Path, top: mdtraj.Topology | None, select: str, stride: int
 ) -> tuple[np.ndarray, np.ndarray | None, mdtraj.Topology]:
     """Positions and cell [n_frames, 3, 3] or None, both in nm, and the topology."""
+    if path.suffix.lower() == ".dcd" and b"CORD" not in _start(path):  # mdtraj would print what it found
+        raise _unreadable(path)
     own_topology = path.suffix.lower() in SELF_DESCRIBING
     candidates = [{}] if own_topology else [{"top": top}, {"top": top.subset(_selection(top, select))}]
     for keywords in candidates:
         try:
             trajectory = mdtraj.load(str(path), stride=stride, **keywords)
-        except Exception as error:  # mdtraj has no error class of its own
-            failure = error
+        except Exception:  # mdtraj has no error class of its own
             continue
         return trajectory.xyz, trajectory.unitcell_vectors, trajectory.topology
-    raise SnapshotError(f"{path.name} cannot be read: {_first_line(failure)}.")
+    raise _unreadable(path, "" if own_topology else ", or its atoms are not those of the topology")
 
 
 def _read_xyz(path: Path, stride: int) -> tuple[np.ndarray, mdtraj.Topology]:
     """Positions as in the file, and a topology of its species alone: every atom its own name, no bonds."""
     frames, species = [], None
-    with open(path) as file:
+    with open(path, errors="replace") as file:
         for index, (names, positions) in enumerate(_xyz_frames(path, file)):
             if species is not None and names != species:
                 raise SnapshotError(
@@ -316,12 +317,14 @@ def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[list[str], l
                 column += int(width)
             species, position = columns.get("species", 0), columns.get("pos", 1)
         try:
-            rows = [line.split() for line in islice(lines, int(count))]
-            if len(rows) != int(count):
-                raise ValueError("it ends in the middle of a frame")
-            yield [row[species] for row in rows], [[float(v) for v in row[position : position + 3]] for row in rows]
-        except (ValueError, IndexError) as error:
-            raise SnapshotError(f"{path.name} cannot be read as XYZ: {error}.") from None
+            n_atoms = int(count)
+            rows = [line.split() for line in islice(lines, n_atoms)]
+            frame = [row[species] for row in rows], [[float(v) for v in row[position : position + 3]] for row in rows]
+        except (ValueError, IndexError):
+            raise _unreadable(path) from None
+        if len(rows) != n_atoms:
+            raise SnapshotError(f"{path.name} ends in the middle of a frame; leave that frame out.")
+        yield frame
 
 
 def _element(symbol: str) -> mdtraj.element.Element:
@@ -340,6 +343,18 @@ def _particle(atom: mdtraj.core.topology.Atom) -> Particle:
         residue_index=atom.residue.index,
         mass=float(element.mass),
     )
+
+
+def _unreadable(path: Path, otherwise: str = "") -> SnapshotError:
+    """What to say where a library found the file to be wrong, in words of its own that help nobody."""
+    kind = path.suffix[1:].upper()
+    return SnapshotError(f"{path.name} cannot be read as {kind}: it is damaged or of another kind{otherwise}.")
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes, where files of most kinds say what they are."""
+    with open(path, "rb") as file:
+        return file.read(12)
 
 
 def _first_line(error: Exception) -> str:

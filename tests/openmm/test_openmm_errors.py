@@ -86,6 +86,13 @@ def test_number_of_particles():
     refuses("4 particles were named, but the model moves 5", system, network_integrator(particles=[0, 1, 2, 3]))
     refuses(r"particles\[4\] is 6, but the system has only 6", system, network_integrator(particles=[0, 1, 2, 3, 6]))
     refuses(r"particles\[4\] names particle 2 a second time", system, network_integrator(particles=[0, 1, 2, 3, 2]))
+    for kind in (network_integrator, dm.DiffusionForce):
+        with pytest.raises(ValueError, match=r"particles\[1\] is -1; expected an index in the System"):
+            kind(NETWORK, particles=[0, -1, 2, 3, 4])
+        with pytest.raises(ValueError, match="particles is empty; expected the indices .*, or None for all"):
+            kind(NETWORK, particles=[])
+    with pytest.raises(ValueError, match=r"particles\[0\] is -1"):
+        dm.check_topology(NETWORK, dm.topology(NETWORK), particles=[-1, 0, 1, 2, 3])
 
 
 def test_order_of_particles_by_their_masses():
@@ -237,6 +244,13 @@ def test_arguments():
         network_integrator(adapter="heun")
     with pytest.raises(openmm.OpenMMException, match="seed is -3; expected a positive number, or 0"):
         network_integrator(seed=-3)
+    with pytest.raises(openmm.OpenMMException, match=f"seed is {2**63}; .* the largest is {2**63 - 1}"):
+        network_integrator(seed=2**63)
+    with pytest.raises(openmm.OpenMMException, match=f"seed is {2**63}; .* the largest is {2**63 - 1}"):
+        network_integrator().setRandomNumberSeed(2**63)
+    assert network_integrator(seed=2**63 - 1).getRandomNumberSeed() == 2**63 - 1
+    with pytest.raises(TypeError, match="adapter is None; expected 'euler-maruyama' or 'leimkuhler-matthews'"):
+        network_integrator(adapter=None)
     with pytest.raises(openmm.OpenMMException, match="temperature is 0 K"):
         network_integrator().setTemperature(0)
     with pytest.raises(openmm.OpenMMException, match="not known before there is a Context.*masses"):
@@ -256,6 +270,14 @@ def test_models(tmp_path):
         dm.simulation(NETWORK, frame=6)
     with pytest.raises(diffusim.DiffusimError, match="harmonic does not say what its particles are"):
         dm.system(analytic("harmonic", 3, stiffness=37.0))
+
+
+def test_minimisation_is_refused():
+    simulation = dm.simulation(NETWORK, seed=48291)
+    before = positions_of(simulation.context)
+    with pytest.raises(diffusim.DiffusimError, match="start frames need no minimisation.*as a DiffusionForce"):
+        simulation.minimizeEnergy(maxIterations=7)
+    np.testing.assert_array_equal(positions_of(simulation.context), before)
 
 
 def test_damaged_xml():

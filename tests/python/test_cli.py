@@ -1,20 +1,25 @@
 """The command line as a user meets it: what it prints, what it writes, and one sentence where something is wrong."""
 
 import json
+import os
+import pty
 import re
 import shutil
-import signal
+import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from diffusim import Simulation, _library, model_file
 from diffusim.cli import main
+from diffusim.dcd import DcdWriter
 
 ROOT = Path(__file__).parents[2]
 ALA2 = ROOT / "examples" / "ala2"
@@ -91,20 +96,71 @@ def test_a_run_resumes_bit_for_bit(command, tmp_path, engine):
     np.testing.assert_array_equal(whole, parts)
 
 
-def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path):
-    options = ["--steps", 2_000_000, "--every", 20_000, "--seed", 6]
-    arguments = [sys.executable, "-c", "from diffusim.cli import main; main()", "run", SMALL, "-o", "cut.dcd", *options]
-    process = subprocess.Popen([str(a) for a in arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not Path("cut.checkpoint").exists():
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engine):
+    """Ctrl-C in a terminal of its own: the kernel's signal to the foreground process group."""
+    options = ["--steps", 900_000, "--every", 100_000, "--seed", 6, "--engine", engine, "--spring", 4000]
+    own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    code = f"{own_terminal}; from diffusim.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "run", SMALL, "-o", "cut.dcd", *options]
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [str(a) for a in arguments], cwd=tmp_path, stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    while not (Path("cut.dcd").exists() and Path("cut.dcd").stat().st_size > 300):  # has a frame behind its header
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.write(keyboard, b"\x03")
     _, err = process.communicate(timeout=30)
+    os.close(keyboard)
     assert process.returncode == 1 and "--resume continues" in err
-    status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 2_000_000, "--resume")
-    assert status == 0, err
+    step = json.loads(Path("cut.checkpoint").read_bytes().partition(b"\n")[0])["steps"]
+    assert 100_000 <= step < 900_000 and f"near step {step:,}" in err
+    status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 900_000, "--resume")
+    assert status == 0 and f"from step {step:,}" in out, err
     assert command("run", SMALL, "-o", "whole.dcd", *options)[0] == 0
     assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+
+
+def test_force_starts_anew(command):
+    """What the earlier run left does not make its way into the new one, also where that ends at once."""
+    assert command("run", SMALL, "-o", "a.dcd", "--steps", 400, "--every", 200, "--seed", 4)[0] == 0
+    status, _, err = command("run", SMALL, "-o", "a.dcd", "--steps", 400, "--spring", 9, "--force")
+    assert status == 1 and "too soft" in err
+    assert command("run", SMALL, "-o", "a.dcd", "--resume", "--steps", 600)[0] == 0  # nothing was replaced
+    assert command("run", SMALL, "-o", "a.dcd", "--steps", 300, "--seed", 5, "--force")[0] == 0
+    status, out, err = command("run", SMALL, "-o", "a.dcd", "--steps", 600, "--resume")
+    assert status == 0 and "from step 300" in out and "seed 5" in out, err
+
+
+def test_a_run_shorter_than_the_default_interval_has_a_frame(command):
+    assert command("run", SMALL, "-o", "a.dcd", "--steps", 30)[0] == 0
+    assert mdtraj.load("a.dcd", top="a.pdb").n_frames == 1
+
+
+def test_the_header_of_a_trajectory_does_not_overflow(tmp_path):
+    writer = DcdWriter(tmp_path / "a.dcd", 2, 5_000_000_000, 0.002)
+    for _ in range(3):
+        writer.write(np.full((4, 2, 3), 0.2))
+    writer.close()
+    numbers = struct.unpack("<3i", (tmp_path / "a.dcd").read_bytes()[8:20])
+    assert numbers == (12, 1, 1)
+    with mdtraj.open(str(tmp_path / "a.dcd")) as file:
+        assert len(file.read()[0]) == 12
+    writer = DcdWriter(tmp_path / "b.dcd", 2, 2_000_000_000, 0.002)
+    writer.write(np.full((4, 2, 3), 0.2))
+    writer.close()
+    assert struct.unpack("<i", (tmp_path / "b.dcd").read_bytes()[20:24]) == (2**31 - 1,)
+
+
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_another_temperature_is_pointed_out(command, engine):
+    status, out, err = command("run", SMALL, "--steps", 30, "--temperature", 400, "--engine", engine)
+    assert status == 0 and "trained at 310 K, run at 400 K" in out and not err
+    status, out, _ = command("run", SMALL, "--steps", 30, "--temperature", 310, "--engine", engine, "--force")
+    assert status == 0 and "warning" not in out
 
 
 def test_replicas_are_frames_in_a_row(command):
@@ -116,15 +172,16 @@ def test_replicas_are_frames_in_a_row(command):
     np.testing.assert_allclose(trajectory.xyz[:3], simulation.positions, atol=1e-6)
 
 
-def test_a_run_that_fails_leaves_a_rescue_file(command):
-    well = {"barrier": 8.0, "half_width": 0.3, "stiffness": 50.0}
-    model_file.write("well.safetensors", model_file.ModelFile("double-well", 2, 310.0, well))
-    options = ["--effective-step", 0.006, "--steps", 100_000, "--every", 10, "--seed", 1]  # too coarse for a quartic
-    status, _, err = command("run", "well.safetensors", "-o", "hot.dcd", *options)
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_run_that_fails_leaves_a_rescue_file(command, engine):
+    header = replace(model_file.read(SMALL), largest_curvature=None)  # so that a step too coarse is not refused
+    model_file.write("soft.safetensors", header, safetensors.numpy.load_file(SMALL))
+    options = ["--spring", 300, "--steps", 100_000, "--every", 10, "--seed", 3]
+    status, _, err = command("run", "soft.safetensors", "-o", "hot.dcd", "--engine", engine, *options)
     assert status == 1
     assert "at step" in err and "hot.rescue.npz" in err and "Traceback" not in err
     with np.load("hot.rescue.npz") as rescue:
-        assert np.isfinite(rescue["positions"]).all() and rescue["positions"].shape == (1, 2, 3)
+        assert np.isfinite(rescue["positions"]).all() and rescue["positions"].shape == (1, 5, 3)
         assert rescue["step"] > 0
 
 
@@ -156,6 +213,7 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
     Path("there.dcd").write_bytes(b"")
     Path("odd.checkpoint").write_bytes(b"odd")
     Path("odd.dcd").write_bytes(b"")
+    Path("folder.dcd").mkdir()
     data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb"]
     for arguments, sentence in (
         (["info", "gone.safetensors"], "gone.safetensors"),
@@ -165,7 +223,12 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "-o", "there.dcd"], "there.dcd exists"),
         (["run", "m.safetensors", "-o", "a.dcd", "--resume"], "there is no a.dcd"),
         (["run", "m.safetensors", "-o", "odd.dcd", "--resume"], "no checkpoint of 'diffusim run'"),
+        (["run", "m.safetensors", "-o", "folder.dcd", "--force"], "folder.dcd is a directory"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--every", 99999999999], "--every is 99,999,999,999, more than"),
         (["run", "m.safetensors", "-o", "a.dcd", "--spring", 9], "too soft"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--engine", "openmm", "--spring", 9], "too soft"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--spring", 0], "--spring is 0.0; expected a positive number"),
+        (["run", "m.safetensors", "--engine", "openmm", "--spring", 9, "--time-step", 2], "give one of them"),
         (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
         (["run", "m.safetensors", "-o", "a.dcd", "--engine", "openmm", "--replicas", 2], "OpenMM runs one"),
         (["report", "m.safetensors", *data], "5"),
@@ -183,3 +246,13 @@ def test_a_resumed_run_refuses_other_settings(command):
     assert status == 1 and "--seed is 5, and was 3 before" in err
     status, _, err = command("run", SMALL, "-o", "a.dcd", "--steps", 200, "--resume")
     assert status == 1 and "200 steps already" in err
+
+
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_resumed_run_refuses_another_model(command, engine):
+    weights = safetensors.numpy.load_file(SMALL)
+    weights["layers.0.bias"] = weights["layers.0.bias"] + np.float32(0.01)
+    model_file.write("other.safetensors", model_file.read(SMALL), weights)
+    assert command("run", SMALL, "-o", "a.dcd", "--steps", 200, "--engine", engine)[0] == 0
+    status, _, err = command("run", "other.safetensors", "-o", "a.dcd", "--steps", 400, "--resume")
+    assert status == 1 and "other.safetensors is not the model of the earlier run" in err

@@ -163,8 +163,16 @@ def test_what_cannot_be_read_is_refused_with_the_fix(molecule, heavy_pdb, tmp_pa
     refused("no array 'positions'; it has coordinates", tmp_path / "a.npz", topology=PDB)
     (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:3000])
     refused("cannot be read", tmp_path / "cut.npy", topology=PDB)
-    (tmp_path / "text.xtc").write_text("not a trajectory")
-    refused("cannot be read", tmp_path / "text.xtc", topology=PDB)
+    for kind in ("dcd", "xtc", "trr", "h5", "pdb", "gro", "npz", "xyz"):
+        junk = tmp_path / f"junk.{kind}"
+        for content in (b"not a trajectory", b"\xff\xfe\x00"):
+            junk.write_bytes(content)
+            refused(
+                rf"^junk.{kind} cannot be read as {kind.upper()}: it is damaged or of another kind"
+                r"(, or its atoms are not those of the topology)?\.$",
+                junk,
+                topology=PDB,
+            )
     (tmp_path / "a.docx").write_text("hello")
     refused("unknown kind '.docx'", tmp_path / "a.docx", topology=PDB)
     write_extxyz(tmp_path / "a.xyz", molecule)

@@ -1,6 +1,8 @@
 """`diffusim run`: a trajectory from a model file."""
 
 import json
+import math
+import warnings
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +15,7 @@ from diffusim.dcd import DcdWriter
 from diffusim.terminal import describe_model, describe_step, fail, progress, say
 
 CHECKPOINTS = 20  # per run
+LARGEST_SEED = 2**63 - 1  # as in diffusim.core, which the help does not wait for
 
 
 class Adapter(StrEnum):
@@ -40,8 +43,8 @@ class Settings:
     every: int | None
     engine: str | None
 
-    def completed(self) -> "Settings":
-        defaults = {"replicas": 1, "adapter": "leimkuhler-matthews", "every": 1000, "engine": "core"}
+    def completed(self, steps: int) -> "Settings":
+        defaults = {"replicas": 1, "adapter": "leimkuhler-matthews", "every": min(1000, steps), "engine": "core"}
         chosen = {name: value for name, value in asdict(self).items() if value is not None}
         return Settings(**(dict.fromkeys(asdict(self)) | defaults | chosen))
 
@@ -50,7 +53,7 @@ class Settings:
         for f in fields(self):
             given, was = getattr(self, f.name), getattr(before, f.name)
             if given is not None and given != was:
-                flag = f"--{f.name.replace('_', '-')}"
+                flag = _flag(f.name)
                 fail(f"{flag} is {given}, and was {was} before; leave it out to continue, or start anew with --force.")
         return before
 
@@ -68,12 +71,15 @@ def run(
     friction: Annotated[float | None, typer.Option(help="Friction rate, 1/ps; OpenMM's default is 10.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Copies side by side.  [default: 1]")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the noise; same seed, same trajectory.  [default: fresh]")
+        int | None,
+        typer.Option(min=1, max=LARGEST_SEED, help="Of the noise; same seed, same trajectory.  [default: fresh]"),
     ] = None,
     adapter: Annotated[
         Adapter | None, typer.Option(help="How a step is taken.  [default: leimkuhler-matthews]")
     ] = None,
-    every: Annotated[int | None, typer.Option(min=1, help="Steps between saved frames.  [default: 1000]")] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between saved frames, at most --steps.  [default: 1000]")
+    ] = None,
     engine: Annotated[Engine | None, typer.Option(help="What runs the steps.  [default: core]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
@@ -89,13 +95,21 @@ def run(
     )  # fmt: skip
     checkpoint = output.with_suffix(".checkpoint")
     _check_output(output, checkpoint, resume, force)
+    _check_step(settings)
 
     from diffusim._library import DiffusimError, Status
     from diffusim.core import Model
 
     loaded = Model(model)
     saved = _Checkpoint.read(checkpoint) if resume else None
-    settings = settings.continued(saved.settings) if saved else settings.completed()
+    settings = settings.continued(saved.settings) if saved else settings.completed(steps)
+    if settings.every > steps:
+        fail(f"--every is {settings.every:,}, more than the {steps:,} of --steps: no frame would be saved. Lower it.")
+    if saved and saved.model != loaded.sha256:
+        fail(
+            f"{model} is not the model of the earlier run (sha256 {loaded.sha256[:12]}…, and was {saved.model[:12]}…). "
+            "Continue with that one, or start anew with --force."
+        )
     machine = (_OpenMM if settings.engine == "openmm" else _Core)(loaded, settings)
     done = 0
     if saved:
@@ -108,7 +122,17 @@ def run(
     say("model", describe_model(loaded, str(model)))
     say("step", machine.describe_step())
     say("engine", f"{machine.name}   seed {machine.seed}" + (f"   from step {done:,}" if done else ""))
+    trained = loaded.training_temperature
+    if settings.temperature not in (None, trained):
+        say(
+            "warning",
+            f"trained at {trained:g} K, run at {settings.temperature:g} K: the learned free energy stays that of "
+            f"{trained:g} K and only the noise is scaled, which is right as far as it does not change with temperature",
+            "yellow",
+        )
     topology = _write_topology(loaded, output.with_suffix(".pdb"))
+    if not saved:
+        checkpoint.unlink(missing_ok=True)
     try:
         trajectory = DcdWriter(
             output, loaded.n_particles, settings.every, machine.time_step(), keep=saved.frames if saved else 0
@@ -118,11 +142,13 @@ def run(
     per_checkpoint = settings.every * max(1, -(-(steps - done) // (settings.every * CHECKPOINTS)))
 
     def save() -> None:
-        _Checkpoint(settings, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
+        _Checkpoint(settings, loaded.sha256, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
 
     label = f"{settings.replicas:,} × {steps - done:,} steps" if settings.replicas > 1 else f"{steps - done:,} steps"
     unit = "replica-steps" if settings.replicas > 1 else "steps"
     try:
+        if not saved:
+            save()
         with progress("running", label, settings.replicas * (steps - done), unit) as advance:
             while done < steps:
                 n = min(settings.every - done % settings.every, steps - done)
@@ -135,8 +161,11 @@ def run(
                         save()
         save()
     except KeyboardInterrupt:
+        if trajectory.n_frames == settings.replicas * (machine.step_count() // settings.every):  # no frame was cut
+            done = machine.step_count()
+            save()
         trajectory.close()
-        fail(f"interrupted near step {done:,}; the same command with --resume continues from the last checkpoint.")
+        fail(f"interrupted near step {done:,}; the same command with --resume continues.")
     except DiffusimError as error:
         trajectory.close()
         if error.status is not Status.NOT_FINITE:
@@ -156,8 +185,26 @@ def _check_output(output: Path, checkpoint: Path, resume: bool, force: bool) -> 
         fail(f"--output is {output}, and there is no directory {output.parent}. Make it first.")
     if resume and not (checkpoint.exists() and output.exists()):
         fail(f"--resume needs {output} and {checkpoint}, and there is no {checkpoint if output.exists() else output}.")
+    for path in (output, checkpoint, output.with_suffix(".pdb")):
+        if path.is_dir():
+            fail(f"{path} is a directory, and the run would write a file there. Choose another --output.")
     if output.exists() and not (resume or force):
         fail(f"{output} exists. Continue it with --resume, replace it with --force, or choose another --output.")
+
+
+def _check_step(settings: Settings) -> None:
+    sizes = ("spring", "effective_step", "time_step")
+    for name in ("temperature", "friction", *sizes):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            fail(f"{_flag(name)} is {value}; expected a positive number.")
+    given = [_flag(name) for name in sizes if getattr(settings, name) is not None]
+    if len(given) > 1:
+        fail(f"{given[0]} and {given[1]} are two ways to say how large a step is; give one of them.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 class _Core:
@@ -215,19 +262,31 @@ class _OpenMM:
         if settings.friction is not None:
             given["frictionCoeff"] = settings.friction / unit.picosecond
         self._unit = unit
-        self._simulation = diffusim.openmm.simulation(
-            model,
-            **{name: value for name, value in given.items() if value is not None},
-            adapter=settings.adapter,
-            seed=0 if settings.seed is None else settings.seed,
-        )
+        self._failure = openmm.OpenMMException
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the model was trained at")  # `run` says so for every engine
+            self._simulation = diffusim.openmm.simulation(
+                model,
+                **{name: value for name, value in given.items() if value is not None},
+                adapter=settings.adapter,
+                seed=0 if settings.seed is None else settings.seed,
+            )
         self._context = self._simulation.context
         self._integrator = self._context.getIntegrator()
         self.seed = self._integrator.getSeedInUse()
         self.name = f"OpenMM {openmm.__version__}, platform {self._context.getPlatform().getName()}"
-        self.step = self._simulation.step
         self.checkpoint = self._context.createCheckpoint
         self.restore = self._context.loadCheckpoint
+
+    def step(self, n_steps: int) -> None:
+        """DiffusimError as from the core; OpenMM hands on its sentence, and not its status."""
+        from diffusim._library import DiffusimError, Status
+
+        try:
+            self._simulation.step(n_steps)
+        except self._failure as error:
+            status = Status.NOT_FINITE if "last good frame" in str(error) else None
+            raise DiffusimError(str(error), status) from None
 
     def describe_step(self) -> str:
         spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
@@ -246,9 +305,10 @@ class _OpenMM:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """Where a run is: its settings, steps done, frames written, and the engine's own state."""
+    """Where a run is: its settings, the sha256 of its model, steps done, frames written, and the engine's own state."""
 
     settings: Settings
+    model: str
     steps: int
     frames: int
     state: bytes
@@ -256,15 +316,16 @@ class _Checkpoint:
     def write(self, path: Path) -> None:
         from diffusim.model_file import replace
 
-        head = json.dumps({"settings": asdict(self.settings), "steps": self.steps, "frames": self.frames})
-        replace(path, head.encode() + b"\n" + self.state)
+        head = asdict(self)
+        state = head.pop("state")
+        replace(path, json.dumps(head).encode() + b"\n" + state)
 
     @classmethod
     def read(cls, path: Path) -> "_Checkpoint":
         head, _, state = path.read_bytes().partition(b"\n")
         try:
             values = json.loads(head)
-            return cls(Settings(**values["settings"]), values["steps"], values["frames"], state)
+            return cls(Settings(**values["settings"]), values["model"], values["steps"], values["frames"], state)
         except (ValueError, KeyError, TypeError):
             fail(f"{path} is no checkpoint of 'diffusim run'. Start anew with --force.")
 
