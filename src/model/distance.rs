@@ -275,11 +275,6 @@ impl Distance {
         self.n_particles * (self.n_particles - 1) / 2
     }
 
-    /// Floating-point operations (one fused multiply–add counts two) of one score.
-    pub fn flops(&self) -> usize {
-        4 * self.forward.iter().map(|l| l.n_in * l.n_out).sum::<usize>()
-    }
-
     /// Energy (kT₀) and score (1/nm) of one frame in double precision: the same formulas, for tests and diagnostics.
     pub fn evaluate_f64(&self, positions: &[f64], scores: &mut [f64]) -> f64 {
         let sizes = Sizes::of(self, 1);

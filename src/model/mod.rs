@@ -37,11 +37,6 @@ pub trait ScoreModel: Send + Sync {
     fn preferred_batch(&self) -> usize {
         1
     }
-
-    /// Whether `evaluate` can give energies.
-    fn has_energy(&self) -> bool {
-        true
-    }
 }
 
 /// Work space of one thread: it grows to what the model needs and is then reused, so that no step allocates.

@@ -76,8 +76,4 @@ impl ScoreModel for Subset {
     fn preferred_batch(&self) -> usize {
         self.inner.preferred_batch()
     }
-
-    fn has_energy(&self) -> bool {
-        self.inner.has_energy()
-    }
 }
