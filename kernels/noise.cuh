@@ -5,27 +5,7 @@
 // (-ffp-contract=off) and Rust give the same bits. Plain C++: it also compiles for the host.
 #pragma once
 
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define DIFFUSIM_FN __device__ __forceinline__
-DIFFUSIM_FN float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-DIFFUSIM_FN float root(float a) { return __fsqrt_rn(a); }
-DIFFUSIM_FN float into_float(unsigned w) { return __uint_as_float(w); }
-DIFFUSIM_FN unsigned from_float(float x) { return __float_as_uint(x); }
-#else
-#define DIFFUSIM_FN static inline
-DIFFUSIM_FN float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-DIFFUSIM_FN float root(float a) { return __builtin_sqrtf(a); }
-DIFFUSIM_FN float into_float(unsigned w) {
-    float x;
-    __builtin_memcpy(&x, &w, sizeof x);
-    return x;
-}
-DIFFUSIM_FN unsigned from_float(float x) {
-    unsigned w;
-    __builtin_memcpy(&w, &x, sizeof w);
-    return w;
-}
-#endif
+#include "lane.cuh"
 
 struct Block {
     unsigned word[4];
@@ -44,14 +24,6 @@ DIFFUSIM_FN Block philox(Block c, unsigned key0, unsigned key1) {
         key1 += 0xBB67AE85u;
     }
     return c;
-}
-
-// The word as a number, rounded once to nearest.
-DIFFUSIM_FN float word_to_float(unsigned w) {
-    const float shift = 8388608.0f; // 2^23: an integer below it goes into the low mantissa bits
-    float high = into_float((w >> 16) ^ 0x4B000000u) - shift;
-    float low = into_float((w & 0xFFFFu) ^ 0x4B000000u) - shift;
-    return fused(high, 65536.0f, low);
 }
 
 // sqrt(-2 ln u), u = (word + 1/2)/2^32 in (0, 1].

@@ -29,6 +29,9 @@ pub enum Error {
     /// Asked for what this build or this machine does not have.
     #[error("{0}")]
     Unsupported(String),
+    /// The GPU or its driver failed.
+    #[error("{0}")]
+    Device(String),
     /// A file could not be read or written.
     #[error("{0}")]
     Io(String),

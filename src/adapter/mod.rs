@@ -8,6 +8,7 @@ pub use leimkuhler_matthews::LeimkuhlerMatthews;
 
 /// Spring of one particle at one step, in the form the update needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)] // kernels/adapter.cuh has the same
 pub struct ParticleStep {
     /// τ = β/(2k), nm² (theory 2)
     pub effective_step: f64,

@@ -1,57 +1,18 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
+use super::{Backend, Failure, Job, Placement, RUNAWAY};
 use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::model::{ScoreModel, Scratch};
 use crate::noise::Noise;
 use pulp::Arch;
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// A drift of this many noise amplitudes in one step is a particle running away, at any spring: at the stability limit of
-/// theory §2 the two are equal in size.
-const RUNAWAY: f64 = 100.0;
-
-/// What moves the particles over some consecutive steps.
-pub struct Job<'a> {
-    /// The score.
-    pub model: &'a dyn ScoreModel,
-    /// The step.
-    pub adapter: Adapter,
-    /// Base step of each particle, before schedules.
-    pub particles: &'a [ParticleStep],
-    /// Factors of schedules at a step: on τ and on the noise amplitude.
-    pub factors: &'a (dyn Fn(u64) -> (f64, f64) + Sync),
-    /// Seed of the noise.
-    pub seed: u64,
-    /// Number of the first step.
-    pub first_step: u64,
-    /// Steps to take.
-    pub n_steps: u64,
-    /// Added to the score (1/nm), `[n_replicas][n_particles][3]`, for a single step.
-    pub bias: Option<&'a [f64]>,
-}
-
-/// Why a run stopped.
-pub enum Failure {
-    /// The score of this particle was not finite, or its drift a runaway's.
-    Score {
-        /// Frame within the whole batch of replicas.
-        frame: usize,
-        /// Particle of that frame.
-        particle: usize,
-        /// The step that could not be taken.
-        step: u64,
-        /// The offending score, 1/nm.
-        score: f64,
-        /// The frame's positions, of which that is the score.
-        positions: Vec<f64>,
-    },
-    /// The model itself failed.
-    Model(Error),
-}
+type Outcome = std::result::Result<(), Failure>;
 
 /// Replicas that are evaluated together, with their work space.
-pub struct Chunk {
+struct Chunk {
     scores: Vec<f64>,
     noise: Noise,
     next_noise: Noise,
@@ -60,13 +21,12 @@ pub struct Chunk {
     replicas: Vec<u32>,
     particles: Vec<u32>,
     scratch: Scratch,
-    /// Largest |score| met, 1/nm.
-    pub largest_score: f64,
+    largest_score: f64,
 }
 
 impl Chunk {
     /// Of the replicas numbered `replicas`, whose particles have the noise ids `particle_ids`.
-    pub fn new(replicas: std::ops::Range<u32>, particle_ids: &[u32]) -> Self {
+    fn new(replicas: std::ops::Range<u32>, particle_ids: &[u32]) -> Self {
         let n = replicas.len() * particle_ids.len();
         Chunk {
             scores: vec![0.0; 3 * n],
@@ -86,12 +46,12 @@ impl Chunk {
         arch: Arch,
         positions: &mut [f64],
         bias: Option<&[f64]>,
-    ) -> Result<(), Failure> {
+    ) -> Outcome {
         let n_particles = job.particles.len();
         for step in job.first_step..job.first_step + job.n_steps {
             job.model
                 .evaluate(positions, &mut self.scores, None, &mut self.scratch)
-                .map_err(Failure::Model)?;
+                .map_err(Failure::Other)?;
             if let Some(bias) = bias {
                 self.scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
             }
@@ -169,14 +129,69 @@ impl Chunk {
 }
 
 /// Replicas of each chunk: as many as the model likes to see at once, but no core idle.
-pub fn replicas_per_chunk(preferred_batch: usize, n_replicas: usize, n_threads: usize) -> usize {
+fn replicas_per_chunk(preferred_batch: usize, n_replicas: usize, n_threads: usize) -> usize {
     n_replicas.div_ceil(n_threads).clamp(1, preferred_batch.max(1))
 }
 
-/// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]` in chunks.
-///
-/// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
-pub fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Result<(), Failure> {
+/// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
+struct Threads {
+    process: u32,
+    pool: ThreadPool,
+}
+
+impl Threads {
+    fn start(n: usize) -> Result<Self> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build()
+            .map_err(|e| Error::InvalidArgument(format!("{n} threads cannot be started: {e}")))?;
+        Ok(Threads { process: std::process::id(), pool })
+    }
+}
+
+/// All replicas, in chunks.
+pub struct Cpu {
+    chunks: Vec<Chunk>,
+    threads: Option<Threads>,
+}
+
+impl Cpu {
+    /// For `model` on the threads of `placement`.
+    pub fn new(model: &dyn ScoreModel, placement: &Placement, largest_score: f64) -> Result<Self> {
+        let Placement { n_threads, replicas, particle_ids, .. } = placement;
+        let size = replicas_per_chunk(model.preferred_batch(), replicas.len(), *n_threads) as u32;
+        let chunk =
+            |first: u32| Chunk::new(first..replicas.end.min(first.saturating_add(size)), particle_ids);
+        let mut chunks: Vec<Chunk> = replicas.clone().step_by(size as usize).map(chunk).collect();
+        chunks[0].largest_score = largest_score;
+        let n_threads = chunks.len().min(*n_threads);
+        let threads = if n_threads == 1 { None } else { Some(Threads::start(n_threads)?) };
+        Ok(Cpu { chunks, threads })
+    }
+}
+
+impl Backend for Cpu {
+    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> Outcome {
+        let Cpu { chunks, threads } = self;
+        if let Some(started) = threads
+            && started.process != std::process::id()
+        {
+            let n = started.pool.current_num_threads();
+            let threads = Threads::start(n).map_err(Failure::Other)?;
+            std::mem::forget(std::mem::replace(started, threads)); // its threads cannot be joined from here
+        }
+        match threads {
+            Some(threads) => threads.pool.install(|| advance(job, chunks, positions)),
+            None => advance(job, chunks, positions),
+        }
+    }
+
+    fn largest_score(&self) -> f64 {
+        self.chunks.iter().map(|c| c.largest_score).fold(0.0, f64::max)
+    }
+}
+
+fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
     let arch = Arch::new();
     let run = |chunk: &mut Chunk, positions: &mut [f64], bias: Option<&[f64]>| match job.adapter {
         Adapter::EulerMaruyama => chunk.advance::<EulerMaruyama>(job, arch, positions, bias),
@@ -207,10 +222,13 @@ pub fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Result
 }
 
 /// Of two outcomes the failure at the earlier step, so that what is reported and restored does not depend on threads.
-fn earlier(a: Result<(), Failure>, b: Result<(), Failure>) -> Result<(), Failure> {
-    let step = |outcome: &Result<(), Failure>| match outcome {
+fn earlier(
+    a: Outcome,
+    b: Outcome,
+) -> Outcome {
+    let step = |outcome: &Outcome| match outcome {
         Ok(()) => u64::MAX,
-        Err(Failure::Model(_)) => 0,
+        Err(Failure::Other(_)) => 0,
         Err(Failure::Score { step, .. }) => *step,
     };
     if step(&b) < step(&a) { b } else { a }

@@ -1,20 +1,150 @@
-//! Where arithmetic runs.
+//! Where arithmetic runs: one file per device, each of which takes the same steps.
 
 pub mod cpu;
+pub mod cuda;
 
-use crate::error::{Result, bail};
+use crate::adapter::{Adapter, ParticleStep};
+use crate::error::{Error, Result, bail};
+use crate::model::ScoreModel;
+use std::ops::Range;
+use std::sync::Arc;
 
-/// Check the name of a device: `auto` and `cpu` run on the CPU, `cuda[:i]` is not there yet.
-pub fn check_device(name: &str) -> Result<()> {
-    match name {
-        "auto" | "cpu" => Ok(()),
-        _ if name == "cuda" || name.starts_with("cuda:") => {
-            bail!(
-                Unsupported,
-                "device '{name}' is not supported: diffusim {} computes on the CPU; use device 'cpu' or 'auto'",
-                crate::VERSION
-            )
+/// A drift of this many noise amplitudes in one step is a particle running away, at any spring: at the stability limit of
+/// theory §2 the two are equal in size. The same number is in kernels/advance.cuh.
+pub(crate) const RUNAWAY: f64 = 100.0;
+
+/// What a simulation may run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The cores of this machine.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl Device {
+    /// `cpu`, `cuda` (the first GPU), `cuda:1`, …, or `auto`, which is the CPU: a GPU is used where it is asked for by name.
+    pub fn parse(name: &str) -> Result<Self> {
+        let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?;
+        match (name, name.strip_prefix("cuda:").map(number)) {
+            ("auto" | "cpu", _) => Ok(Device::Cpu),
+            ("cuda", _) => Ok(Device::Cuda(0)),
+            (_, Some(Some(index))) => Ok(Device::Cuda(index)),
+            _ => {
+                bail!(
+                    InvalidArgument,
+                    "device '{name}' is unknown; expected 'auto', 'cpu', 'cuda', or 'cuda:1' and so on for further GPUs"
+                )
+            }
         }
-        _ => bail!(InvalidArgument, "device '{name}' is unknown; expected 'auto' or 'cpu'"),
+    }
+
+    /// What this device is, in words; an error, in one sentence, if it cannot be used here.
+    pub fn describe(self) -> Result<String> {
+        match self {
+            Device::Cpu => {
+                let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+                Ok(format!("cpu: {cores} cores, {:?}", pulp::Arch::new()))
+            }
+            Device::Cuda(index) => cuda::describe(index),
+        }
+    }
+}
+
+/// The replicas of a simulation and where they are moved; whatever else changes, the backend stays.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    /// Where arithmetic runs.
+    pub device: Device,
+    /// Threads on the CPU.
+    pub n_threads: usize,
+    /// Numbers of the replicas, for the noise.
+    pub replicas: Range<u32>,
+    /// Ids that key the noise of each particle.
+    pub particle_ids: Vec<u32>,
+}
+
+/// What moves the particles over some consecutive steps.
+pub struct Job<'a> {
+    /// The score.
+    pub model: &'a dyn ScoreModel,
+    /// The step.
+    pub adapter: Adapter,
+    /// Base step of each particle, before schedules.
+    pub particles: &'a [ParticleStep],
+    /// Factors of schedules at a step: on τ and on the noise amplitude.
+    pub factors: &'a (dyn Fn(u64) -> (f64, f64) + Sync),
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Number of the first step.
+    pub first_step: u64,
+    /// Steps to take.
+    pub n_steps: u64,
+    /// Added to the score (1/nm), `[n_replicas][n_particles][3]`, for a single step.
+    pub bias: Option<&'a [f64]>,
+    /// Whether the positions are those that the last call left, so that a device may go on with its own copy.
+    pub continues: bool,
+}
+
+/// Why a run stopped.
+pub enum Failure {
+    /// The score of this particle was not finite, or its drift a runaway's.
+    Score {
+        /// Frame within the whole batch of replicas.
+        frame: usize,
+        /// Particle of that frame.
+        particle: usize,
+        /// The step that could not be taken.
+        step: u64,
+        /// The offending score, 1/nm.
+        score: f64,
+        /// The frame's positions, of which that is the score.
+        positions: Vec<f64>,
+    },
+    /// The model or the device itself failed.
+    Other(Error),
+}
+
+/// A device that holds the replicas of one simulation.
+pub trait Backend: Send {
+    /// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]`.
+    ///
+    /// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
+    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), Failure>;
+
+    /// Largest |score| met, 1/nm.
+    fn largest_score(&self) -> f64;
+}
+
+/// A backend for `model` that has met scores of up to `largest_score` (1/nm) before.
+pub fn open(
+    model: &Arc<dyn ScoreModel>,
+    placement: &Placement,
+    largest_score: f64,
+) -> Result<Box<dyn Backend>> {
+    Ok(match placement.device {
+        Device::Cpu => Box::new(cpu::Cpu::new(&**model, placement, largest_score)?),
+        Device::Cuda(index) => Box::new(cuda::Cuda::new(&**model, placement, index, largest_score)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_names() {
+        for (name, device) in [
+            ("auto", Device::Cpu),
+            ("cpu", Device::Cpu),
+            ("cuda", Device::Cuda(0)),
+            ("cuda:0", Device::Cuda(0)),
+            ("cuda:17", Device::Cuda(17)),
+        ] {
+            assert_eq!(Device::parse(name), Ok(device));
+        }
+        for name in ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:+1", "cuda:1.5", "cuda 1", "cuda:99999999999999999999"] {
+            assert!(Device::parse(name).unwrap_err().to_string().contains("expected 'auto', 'cpu', 'cuda'"), "{name}");
+        }
     }
 }

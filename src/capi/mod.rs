@@ -42,6 +42,8 @@ pub const DIFFUSIM_ERROR_IO: i32 = 8;
 pub const DIFFUSIM_ERROR_CALLBACK: i32 = 9;
 /// A defect of diffusim; the handle involved can only be freed.
 pub const DIFFUSIM_ERROR_INTERNAL: i32 = 10;
+/// The GPU or its driver failed.
+pub const DIFFUSIM_ERROR_DEVICE: i32 = 11;
 
 /// Version of this header.
 pub const DIFFUSIM_VERSION_MAJOR: i32 = 0;
@@ -106,6 +108,7 @@ fn guard(body: impl FnOnce() -> Result<()>) -> diffusim_status_t {
         Error::Unsupported(_) => DIFFUSIM_ERROR_UNSUPPORTED,
         Error::Io(_) => DIFFUSIM_ERROR_IO,
         Error::Callback(_) => DIFFUSIM_ERROR_CALLBACK,
+        Error::Device(_) => DIFFUSIM_ERROR_DEVICE,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Potentials whose score and energy are exact: the yardsticks. All energies are in kT₀, all lengths in nm.
 
-use super::{ScoreModel, Scratch};
+use super::kernel::Kernel;
+use super::{KernelModel, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -221,6 +222,28 @@ impl ScoreModel for Analytic {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> Option<KernelModel> {
+        let (potential, parameters) = match self.potential {
+            Potential::Free {} => (0, [0.0; 4]),
+            Potential::Harmonic { stiffness } => (1, [stiffness, 0.0, 0.0, 0.0]),
+            Potential::DoubleWell { barrier, half_width, stiffness } => {
+                (2, [barrier, half_width, stiffness, 0.0])
+            }
+            Potential::MuellerBrown { kt } => (3, [kt, 0.0, 0.0, 0.0]),
+            Potential::LennardJonesCluster { well_depth, minimum_distance, stiffness } => {
+                (4, [well_depth, minimum_distance, stiffness, 0.0])
+            }
+            Potential::Dw4 { linear, quadratic, quartic, distance } => {
+                (5, [linear, quadratic, quartic, distance])
+            }
+        };
+        Some(KernelModel {
+            kernel: Kernel::Analytic { potential, parameters },
+            members: (0..self.n_particles as u32).collect(),
+            n_particles: self.n_particles,
+        })
     }
 
     fn preferred_batch(&self) -> usize {

@@ -12,7 +12,8 @@
 //! (vectorised over the units of a layer) and for batches (one frame per SIMD lane) and add in the same order, so a frame's
 //! score has the same bits either way.
 
-use super::{ScoreModel, Scratch};
+use super::kernel::{DistanceArrays, Kernel, LayerArrays};
+use super::{KernelModel, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use crate::lane::{CacheLine, Number, Packed};
 use pulp::{Arch, Simd, WithSimd};
@@ -769,6 +770,40 @@ impl ScoreModel for Distance {
     ) -> Result<()> {
         self.arch.dispatch(Batch { model: self, positions, scores, energies, scratch });
         Ok(())
+    }
+
+    fn kernel(&self) -> Option<KernelModel> {
+        let mut arrays = DistanceArrays {
+            quadruplets: self.quadruplets.iter().flatten().map(|i| *i as u32).collect(),
+            pairs: (0..self.n_particles as u32)
+                .flat_map(|i| (i + 1..self.n_particles as u32).flat_map(move |j| [i, j]))
+                .collect(),
+            softening_squared: self.softening_squared,
+            harmonic: self.harmonic,
+            ..DistanceArrays::default()
+        };
+        arrays.mean = arrays.push(self.normalisation.iter().map(|n| n.mean));
+        arrays.inverse_spread = arrays.push(self.normalisation.iter().map(|n| n.inverse_spread));
+        arrays.output_weight = arrays.push(self.output_weight.iter().copied());
+        for (forward, backward) in self.forward.iter().zip(&self.backward) {
+            let dense = |layer: &Layer| -> Vec<f32> {
+                layer.weight().chunks_exact(layer.stride).flat_map(|row| &row[..layer.n_out]).copied().collect()
+            };
+            let layer = LayerArrays {
+                n_in: forward.n_in as u32,
+                n_out: forward.n_out as u32,
+                weight: arrays.push(dense(forward)),
+                bias: arrays.push(forward.bias()[..forward.n_out].iter().copied()),
+                transposed: arrays.push(dense(backward)),
+            };
+            arrays.layers.push(layer);
+        }
+        u32::try_from(arrays.numbers.len()).ok()?; // else the offsets have wrapped around
+        Some(KernelModel {
+            kernel: Kernel::Distance(arrays),
+            members: (0..self.n_particles as u32).collect(),
+            n_particles: self.n_particles,
+        })
     }
 
     fn preferred_batch(&self) -> usize {

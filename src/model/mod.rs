@@ -5,11 +5,13 @@ pub mod callback;
 pub mod curvature;
 pub mod distance;
 mod file;
+pub mod kernel;
 mod subset;
 
 pub use analytic::{Analytic, Potential};
 pub use callback::Callback;
 pub use distance::Distance;
+pub use kernel::KernelModel;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
 pub use subset::Subset;
 
@@ -32,6 +34,11 @@ pub trait ScoreModel: Send + Sync {
         energies: Option<&mut [f64]>,
         scratch: &mut Scratch,
     ) -> Result<()>;
+
+    /// The model as its kernel reads it; `None` if it runs on the CPU only.
+    fn kernel(&self) -> Option<KernelModel> {
+        None
+    }
 
     /// Frames that are cheapest to evaluate together.
     fn preferred_batch(&self) -> usize {

@@ -1,6 +1,6 @@
 //! A model that acts on some of the particles of a larger system; the others feel no score.
 
-use super::{ScoreModel, Scratch};
+use super::{KernelModel, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use std::sync::Arc;
 
@@ -71,6 +71,12 @@ impl ScoreModel for Subset {
             }
         }
         Ok(())
+    }
+
+    fn kernel(&self) -> Option<KernelModel> {
+        let inner = self.inner.kernel()?;
+        let members = inner.members.iter().map(|m| self.particles[*m as usize] as u32).collect();
+        Some(KernelModel { kernel: inner.kernel, members, n_particles: self.n_particles })
     }
 
     fn preferred_batch(&self) -> usize {

@@ -1,7 +1,6 @@
 //! What a user asks for, and what it means for each particle (theory 3–5).
 
 use crate::adapter::{Adapter, ParticleStep};
-use crate::backend;
 use crate::error::{Result, bail};
 use crate::model::Model;
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
@@ -47,7 +46,7 @@ pub struct Options {
     pub noise_schedule: NoiseSchedule,
     /// Temperatures, in place of `temperature`.
     pub temperature_schedule: Option<TemperatureSchedule>,
-    /// `auto`, `cpu`.
+    /// `auto` or `cpu`, `cuda` or `cuda:0`, `cuda:1`, …; see [`Device::parse`](crate::backend::Device::parse).
     pub device: String,
     /// 0: one thread per core.
     pub n_threads: usize,
@@ -98,7 +97,6 @@ pub struct Dynamics {
 impl Dynamics {
     /// Work out steps for `model`, checking every option.
     pub fn new(model: &Model, options: &Options) -> Result<Self> {
-        backend::check_device(&options.device)?;
         let n = model.n_particles();
         let metadata = model.metadata();
         let t0 = metadata.training_temperature;

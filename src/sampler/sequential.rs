@@ -2,11 +2,10 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
-use crate::backend::cpu::{self, Chunk, Failure, Job};
+use crate::backend::{self, Backend, Device, Failure, Job, Placement};
 use crate::error::{Error, Result, bail};
 use crate::model::{Model, Scratch};
 use crate::schedule::BOLTZMANN;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -26,8 +25,10 @@ pub struct Simulation {
     positions: Vec<f64>,
     step: u64,
     score_evaluations: u64,
-    chunks: Vec<Chunk>,
-    threads: Option<Threads>,
+    placement: Placement,
+    backend: Box<dyn Backend>,
+    /// Whether `positions` are those that the last step left.
+    continues: bool,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
     last_good: [(u64, Vec<f64>); 2],
     bias: Vec<f64>,
@@ -42,20 +43,48 @@ fn bond_length(x: &[f64], [i, j]: [usize; 2]) -> f64 {
     (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt()
 }
 
-/// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
-struct Threads {
-    process: u32,
-    pool: ThreadPool,
-}
-
-impl Threads {
-    fn start(n: usize) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build()
-            .map_err(|e| Error::InvalidArgument(format!("{n} threads cannot be started: {e}")))?;
-        Ok(Threads { process: std::process::id(), pool })
+/// Where the options put the replicas, checking every one of them.
+fn placement(model: &Model, options: &Options) -> Result<Placement> {
+    let n = model.n_particles();
+    if options.n_replicas == 0 || options.n_replicas > u32::MAX as usize {
+        bail!(InvalidArgument, "n_replicas is {}; expected 1 to {}", options.n_replicas, u32::MAX);
     }
+    let Some(end) = options.first_replica.checked_add(options.n_replicas as u32) else {
+        bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
+    };
+    if options.n_threads > MAX_THREADS {
+        bail!(
+            InvalidArgument,
+            "n_threads is {}; expected 0 (one per core) to {MAX_THREADS}",
+            options.n_threads
+        );
+    }
+    let ids: Vec<u32> = match &options.particle_ids {
+        Some(ids) if ids.len() != n => {
+            bail!(InvalidArgument, "{} particle ids were given for {n} particles", ids.len())
+        }
+        Some(ids) => ids.clone(),
+        None => (0..n as u32).collect(),
+    };
+    let mut sorted = ids.clone();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
+        bail!(
+            InvalidArgument,
+            "particle id {} was given twice; particles with one id would move alike",
+            twice[0]
+        );
+    }
+    let n_threads = match options.n_threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    };
+    Ok(Placement {
+        device: Device::parse(&options.device)?,
+        n_threads,
+        replicas: options.first_replica..end,
+        particle_ids: ids,
+    })
 }
 
 /// What a simulation has done so far, and what its next step is.
@@ -96,74 +125,21 @@ impl Simulation {
                 x.copy_from_slice(from);
             }
         }
-        let mut simulation = Simulation {
+        let placement = placement(&model, &options)?;
+        Ok(Simulation {
             last_good: [(0, positions.clone()), (0, positions.clone())],
             has_positions: !start.is_empty() || model.metadata().kind != "distance",
+            backend: backend::open(model.score(), &placement, 0.0)?,
+            placement,
+            continues: false,
             model,
             dynamics,
             positions,
             step: 0,
             score_evaluations: 0,
-            chunks: Vec::new(),
-            threads: None,
             bias: Vec::new(),
             options,
-        };
-        simulation.build_chunks()?;
-        Ok(simulation)
-    }
-
-    fn build_chunks(&mut self) -> Result<()> {
-        let options = &self.options;
-        let n = self.model.n_particles();
-        if options.n_replicas == 0 || options.n_replicas > u32::MAX as usize {
-            bail!(InvalidArgument, "n_replicas is {}; expected 1 to {}", options.n_replicas, u32::MAX);
-        }
-        let Some(end) = options.first_replica.checked_add(options.n_replicas as u32) else {
-            bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
-        };
-        if options.n_threads > MAX_THREADS {
-            bail!(
-                InvalidArgument,
-                "n_threads is {}; expected 0 (one per core) to {MAX_THREADS}",
-                options.n_threads
-            );
-        }
-        let ids: Vec<u32> = match &options.particle_ids {
-            Some(ids) if ids.len() != n => {
-                bail!(InvalidArgument, "{} particle ids were given for {n} particles", ids.len())
-            }
-            Some(ids) => ids.clone(),
-            None => (0..n as u32).collect(),
-        };
-        let mut sorted = ids.clone();
-        sorted.sort_unstable();
-        if let Some(twice) = sorted.windows(2).find(|w| w[0] == w[1]) {
-            bail!(
-                InvalidArgument,
-                "particle id {} was given twice; particles with one id would move alike",
-                twice[0]
-            );
-        }
-        let n_threads = match options.n_threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            n => n,
-        };
-        let size =
-            cpu::replicas_per_chunk(self.model.score().preferred_batch(), options.n_replicas, n_threads)
-                as u32;
-        let chunks: Vec<Chunk> = (options.first_replica..end)
-            .step_by(size as usize)
-            .map(|first| Chunk::new(first..end.min(first.saturating_add(size)), &ids))
-            .collect();
-        let n_threads = n_threads.min(chunks.len());
-        if n_threads == 1 {
-            self.threads = None;
-        } else if self.threads.as_ref().is_none_or(|t| t.pool.current_num_threads() != n_threads) {
-            self.threads = Some(Threads::start(n_threads)?);
-        }
-        self.chunks = chunks;
-        Ok(())
+        })
     }
 
     /// New temperature, step, seed, … ; positions and step count stay, and so must the number of replicas.
@@ -177,13 +153,13 @@ impl Simulation {
             );
         }
         let dynamics = Dynamics::new(&self.model, &options)?;
-        let largest_score = self.largest_score();
-        let previous = std::mem::replace(&mut self.options, options);
-        if let Err(error) = self.build_chunks() {
-            self.options = previous;
-            return Err(error);
+        let placement = placement(&self.model, &options)?;
+        if placement != self.placement {
+            self.backend = backend::open(self.model.score(), &placement, self.backend.largest_score())?;
+            self.placement = placement;
+            self.continues = false;
         }
-        self.chunks[0].largest_score = largest_score;
+        self.options = options;
         self.dynamics = dynamics;
         Ok(())
     }
@@ -254,7 +230,9 @@ impl Simulation {
         Ok(())
     }
 
+    /// The positions or the step are not what a run led to.
     fn forget_last_good(&mut self) {
+        self.continues = false;
         for (step, positions) in &mut self.last_good {
             *step = self.step;
             positions.copy_from_slice(&self.positions);
@@ -327,12 +305,6 @@ impl Simulation {
         let Some(end) = self.step.checked_add(n_steps) else {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
-        if let Some(threads) = &self.threads
-            && threads.process != std::process::id()
-        {
-            let n = threads.pool.current_num_threads();
-            std::mem::forget(self.threads.replace(Threads::start(n)?)); // its threads cannot be joined from here
-        }
         // What was moved last has had no score computed yet, so the frame before it is kept as well.
         if self.last_good[1].0 != self.step {
             self.last_good.swap(0, 1);
@@ -349,15 +321,12 @@ impl Simulation {
             first_step: self.step,
             n_steps,
             bias: biased.then_some(&self.bias),
+            continues: self.continues,
         };
-        let (chunks, positions) = (&mut self.chunks, &mut self.positions);
-        let outcome = match &self.threads {
-            Some(threads) => threads.pool.install(|| cpu::advance(&job, chunks, positions)),
-            None => cpu::advance(&job, chunks, positions),
-        };
-        match outcome {
+        match self.backend.advance(&job, &mut self.positions) {
             Ok(()) => {
                 self.step = end;
+                self.continues = true;
                 self.score_evaluations += n_steps * self.options.n_replicas as u64;
                 Ok(())
             }
@@ -368,7 +337,7 @@ impl Simulation {
                 self.positions.copy_from_slice(good);
                 self.forget_last_good();
                 Err(match failure {
-                    Failure::Model(error) => error,
+                    Failure::Other(error) => error,
                     Failure::Score { frame, particle, step, score, positions } => {
                         self.describe(frame, particle, step, score, &positions)
                     }
@@ -407,16 +376,12 @@ impl Simulation {
         Error::NotFinite(text)
     }
 
-    fn largest_score(&self) -> f64 {
-        self.chunks.iter().map(|c| c.largest_score).fold(0.0, f64::max)
-    }
-
     /// What was done so far.
     pub fn statistics(&self) -> Statistics {
         Statistics {
             steps: self.step,
             score_evaluations: self.score_evaluations,
-            largest_score: self.largest_score(),
+            largest_score: self.backend.largest_score(),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),

@@ -1,0 +1,339 @@
+// The `distance` network: the twin of src/model/distance.rs, whose documentation has the formulas, function by function.
+//
+// Sums run in the order of the CPU and every operation is correctly rounded, so that a score has the bits of the CPU's.
+//
+// A block works on FRAMES frames at once, arrays lie as [index][frame], and a thread of a dense layer holds TILE frames of one
+// output in registers: a weight that was read serves TILE frames. Weights are the same for all blocks; as many layers as fit are
+// copied into shared memory once a launch, where one copy serves both directions, the others stream from the second-level cache.
+//
+// What that should cost (a roofline from data sheets, not measured; H100: 132 multiprocessors at 1.7 GHz, each 128 fma a cycle and
+// 64 bytes a cycle from the second-level cache, which gives 5.5 TB/s to all of them): the network of examples/ala2 has 85,056
+// weights, so 170,112 fma a score, and layers 0 and 1 stay in shared memory (193 kB) while 295 kB stream.
+// * FRAMES = 1: one replica, 4,600 cycles of streaming over 4,100 cycles of dependent fma (1,019 of 4 cycles): 3 us a step. With 132
+//   replicas the streams share 5.5 TB/s: 7 us a step.
+// * FRAMES = 8: 10,600 cycles of fma, 6.2 us a step of 1,056 replicas, which stream for 7 us.
+// * FRAMES = 32: 42,500 cycles of fma, 25 us a step of 4,224 replicas.
+// Splitting a block's work over a cluster of four, each with a quarter of the weights in its shared memory, would end the streaming.
+#pragma once
+
+#include "advance.cuh"
+
+// A dense layer in the arrays of numbers. `transposed` is the same weight, [n_out][n_in], for the way back.
+struct Layer {
+    unsigned n_in;
+    unsigned n_out;
+    unsigned weight;
+    unsigned bias;
+    unsigned transposed;
+};
+
+// Neighbouring floats, to be read at once.
+struct alignas(16) Quad {
+    float x[4];
+};
+
+struct Vector {
+    float x[3];
+};
+
+DIFFUSIM_FN Vector difference(Vector a, Vector b) {
+    return Vector{{a.x[0] - b.x[0], a.x[1] - b.x[1], a.x[2] - b.x[2]}};
+}
+
+DIFFUSIM_FN Vector scaled(Vector a, float s) { return Vector{{a.x[0] * s, a.x[1] * s, a.x[2] * s}}; }
+
+DIFFUSIM_FN Vector sum(Vector a, Vector b) { return Vector{{a.x[0] + b.x[0], a.x[1] + b.x[1], a.x[2] + b.x[2]}}; }
+
+// a s + b
+DIFFUSIM_FN Vector axpy(Vector a, float s, Vector b) {
+    return Vector{{fused(a.x[0], s, b.x[0]), fused(a.x[1], s, b.x[1]), fused(a.x[2], s, b.x[2])}};
+}
+
+DIFFUSIM_FN float dot(Vector a, Vector b) { return fused(a.x[2], b.x[2], fused(a.x[1], b.x[1], a.x[0] * b.x[0])); }
+
+DIFFUSIM_FN Vector cross(Vector a, Vector b) {
+    return Vector{{a.x[1] * b.x[2] - a.x[2] * b.x[1], a.x[2] * b.x[0] - a.x[0] * b.x[2],
+                   a.x[0] * b.x[1] - a.x[1] * b.x[0]}};
+}
+
+// The three bonds of a quadruplet and what both of its features share.
+struct Bonds {
+    Vector b[3];
+    float inverse[3]; // 1/l_k
+    Vector n;         // b_2 x b_3
+
+    DIFFUSIM_MEMBER Bonds(float softening_squared, Vector xa, Vector xb, Vector xc, Vector xd) {
+        b[0] = difference(xb, xa);
+        b[1] = difference(xc, xb);
+        b[2] = difference(xd, xc);
+        for (int k = 0; k < 3; k++)
+            inverse[k] = 1.0f / root(dot(b[k], b[k]) + softening_squared);
+        n = cross(b[1], b[2]);
+    }
+
+    // 1/(l_1 l_2 l_3)
+    DIFFUSIM_MEMBER float volume() const { return inverse[0] * inverse[1] * inverse[2]; }
+
+    // S = b_1.n / (l_1 l_2 l_3)
+    DIFFUSIM_MEMBER float sine() const { return dot(b[0], n) * volume(); }
+
+    // C = (b_1 x b_2).n / (l_1 l_2^2 l_3)
+    DIFFUSIM_MEMBER float cosine() const { return dot(cross(b[0], b[1]), n) * volume() * inverse[1]; }
+
+    // d(ws S + wc C)/d b_k
+    DIFFUSIM_MEMBER void gradient(float ws, float wc, Vector* g) const {
+        Vector m = cross(b[0], b[1]);
+        float s = ws * volume();
+        float c = wc * volume() * inverse[1];
+        ws *= sine();
+        wc *= cosine();
+        // (b1 x b2).(b2 x b3) = (b1.b2)(b2.b3) - (b1.b3)(b2.b2)
+        float p = dot(b[0], b[1]), q = dot(b[1], b[2]), r = dot(b[0], b[2]), t = dot(b[1], b[1]);
+        g[0] = axpy(n, s, scaled(axpy(b[2], -t, scaled(b[1], q)), c));
+        g[1] = axpy(cross(b[2], b[0]), s, scaled(axpy(b[1], -(r + r), axpy(b[2], p, scaled(b[0], q))), c));
+        g[2] = axpy(m, s, scaled(axpy(b[0], -t, scaled(b[1], p)), c));
+        // 1/l_k appears once in S and C, twice in C for k = 2.
+        float powers[3] = {ws + wc, ws + wc + wc, ws + wc};
+        for (int k = 0; k < 3; k++)
+            g[k] = axpy(b[k], -(powers[k] * inverse[k] * inverse[k]), g[k]);
+    }
+};
+
+// A layer as one direction reads it: output o is the sum over i of weight[i * in_step + o * out_step] x_i.
+struct Dense {
+    const float* weight;
+    const float* bias; // NULL: none
+    unsigned n_in;
+    unsigned n_out;
+    unsigned in_step;
+    unsigned out_step;
+
+    // Frames `frame` ... frame + TILE of output `o`, summed over the inputs in their order.
+    template <int FRAMES, int TILE>
+    DIFFUSIM_MEMBER void tile(unsigned o, unsigned frame, const float* x, float* sums) const {
+        for (int t = 0; t < TILE; t++)
+            sums[t] = bias ? bias[o] : 0.0f;
+        const float* w = weight + (size_t)o * out_step;
+        x += frame;
+        DIFFUSIM_UNROLL
+        for (unsigned i = 0; i < n_in; i++) {
+            float wi = w[(size_t)i * in_step];
+            if (TILE == 1) {
+                sums[0] = fused(wi, x[i * FRAMES], sums[0]);
+            } else {
+                for (int t = 0; t < TILE; t += 4) {
+                    Quad quad = *reinterpret_cast<const Quad*>(x + i * FRAMES + t);
+                    for (int k = 0; k < 4; k++)
+                        sums[t + k] = fused(wi, quad.x[k], sums[t + k]);
+                }
+            }
+        }
+    }
+};
+
+template <int FRAMES, int TILE> struct Distance {
+    const float* numbers;
+    const Layer* layers;
+    const unsigned* members;     // [n_members]: the system's particles that are the network's
+    const unsigned* places;      // [n_particles]: place among the members, ~0 for none
+    const unsigned* quadruplets; // [n_quadruplets][4]
+    const unsigned* pairs;       // [n_pairs][2], first before second, in lexicographic order
+    unsigned n_members;
+    unsigned n_particles;
+    unsigned n_quadruplets;
+    unsigned n_layers;
+    unsigned n_resident; // layers that are kept in shared memory
+    unsigned widest;     // most units of any layer, features included
+    unsigned n_slopes;   // units of all hidden layers but the last
+    // Offsets into `numbers`: means of the features, their inverse spreads, output weights.
+    unsigned mean;
+    unsigned inverse_spread;
+    unsigned output_weight;
+    float softening_squared;
+    float harmonic;
+    // Parts of the work space, filled in by load().
+    Dense* dense; // [n_layers][2]: forwards, backwards
+    float* resident;
+    float* single; // positions relative to the first member
+    float* features;
+    float* inverse_lengths;
+    float* bond_gradients;
+    float* slopes;
+    float* input;
+    float* output;
+
+    DIFFUSIM_MEMBER static unsigned frames() { return FRAMES; }
+    DIFFUSIM_MEMBER unsigned n_pairs() const { return n_members * (n_members - 1) / 2; }
+    DIFFUSIM_MEMBER unsigned n_features() const { return n_pairs() + 2 * n_quadruplets; }
+
+    DIFFUSIM_MEMBER void load(unsigned char*& memory) {
+        dense = carve<Dense>(memory, 2 * n_layers);
+        single = carve<float>(memory, 3 * n_members * FRAMES);
+        features = carve<float>(memory, n_features() * FRAMES);
+        inverse_lengths = carve<float>(memory, n_pairs() * FRAMES);
+        bond_gradients = carve<float>(memory, 9 * n_quadruplets * FRAMES);
+        slopes = carve<float>(memory, n_slopes * FRAMES);
+        input = carve<float>(memory, widest * FRAMES);
+        output = carve<float>(memory, widest * FRAMES);
+        float* resident = reinterpret_cast<float*>(memory);
+        for (unsigned l = 0; l < n_layers; l++) {
+            const Layer layer = layers[l];
+            Dense forward = {numbers + layer.weight, numbers + layer.bias, layer.n_in, layer.n_out, layer.n_out, 1};
+            Dense backward = {numbers + layer.transposed, nullptr, layer.n_out, layer.n_in, layer.n_in, 1};
+            if (l < n_resident) {
+                // Rows of odd length: threads that read down a column meet different banks.
+                const unsigned stride = layer.n_out | 1;
+                for (unsigned i = threadIdx.x; i < layer.n_in * layer.n_out; i += blockDim.x)
+                    resident[i / layer.n_out * stride + i % layer.n_out] = forward.weight[i];
+                forward.weight = backward.weight = resident;
+                forward.in_step = backward.out_step = stride;
+                backward.in_step = 1;
+                resident += layer.n_in * stride;
+            }
+            if (threadIdx.x == 0) {
+                dense[2 * l] = forward;
+                dense[2 * l + 1] = backward;
+            }
+        }
+    }
+
+    DIFFUSIM_MEMBER Vector at(unsigned place, unsigned frame) const {
+        Vector v;
+        for (int c = 0; c < 3; c++)
+            v.x[c] = single[(3 * place + c) * FRAMES + frame];
+        return v;
+    }
+
+    DIFFUSIM_MEMBER Bonds bonds(unsigned quadruplet, unsigned frame) const {
+        const unsigned* q = quadruplets + 4 * quadruplet;
+        return Bonds(softening_squared, at(q[0], frame), at(q[1], frame), at(q[2], frame), at(q[3], frame));
+    }
+
+    DIFFUSIM_MEMBER float normalised(unsigned feature, float value) const {
+        return (value - numbers[mean + feature]) * numbers[inverse_spread + feature];
+    }
+
+    // Everything about the scores that particles share. Ends with a barrier.
+    DIFFUSIM_MEMBER void prepare(const Point* positions) {
+        for (unsigned i = threadIdx.x; i < n_members * FRAMES; i += blockDim.x) {
+            const Point* x = positions + (size_t)(i % FRAMES) * n_particles;
+            for (int c = 0; c < 3; c++)
+                single[(3 * (i / FRAMES) + c) * FRAMES + i % FRAMES] =
+                    (float)(x[members[i / FRAMES]].x[c] - x[members[0]].x[c]);
+        }
+        __syncthreads();
+
+        // Features.
+        for (unsigned i = threadIdx.x; i < n_pairs() * FRAMES; i += blockDim.x) {
+            unsigned pair = i / FRAMES, frame = i % FRAMES;
+            Vector d = difference(at(pairs[2 * pair], frame), at(pairs[2 * pair + 1], frame));
+            float length = root(dot(d, d) + softening_squared);
+            inverse_lengths[i] = 1.0f / length;
+            features[i] = normalised(pair, length);
+        }
+        for (unsigned i = threadIdx.x; i < n_quadruplets * FRAMES; i += blockDim.x) {
+            unsigned feature = n_pairs() + 2 * (i / FRAMES), frame = i % FRAMES;
+            Bonds b = bonds(i / FRAMES, frame);
+            features[feature * FRAMES + frame] = normalised(feature, b.sine());
+            features[(feature + 1) * FRAMES + frame] = normalised(feature + 1, b.cosine());
+        }
+        __syncthreads();
+
+        // Forward, keeping the slopes of the activations; the last layer gives dE/d(its sums) at once.
+        float* slope = slopes;
+        for (unsigned l = 0; l < n_layers; l++) {
+            const bool last = l + 1 == n_layers;
+            layer(dense[2 * l], l == 0 ? features : input, [&](unsigned place, float x) {
+                float sigmoid = 1.0f / (exp_single(-x) + 1.0f);
+                float silu = x * sigmoid;
+                float rise = fused(1.0f - sigmoid, silu, sigmoid);
+                if (last)
+                    output[place] = numbers[output_weight + place / FRAMES] * rise;
+                else {
+                    output[place] = silu;
+                    slope[place] = rise;
+                }
+            });
+            if (!last)
+                slope += dense[2 * l].n_out * FRAMES;
+        }
+
+        // Backward, to dE/dfeature in `input`.
+        for (unsigned l = n_layers; l-- > 0;) {
+            if (l > 0)
+                slope -= dense[2 * l - 2].n_out * FRAMES;
+            layer(dense[2 * l + 1], input, [&](unsigned place, float x) { output[place] = l > 0 ? x * slope[place] : x; });
+        }
+
+        // From features to pairs and bonds.
+        for (unsigned i = threadIdx.x; i < n_pairs() * FRAMES; i += blockDim.x) {
+            float along = fused(features[i], harmonic, input[i]);
+            features[i] = along * numbers[inverse_spread + i / FRAMES] * inverse_lengths[i];
+        }
+        for (unsigned i = threadIdx.x; i < n_quadruplets * FRAMES; i += blockDim.x) {
+            unsigned quadruplet = i / FRAMES, feature = n_pairs() + 2 * quadruplet, frame = i % FRAMES;
+            Vector g[3];
+            bonds(quadruplet, frame)
+                .gradient(input[feature * FRAMES + frame] * numbers[inverse_spread + feature],
+                          input[(feature + 1) * FRAMES + frame] * numbers[inverse_spread + feature + 1], g);
+            for (int k = 0; k < 9; k++)
+                bond_gradients[(9 * quadruplet + k) * FRAMES + frame] = g[k / 3].x[k % 3];
+        }
+        __syncthreads();
+    }
+
+    // One layer of all frames: `done` takes every sum with its place in the arrays. Swaps input and output; ends with a barrier.
+    template <class Done> DIFFUSIM_MEMBER void layer(const Dense& dense, const float* x, Done done) {
+        const unsigned n_out = dense.n_out;
+        for (unsigned i = threadIdx.x; i < n_out * (FRAMES / TILE); i += blockDim.x) {
+            unsigned o = i % n_out, frame = i / n_out * TILE;
+            float sums[TILE];
+            dense.tile<FRAMES, TILE>(o, frame, x, sums);
+            for (int t = 0; t < TILE; t++)
+                done(o * FRAMES + frame + t, sums[t]);
+        }
+        float* swapped = input;
+        input = output;
+        output = swapped;
+        __syncthreads();
+    }
+
+    // Score of one particle: the gradients of its pairs and quadruplets, in the order in which the CPU adds them.
+    DIFFUSIM_MEMBER Point score(const Point*, unsigned frame, unsigned particle) const {
+        const unsigned place = places[particle];
+        if (place == ~0u)
+            return Point{{0.0, 0.0, 0.0}};
+        const Vector here = at(place, frame);
+        Vector gradient = {{0.0f, 0.0f, 0.0f}};
+        unsigned pair = place - 1; // of member 0 with this one; wraps around for member 0 itself, which has none
+        for (unsigned m = 0; m < place; m++) {
+            gradient = sum(gradient, scaled(difference(at(m, frame), here), -features[pair * FRAMES + frame]));
+            pair += n_members - m - 2;
+        }
+        pair = place * n_members - place * (place + 1) / 2;
+        for (unsigned m = place + 1; m < n_members; m++, pair++)
+            gradient = sum(gradient, scaled(difference(here, at(m, frame)), features[pair * FRAMES + frame]));
+        for (unsigned q = 0; q < n_quadruplets; q++)
+            for (unsigned k = 0; k < 4; k++)
+                if (quadruplets[4 * q + k] == place)
+                    gradient = sum(gradient, end_of(q, k, frame));
+        return Point{{-(double)gradient.x[0], -(double)gradient.x[1], -(double)gradient.x[2]}};
+    }
+
+    // What quadruplet `q` adds to the gradient of its particle k: bonds end and begin there.
+    DIFFUSIM_MEMBER Vector end_of(unsigned q, unsigned k, unsigned frame) const {
+        Vector g[3];
+        for (int i = 0; i < 9; i++)
+            g[i / 3].x[i % 3] = bond_gradients[(9 * q + i) * FRAMES + frame];
+        switch (k) {
+        case 0:
+            return scaled(g[0], -1.0f);
+        case 1:
+            return difference(g[0], g[1]);
+        case 2:
+            return difference(g[1], g[2]);
+        default:
+            return g[2];
+        }
+    }
+};

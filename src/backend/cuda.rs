@@ -1,0 +1,649 @@
+//! NVIDIA GPUs, through the driver that is found at run time: nothing here needs a toolkit, and a machine without a driver
+//! gets a sentence.
+//!
+//! One launch takes all steps of a [`Job`]; `kernels/advance.cuh` is the twin of the loop in `cpu.rs`, and adds in the same
+//! order: except for the exponential of Müller–Brown, positions have the bits of the CPU's. This is the only file that
+//! knows cudarc.
+
+use super::{Backend, Failure, Job, Placement};
+use crate::adapter::{Adapter, ParticleStep};
+use crate::error::{Error, Result, bail};
+use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
+use crate::model::{KernelModel, ScoreModel};
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
+    LaunchConfig, PushKernelArg, result, sys,
+};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Every kernel, as kernels/make_ptx.py compiled it.
+const PTX: &str = include_str!("../../kernels/diffusim.ptx");
+/// CUDA 12.0, the first to read PTX 8.0.
+const LEAST_DRIVER: i32 = 12_000;
+/// Volta: the PTX is for compute_70.
+const LEAST_CAPABILITY: (i32, i32) = (7, 0);
+/// As in the kernels' launch bounds.
+const MAX_THREADS: usize = 512;
+const WARP: usize = 32;
+
+/// A kernel of the distance network: how many frames a block of it works on, and roughly what a step of such a block costs,
+/// by the estimate in kernels/distance.cuh.
+const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] = [
+    // name, frames, frames held by a thread, cost
+    ("advance_distance_1", 1, 1, 1),
+    ("advance_distance_8", 8, 8, 2),
+    ("advance_distance_32", 32, 8, 7),
+];
+const ANALYTIC_KERNEL: &str = "advance_analytic";
+
+// ---- what kernels and host have in common -------------------------------------------------------------------------------
+
+/// `Factors` of kernels/advance.cuh.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(C)]
+struct Factors {
+    drift: f64,
+    noise: f64,
+}
+
+/// `Report` of kernels/advance.cuh.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Report {
+    largest_score: f64,
+    score: f64,
+    step: u64,
+    frame: u32,
+    particle: u32,
+}
+
+/// `Report::step` where all steps were taken.
+const NONE: u64 = u64::MAX;
+
+/// `Job` of kernels/advance.cuh; pointers are of the device.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DeviceJob {
+    positions: u64,
+    bias: u64,
+    particles: u64,
+    factors: u64,
+    particle_ids: u64,
+    reports: u64,
+    scratch: u64,
+    scratch_bytes: u64,
+    seed: u64,
+    first_step: u64,
+    n_steps: u64,
+    n_replicas: u32,
+    n_particles: u32,
+    first_replica: u32,
+    next_noise: u32,
+}
+
+/// `Analytic` of kernels/analytic.cuh.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DeviceAnalytic {
+    members: u64,
+    places: u64,
+    parameters: [f64; 4],
+    n_members: u32,
+    n_particles: u32,
+    potential: u32,
+    frames_per_block: u32,
+}
+
+/// `Distance` of kernels/distance.cuh.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DeviceDistance {
+    numbers: u64,
+    layers: u64,
+    members: u64,
+    places: u64,
+    quadruplets: u64,
+    pairs: u64,
+    n_members: u32,
+    n_particles: u32,
+    n_quadruplets: u32,
+    n_layers: u32,
+    n_resident: u32,
+    widest: u32,
+    n_slopes: u32,
+    mean: u32,
+    inverse_spread: u32,
+    output_weight: u32,
+    softening_squared: f32,
+    harmonic: f32,
+    /// Parts of the work space, which the kernel finds.
+    parts: [u64; 9],
+}
+
+/// `Dense` of kernels/distance.cuh: two pointers and four numbers.
+const DENSE_BYTES: usize = 32;
+
+// Safety: plain numbers in the layout of C, every bit pattern of which is valid.
+unsafe impl DeviceRepr for Factors {}
+unsafe impl DeviceRepr for Report {}
+unsafe impl DeviceRepr for DeviceJob {}
+unsafe impl DeviceRepr for DeviceAnalytic {}
+unsafe impl DeviceRepr for DeviceDistance {}
+unsafe impl DeviceRepr for ParticleStep {}
+unsafe impl DeviceRepr for LayerArrays {}
+
+/// Bytes of the work space of a block, part by part: the twin of `carve` in kernels/advance.cuh.
+struct Workspace {
+    bytes: usize,
+}
+
+impl Workspace {
+    /// What `advance` needs for `frames` frames of `n_particles`.
+    fn of_steps(frames: usize, n_particles: usize) -> Self {
+        let n = frames * n_particles;
+        Workspace { bytes: 0 }.part(1, 4).part(1, 8).part(n, 24).part(n, 24).part(n, 12)
+    }
+
+    /// And the distance network.
+    fn and_distance(self, frames: usize, n_members: usize, arrays: &DistanceArrays) -> Self {
+        let (n_pairs, n_quadruplets) = (arrays.pairs.len() / 2, arrays.quadruplets.len() / 4);
+        self.part(2 * arrays.layers.len(), DENSE_BYTES)
+            .part(3 * n_members * frames, 4)
+            .part((n_pairs + 2 * n_quadruplets) * frames, 4)
+            .part(n_pairs * frames, 4)
+            .part(9 * n_quadruplets * frames, 4)
+            .part(n_slopes(arrays) * frames, 4)
+            .part(widest(arrays) * frames, 4)
+            .part(widest(arrays) * frames, 4)
+    }
+
+    fn part(self, count: usize, size: usize) -> Self {
+        Workspace { bytes: self.bytes + (count * size).next_multiple_of(16) }
+    }
+}
+
+fn widest(arrays: &DistanceArrays) -> usize {
+    arrays.layers.iter().map(|l| l.n_in.max(l.n_out)).max().unwrap_or(0) as usize
+}
+
+fn n_slopes(arrays: &DistanceArrays) -> usize {
+    arrays.layers.iter().rev().skip(1).map(|l| l.n_out as usize).sum()
+}
+
+// ---- the driver -----------------------------------------------------------------------------------------------------
+
+fn driver_error(what: &str, error: DriverError) -> Error {
+    let hint = match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; use fewer replicas, or a GPU with more memory",
+        CUresult::CUDA_ERROR_NOT_INITIALIZED | CUresult::CUDA_ERROR_DEINITIALIZED => {
+            "; a GPU cannot be used across fork(): create the simulation in the process that runs it"
+        }
+        _ => "",
+    };
+    Error::Device(format!("the GPU failed while {what}: {:?}{hint}", error.0))
+}
+
+/// Gives `Result`s of the driver a sentence.
+trait While<T> {
+    fn during(self, what: &str) -> Result<T>;
+}
+
+impl<T> While<T> for std::result::Result<T, DriverError> {
+    fn during(self, what: &str) -> Result<T> {
+        self.map_err(|error| driver_error(what, error))
+    }
+}
+
+/// Check that GPU `index` can be used; nothing is started on it.
+fn probe(index: usize) -> Result<sys::CUdevice> {
+    let name = format!("device 'cuda:{index}'");
+    // Safety: this only tries to load the library; every other call would panic without it.
+    if !unsafe { sys::is_culib_present() } {
+        bail!(
+            Unsupported,
+            "{name} needs NVIDIA's driver, and there is no libcuda on this machine; install it, or use device 'cpu'"
+        );
+    }
+    let unusable = |error: DriverError| {
+        Error::Unsupported(format!(
+            "{name} cannot be used: NVIDIA's driver is here but does not start ({:?}); look at nvidia-smi, or use device 'cpu'",
+            error.0
+        ))
+    };
+    result::init().map_err(unusable)?;
+    let mut version = 0;
+    // Safety: writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(unusable)?;
+    if version < LEAST_DRIVER {
+        bail!(
+            Unsupported,
+            "{name} cannot be used: NVIDIA's driver is for CUDA {}.{}; expected 12.0 or later, so update it, or use device 'cpu'",
+            version / 1000,
+            version % 1000 / 10
+        );
+    }
+    let count = result::device::get_count().map_err(unusable)? as usize;
+    if index >= count {
+        bail!(
+            Unsupported,
+            "{name} is not there: this machine has {}; use one of them, or device 'cpu'",
+            match count {
+                0 => "no GPU".into(),
+                1 => "one GPU, 'cuda:0'".into(),
+                n => format!("{n} GPUs, 'cuda:0' to 'cuda:{}'", n - 1),
+            }
+        );
+    }
+    let device = result::device::get(index as i32).map_err(unusable)?;
+    let capability = capability(device).map_err(unusable)?;
+    if capability < LEAST_CAPABILITY {
+        bail!(
+            Unsupported,
+            "{name} has compute capability {}.{}; expected 7.0 (Volta) or later, so use another one, or device 'cpu'",
+            capability.0,
+            capability.1
+        );
+    }
+    Ok(device)
+}
+
+fn capability(device: sys::CUdevice) -> std::result::Result<(i32, i32), DriverError> {
+    // Safety: `device` is of this driver.
+    let get = |attribute| unsafe { result::device::get_attribute(device, attribute) };
+    Ok((
+        get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    ))
+}
+
+/// GPU `index` in words.
+pub(super) fn describe(index: usize) -> Result<String> {
+    let device = probe(index)?;
+    let text = || -> std::result::Result<String, DriverError> {
+        let (major, minor) = capability(device)?;
+        // Safety: `device` is of this driver.
+        let memory = unsafe { result::device::total_mem(device) }?;
+        let name = result::device::get_name(device)?;
+        Ok(format!("cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB", memory >> 30))
+    };
+    text().during("being asked what it is")
+}
+
+/// A GPU with the kernels loaded, shared by the simulations that use it and let go with the last of them.
+struct Gpu {
+    n_multiprocessors: usize,
+    /// Shared memory that a block may use.
+    shared_bytes: usize,
+    // Dropped in this order: the module lives in the context.
+    module: Arc<CudaModule>,
+    context: Arc<CudaContext>,
+}
+
+impl Gpu {
+    fn attach(index: usize) -> Result<Arc<Self>> {
+        static ATTACHED: Mutex<Option<HashMap<(u32, usize), Weak<Gpu>>>> = Mutex::new(None);
+        probe(index)?;
+        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = attached.get_or_insert_default().entry((std::process::id(), index)).or_default();
+        if let Some(gpu) = known.upgrade() {
+            return Ok(gpu);
+        }
+        let gpu = Arc::new(Self::start(index)?);
+        *known = Arc::downgrade(&gpu);
+        Ok(gpu)
+    }
+
+    fn start(index: usize) -> Result<Self> {
+        let context = CudaContext::new(index).during("starting")?;
+        // Safety: every buffer is used on the one stream of its simulation.
+        unsafe { context.disable_event_tracking() };
+        let get = |attribute| context.attribute(attribute).during("being asked what it is");
+        let n_multiprocessors =
+            get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let shared =
+            get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let module = context.load_module(Ptx::from_src(PTX)).during("compiling the kernels")?;
+        for name in DISTANCE_KERNELS.map(|kernel| kernel.0).into_iter().chain([ANALYTIC_KERNEL]) {
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            module
+                .load_function(name)
+                .and_then(|function| function.set_attribute(attribute, shared))
+                .during("loading the kernels")?;
+        }
+        Ok(Gpu { n_multiprocessors, shared_bytes: shared as usize, module, context })
+    }
+}
+
+// ---- a simulation on the GPU --------------------------------------------------------------------------------------------
+
+/// A model as the argument of its kernel, and the buffers that its pointers point to.
+struct DeviceModel {
+    argument: Argument,
+    _numbers: Option<CudaSlice<f32>>,
+    _layers: Option<CudaSlice<LayerArrays>>,
+    _indices: Vec<CudaSlice<u32>>,
+}
+
+enum Argument {
+    Analytic(DeviceAnalytic),
+    Distance(Box<DeviceDistance>),
+}
+
+/// All replicas of a simulation on one GPU.
+pub struct Cuda {
+    // Dropped in this order: buffers and kernel before the stream, the stream before the context.
+    model: DeviceModel,
+    positions: CudaSlice<f64>,
+    bias: Option<CudaSlice<f64>>,
+    particles: CudaSlice<ParticleStep>,
+    factors: CudaSlice<Factors>,
+    particle_ids: CudaSlice<u32>,
+    reports: CudaSlice<Report>,
+    scratch: Option<CudaSlice<u8>>,
+    scratch_bytes: usize,
+    kernel: CudaFunction,
+    launch: LaunchConfig,
+    stream: Arc<CudaStream>,
+    gpu: Arc<Gpu>,
+    first_replica: u32,
+    n_replicas: u32,
+    n_particles: usize,
+    /// What `particles` and `factors` hold on the device.
+    sent_particles: Vec<ParticleStep>,
+    sent_factors: Vec<Factors>,
+    host_reports: Vec<Report>,
+    largest_score: f64,
+}
+
+/// How the replicas are laid out over blocks.
+struct Plan {
+    kernel: &'static str,
+    frames: usize,
+    n_threads: usize,
+    workspace: usize,
+    /// Whether the work space is in shared memory.
+    shared: bool,
+    /// Layers that are kept in shared memory too, and their bytes.
+    resident: (usize, usize),
+}
+
+impl Plan {
+    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize) -> Self {
+        let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
+        match &model.kernel {
+            Kernel::Analytic { .. } => {
+                let frames = (4 * WARP / model.n_particles).clamp(1, 4 * WARP).min(n_replicas);
+                let workspace = Workspace::of_steps(frames, model.n_particles).bytes;
+                Plan {
+                    kernel: ANALYTIC_KERNEL,
+                    frames,
+                    n_threads: whole_warps(frames * model.n_particles),
+                    workspace,
+                    shared: workspace <= gpu.shared_bytes,
+                    resident: (0, 0),
+                }
+            }
+            Kernel::Distance(arrays) => {
+                let workspace = |frames: usize| {
+                    Workspace::of_steps(frames, model.n_particles)
+                        .and_distance(frames, model.members.len(), arrays)
+                        .bytes
+                };
+                // As many blocks as there are multiprocessors run at a time. Where no work space fits, the smallest does best.
+                let cost = |(_, frames, _, cost): &(&str, usize, usize, usize)| {
+                    n_replicas.div_ceil(*frames).div_ceil(gpu.n_multiprocessors) * cost
+                };
+                let (kernel, frames, tile, _) = DISTANCE_KERNELS
+                    .into_iter()
+                    .filter(|kernel| workspace(kernel.1) <= gpu.shared_bytes)
+                    .min_by_key(cost)
+                    .unwrap_or(DISTANCE_KERNELS[0]);
+                let workspace = workspace(frames);
+                let shared = workspace <= gpu.shared_bytes;
+                let mut resident = (0, 0);
+                for layer in &arrays.layers {
+                    let bytes = resident.1 + 4 * layer.n_in as usize * (layer.n_out as usize | 1);
+                    if !shared || workspace + bytes > gpu.shared_bytes {
+                        break;
+                    }
+                    resident = (resident.0 + 1, bytes);
+                }
+                // Every thread gets as many sums of the widest layer as any other.
+                let sums = arrays.layers.iter().map(|l| l.n_out as usize).max().unwrap_or(1) * (frames / tile);
+                let n_threads = whole_warps(sums.div_ceil(sums.div_ceil(MAX_THREADS)));
+                Plan { kernel, frames, n_threads, workspace, shared, resident }
+            }
+        }
+    }
+}
+
+impl Cuda {
+    /// For `model` on GPU `index`.
+    pub fn new(
+        model: &dyn ScoreModel,
+        placement: &Placement,
+        index: usize,
+        largest_score: f64,
+    ) -> Result<Self> {
+        let Some(model) = model.kernel() else {
+            bail!(
+                Unsupported,
+                "device 'cuda:{index}' has no kernel for this kind of model (analytic potentials and distance networks have \
+                 one); use device 'cpu'"
+            );
+        };
+        let gpu = Gpu::attach(index)?;
+        let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
+        let plan = Plan::new(&gpu, &model, n_replicas);
+        let n_blocks = n_replicas.div_ceil(plan.frames);
+        let stream = gpu.context.new_stream().during("making a stream")?;
+        let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
+        let buffers = || -> std::result::Result<_, DriverError> {
+            Ok((
+                DeviceModel::new(&stream, &model, &plan)?,
+                stream.alloc_zeros::<f64>(3 * n_particles * n_replicas)?,
+                // Safety: written before they are read.
+                unsafe { stream.alloc::<ParticleStep>(n_particles) }?,
+                unsafe { stream.alloc::<Factors>(1) }?,
+                stream.clone_htod(&placement.particle_ids)?,
+                unsafe { stream.alloc::<Report>(n_blocks) }?,
+                if plan.shared { None } else { Some(unsafe { stream.alloc::<u8>(n_blocks * plan.workspace) }?) },
+            ))
+        };
+        let (model, positions, particles, factors, particle_ids, reports, scratch) =
+            buffers().during("allocating its memory")?;
+        let shared = if plan.shared { plan.workspace + plan.resident.1 } else { 0 };
+        Ok(Cuda {
+            model,
+            positions,
+            bias: None,
+            particles,
+            factors,
+            particle_ids,
+            reports,
+            scratch,
+            scratch_bytes: plan.workspace,
+            kernel,
+            launch: LaunchConfig {
+                grid_dim: (n_blocks as u32, 1, 1),
+                block_dim: (plan.n_threads as u32, 1, 1),
+                shared_mem_bytes: shared as u32,
+            },
+            stream,
+            gpu,
+            first_replica: placement.replicas.start,
+            n_replicas: n_replicas as u32,
+            n_particles,
+            sent_particles: Vec::new(),
+            sent_factors: Vec::new(),
+            host_reports: vec![Report::default(); n_blocks],
+            largest_score,
+        })
+    }
+
+    /// Send what has changed, launch, and fetch positions and reports.
+    fn run(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), DriverError> {
+        let stream = &self.stream;
+        if !job.continues {
+            stream.memcpy_htod(positions, &mut self.positions)?;
+        }
+        if self.sent_particles != job.particles {
+            stream.memcpy_htod(job.particles, &mut self.particles)?;
+            self.sent_particles.clear();
+            self.sent_particles.extend(job.particles);
+        }
+        let factors = (job.first_step..job.first_step + job.n_steps).map(|step| {
+            let (drift, noise) = (job.factors)(step);
+            Factors { drift, noise }
+        });
+        let sent = self.sent_factors.iter().copied();
+        if self.sent_factors.len() < job.n_steps as usize || !factors.clone().eq(sent.take(job.n_steps as usize)) {
+            self.sent_factors.clear();
+            self.sent_factors.extend(factors);
+            if self.factors.len() < self.sent_factors.len() {
+                // Safety: written on the next line.
+                self.factors = unsafe { stream.alloc(self.sent_factors.len()) }?;
+            }
+            stream.memcpy_htod(&self.sent_factors, &mut self.factors)?;
+        }
+        if let Some(bias) = job.bias {
+            if self.bias.is_none() {
+                // Safety: written on the next line.
+                self.bias = Some(unsafe { stream.alloc(bias.len()) }?);
+            }
+            stream.memcpy_htod(bias, self.bias.as_mut().expect("allocated"))?;
+        }
+
+        let device_job = DeviceJob {
+            positions: address(&self.positions, stream),
+            bias: job.bias.and(self.bias.as_ref()).map_or(0, |b| address(b, stream)),
+            particles: address(&self.particles, stream),
+            factors: address(&self.factors, stream),
+            particle_ids: address(&self.particle_ids, stream),
+            reports: address(&self.reports, stream),
+            scratch: self.scratch.as_ref().map_or(0, |s| address(s, stream)),
+            scratch_bytes: self.scratch_bytes as u64,
+            seed: job.seed,
+            first_step: job.first_step,
+            n_steps: job.n_steps,
+            n_replicas: self.n_replicas,
+            n_particles: self.n_particles as u32,
+            first_replica: self.first_replica,
+            next_noise: (job.adapter == Adapter::LeimkuhlerMatthews) as u32,
+        };
+        let mut launch = stream.launch_builder(&self.kernel);
+        launch.arg(&device_job);
+        match &self.model.argument {
+            Argument::Analytic(model) => launch.arg(model),
+            Argument::Distance(model) => launch.arg(&**model),
+        };
+        // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
+        unsafe { launch.launch(self.launch) }?;
+        stream.memcpy_dtoh(&self.positions, positions)?;
+        stream.memcpy_dtoh(&self.reports, &mut self.host_reports)?;
+        stream.synchronize()
+    }
+}
+
+impl Backend for Cuda {
+    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), Failure> {
+        self.run(job, positions).during("taking steps").map_err(Failure::Other)?;
+        let largest = self.host_reports.iter().map(|r| r.largest_score);
+        self.largest_score = largest.fold(self.largest_score, f64::max);
+        let failed = self.host_reports.iter().filter(|r| r.step != NONE);
+        let Some(first) = failed.min_by_key(|r| (r.step, r.frame, r.particle)) else { return Ok(()) };
+        let frame = first.frame as usize;
+        Err(Failure::Score {
+            frame,
+            particle: first.particle as usize,
+            step: first.step,
+            score: first.score,
+            positions: positions[3 * self.n_particles * frame..][..3 * self.n_particles].to_vec(),
+        })
+    }
+
+    fn largest_score(&self) -> f64 {
+        self.largest_score
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Buffers go back to the pool of the stream; it must not be destroyed under them.
+        let _ = self.stream.synchronize();
+        let _ = self.gpu.context.bind_to_thread();
+    }
+}
+
+/// Where a buffer lies on the device.
+fn address<T>(buffer: &CudaSlice<T>, stream: &CudaStream) -> u64 {
+    buffer.device_ptr(stream).0
+}
+
+impl DeviceModel {
+    fn new(
+        stream: &Arc<CudaStream>,
+        model: &KernelModel,
+        plan: &Plan,
+    ) -> std::result::Result<Self, DriverError> {
+        // An empty array still needs an address.
+        let send = |values: &[u32]| stream.clone_htod(if values.is_empty() { &[0][..] } else { values });
+        let mut places = vec![u32::MAX; model.n_particles];
+        for (place, member) in model.members.iter().enumerate() {
+            places[*member as usize] = place as u32;
+        }
+        let (members, places) = (send(&model.members)?, send(&places)?);
+        let (n_members, n_particles) = (model.members.len() as u32, model.n_particles as u32);
+        Ok(match &model.kernel {
+            Kernel::Analytic { potential, parameters } => DeviceModel {
+                argument: Argument::Analytic(DeviceAnalytic {
+                    members: address(&members, stream),
+                    places: address(&places, stream),
+                    parameters: *parameters,
+                    n_members,
+                    n_particles,
+                    potential: *potential,
+                    frames_per_block: plan.frames as u32,
+                }),
+                _numbers: None,
+                _layers: None,
+                _indices: vec![members, places],
+            },
+            Kernel::Distance(arrays) => {
+                let numbers = stream.clone_htod(&arrays.numbers)?;
+                let layers = stream.clone_htod(&arrays.layers)?;
+                let (quadruplets, pairs) = (send(&arrays.quadruplets)?, send(&arrays.pairs)?);
+                let argument = DeviceDistance {
+                    numbers: address(&numbers, stream),
+                    layers: address(&layers, stream),
+                    members: address(&members, stream),
+                    places: address(&places, stream),
+                    quadruplets: address(&quadruplets, stream),
+                    pairs: address(&pairs, stream),
+                    n_members,
+                    n_particles,
+                    n_quadruplets: (arrays.quadruplets.len() / 4) as u32,
+                    n_layers: arrays.layers.len() as u32,
+                    n_resident: plan.resident.0 as u32,
+                    widest: widest(arrays) as u32,
+                    n_slopes: n_slopes(arrays) as u32,
+                    mean: arrays.mean,
+                    inverse_spread: arrays.inverse_spread,
+                    output_weight: arrays.output_weight,
+                    softening_squared: arrays.softening_squared,
+                    harmonic: arrays.harmonic,
+                    parts: [0; 9],
+                };
+                DeviceModel {
+                    argument: Argument::Distance(Box::new(argument)),
+                    _numbers: Some(numbers),
+                    _layers: Some(layers),
+                    _indices: vec![members, places, quadruplets, pairs],
+                }
+            }
+        })
+    }
+}

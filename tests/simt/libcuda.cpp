@@ -1,0 +1,293 @@
+// A stand-in for libcuda.so.1 whose GPU is this host: the whole path of src/backend/cuda.rs runs without a GPU, with real numbers.
+//
+// Device memory is host memory, modules must be the PTX of this library, and a kernel is the same source, compiled for the host
+// and run by simt.h. Streams are lazy: copies from the device, sets and kernels wait until the stream is synchronised, so that a
+// result used too early is wrong. Misuse (a dead context, a copy beyond an allocation, a free after its context) is an
+// error or ends the program; at exit nothing may be left over. Environment:
+//   SIMT_SEED               order of the threads
+//   SIMT_MULTIPROCESSORS    of the device (2)
+//   SIMT_SHARED_BYTES       that a block may use (101376)
+//   SIMT_DEVICES, SIMT_DRIVER, SIMT_CAPABILITY, SIMT_INIT    devices (1), version (12000), 10 x capability (90), result of cuInit (0)
+//   SIMT_MEMORY             bytes of the device (1 GiB)
+#include "diffusim.cu"
+
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <tuple>
+
+namespace {
+
+enum Result {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+};
+
+long setting(const char* name, long otherwise) {
+    const char* text = std::getenv(name);
+    return text ? std::atol(text) : otherwise;
+}
+
+using Work = std::function<void()>;
+using Arguments = std::function<Work(dim3 grid, dim3 size, std::size_t shared)>;
+
+struct Kernel {
+    const char* name;
+    Arguments (*capture)(void** arguments);
+    long shared_limit = 48 << 10;
+};
+
+// Copies the arguments, as a launch does, and gives what runs the kernel later.
+template <class... Parameters, void (*function)(Parameters...), std::size_t... Index>
+Arguments captured(void** arguments, std::integral_constant<void (*)(Parameters...), function>,
+                   std::index_sequence<Index...>) {
+    std::tuple<Parameters...> values(*static_cast<Parameters*>(arguments[Index])...);
+    return [values](dim3 grid, dim3 size, std::size_t shared) -> Work {
+        return [=] { simt::launch([&] { std::apply(function, values); }, grid, size, shared); };
+    };
+}
+template <class F> struct Count;
+template <class... Parameters> struct Count<void (*)(Parameters...)> {
+    using Indices = std::index_sequence_for<Parameters...>;
+};
+template <auto function> Arguments capture(void** arguments) {
+    using F = decltype(function);
+    return captured(arguments, std::integral_constant<F, function>{}, typename Count<F>::Indices{});
+}
+
+Kernel kernels[] = {
+    {"advance_analytic", capture<advance_analytic>},
+    {"advance_distance_1", capture<advance_distance_1>},
+    {"advance_distance_8", capture<advance_distance_8>},
+    {"advance_distance_32", capture<advance_distance_32>},
+};
+
+struct Stream {
+    std::vector<Work> pending;
+};
+
+struct Device {
+    bool initialised = false;
+    int retained = 0; // holders of the primary context
+    std::map<std::uint64_t, std::size_t> allocations;
+    std::size_t used = 0;
+    std::set<Stream*> streams;
+    int modules = 0;
+
+    // At exit nothing may be left.
+    ~Device() {
+        if (retained + modules + allocations.size() + streams.size() == 0)
+            return;
+        std::fprintf(stderr, "libcuda: left over: %d contexts, %d modules, %zu buffers, %zu streams\n", retained, modules,
+                     allocations.size(), streams.size());
+        std::_Exit(99);
+    }
+} device;
+
+thread_local bool current = false;
+
+// One call at a time, as streams and allocations are shared by all threads.
+std::recursive_mutex calls;
+
+bool usable() { return device.retained > 0 && current; }
+
+// Whether `bytes` bytes at `place` are within one allocation.
+bool owned(std::uint64_t place, std::size_t bytes) {
+    auto next = device.allocations.upper_bound(place);
+    if (next == device.allocations.begin())
+        return false;
+    --next;
+    return place + bytes <= next->first + next->second;
+}
+
+template <class T> T* pointer(std::uint64_t place) { return reinterpret_cast<T*>(place); }
+
+Result enqueue(Stream* stream, Work work) {
+    if (!usable())
+        return INVALID_CONTEXT;
+    if (!device.streams.count(stream))
+        return INVALID_HANDLE;
+    stream->pending.push_back(std::move(work));
+    return SUCCESS;
+}
+
+void finish(Stream* stream) {
+    std::vector<Work> pending;
+    pending.swap(stream->pending);
+    for (Work& work : pending)
+        work();
+}
+
+} // namespace
+
+#define API extern "C" __attribute__((visibility("default"))) Result
+#define ONE_AT_A_TIME const std::lock_guard<std::recursive_mutex> lock(calls)
+
+API cuInit(unsigned) {
+    const Result result = static_cast<Result>(setting("SIMT_INIT", SUCCESS));
+    device.initialised = result == SUCCESS;
+    return result;
+}
+API cuDriverGetVersion(int* version) { return *version = static_cast<int>(setting("SIMT_DRIVER", 12000)), SUCCESS; }
+API cuDeviceGetCount(int* count) {
+    return *count = static_cast<int>(setting("SIMT_DEVICES", 1)), device.initialised ? SUCCESS : NOT_INITIALIZED;
+}
+API cuDeviceGet(int* handle, int index) { return *handle = index, SUCCESS; }
+API cuDeviceGetName(char* name, int size, int) { return std::snprintf(name, size, "host"), SUCCESS; }
+API cuDeviceTotalMem_v2(std::size_t* bytes, int) {
+    return *bytes = static_cast<std::size_t>(setting("SIMT_MEMORY", 1 << 30)), SUCCESS;
+}
+API cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+    case 16:
+        return *value = static_cast<int>(setting("SIMT_MULTIPROCESSORS", 2)), SUCCESS;
+    case 75:
+        return *value = static_cast<int>(setting("SIMT_CAPABILITY", 90)) / 10, SUCCESS;
+    case 76:
+        return *value = static_cast<int>(setting("SIMT_CAPABILITY", 90)) % 10, SUCCESS;
+    case 97:
+        return *value = static_cast<int>(setting("SIMT_SHARED_BYTES", 101376)), SUCCESS;
+    case 115: // memory pools
+        return *value = 1, SUCCESS;
+    default:
+        std::fprintf(stderr, "libcuda: attribute %d is not known here\n", attribute);
+        return INVALID_VALUE;
+    }
+}
+
+// The context: the primary one, the same for everybody who retains it.
+API cuDevicePrimaryCtxRetain(void** context, int) {
+    ONE_AT_A_TIME;
+    return device.retained++, *context = &device, SUCCESS;
+}
+API cuDevicePrimaryCtxRelease_v2(int) {
+    ONE_AT_A_TIME;
+    if (device.retained == 0)
+        return INVALID_CONTEXT;
+    if (--device.retained == 0 && (device.modules || !device.allocations.empty() || !device.streams.empty())) {
+        std::fprintf(stderr, "libcuda: the context was released under %d modules, %zu buffers, %zu streams\n",
+                     device.modules, device.allocations.size(), device.streams.size());
+        std::abort();
+    }
+    return SUCCESS;
+}
+API cuCtxGetCurrent(void** context) { return *context = current ? &device : nullptr, SUCCESS; }
+API cuCtxSetCurrent(void* context) { return current = context != nullptr, SUCCESS; }
+API cuCtxSynchronize() {
+    ONE_AT_A_TIME;
+    if (!usable())
+        return INVALID_CONTEXT;
+    for (Stream* stream : device.streams)
+        finish(stream);
+    return SUCCESS;
+}
+
+API cuStreamCreate(Stream** stream, unsigned) {
+    ONE_AT_A_TIME;
+    if (!usable())
+        return INVALID_CONTEXT;
+    device.streams.insert(*stream = new Stream);
+    return SUCCESS;
+}
+API cuStreamDestroy_v2(Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.streams.erase(stream))
+        return INVALID_HANDLE;
+    finish(stream);
+    delete stream;
+    return SUCCESS;
+}
+API cuStreamSynchronize(Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.streams.count(stream))
+        return INVALID_HANDLE;
+    return finish(stream), SUCCESS;
+}
+
+API cuMemAllocAsync(std::uint64_t* place, std::size_t bytes, Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.streams.count(stream))
+        return INVALID_HANDLE;
+    if (bytes == 0)
+        return INVALID_VALUE;
+    if (device.used + bytes > static_cast<std::size_t>(setting("SIMT_MEMORY", 1 << 30)))
+        return OUT_OF_MEMORY;
+    void* memory = std::malloc(bytes);
+    std::memset(memory, 0xFF, bytes); // NaN
+    *place = reinterpret_cast<std::uint64_t>(memory);
+    device.allocations[*place] = bytes;
+    device.used += bytes;
+    return SUCCESS;
+}
+API cuMemFreeAsync(std::uint64_t place, Stream* stream) {
+    ONE_AT_A_TIME;
+    auto found = device.allocations.find(place);
+    if (found == device.allocations.end())
+        return INVALID_VALUE;
+    device.used -= found->second;
+    device.allocations.erase(found);
+    return enqueue(stream, [place] { std::free(pointer<void>(place)); });
+}
+API cuMemcpyHtoDAsync_v2(std::uint64_t to, const void* from, std::size_t bytes, Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!owned(to, bytes))
+        return INVALID_VALUE;
+    std::vector<unsigned char> copy(bytes); // memory that is not locked has been read when the call returns
+    std::memcpy(copy.data(), from, bytes);
+    return enqueue(stream, [=] { std::memcpy(pointer<void>(to), copy.data(), bytes); });
+}
+API cuMemcpyDtoHAsync_v2(void* to, std::uint64_t from, std::size_t bytes, Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!owned(from, bytes))
+        return INVALID_VALUE;
+    return enqueue(stream, [=] { std::memcpy(to, pointer<void>(from), bytes); });
+}
+API cuMemsetD8Async(std::uint64_t place, unsigned char value, std::size_t bytes, Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!owned(place, bytes))
+        return INVALID_VALUE;
+    return enqueue(stream, [=] { std::memset(pointer<void>(place), value, bytes); });
+}
+
+API cuModuleLoadData(void** module, const void* image) {
+    ONE_AT_A_TIME;
+    if (!usable())
+        return INVALID_CONTEXT;
+    const std::string text = static_cast<const char*>(image);
+    for (const Kernel& kernel : kernels)
+        if (text.find(std::string(".entry ") + kernel.name + "(") == std::string::npos)
+            return INVALID_IMAGE;
+    device.modules++;
+    *module = kernels;
+    return SUCCESS;
+}
+API cuModuleUnload(void*) {
+    ONE_AT_A_TIME;
+    return usable() ? device.modules--, SUCCESS : INVALID_CONTEXT;
+}
+API cuModuleGetFunction(Kernel** function, void*, const char* name) {
+    ONE_AT_A_TIME;
+    for (Kernel& kernel : kernels)
+        if (std::strcmp(kernel.name, name) == 0)
+            return *function = &kernel, SUCCESS;
+    return NOT_FOUND;
+}
+API cuFuncSetAttribute(Kernel* function, int attribute, int value) {
+    if (attribute != 8 || value > setting("SIMT_SHARED_BYTES", 101376))
+        return INVALID_VALUE;
+    return function->shared_limit = value, SUCCESS;
+}
+API cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared, Stream* stream, void** arguments, void**) {
+    ONE_AT_A_TIME;
+    if (block_x > 512 || block_x % 32 || block_y * block_z * grid_y * grid_z != 1 || shared > function->shared_limit)
+        return INVALID_VALUE;
+    return enqueue(stream, function->capture(arguments)({grid_x}, {block_x}, shared));
+}
