@@ -17,9 +17,9 @@
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-typedef Distance<1, 1> Distance1;
-typedef Distance<8, 8> Distance8;
-typedef Distance<32, 8> Distance32;
+typedef Distance<1, 1, 1> Distance1;
+typedef Distance<8, 8, 4> Distance8;
+typedef Distance<32, 8, 4> Distance32;
 
 KERNEL(advance_analytic, Analytic)
 KERNEL(advance_distance_1, Distance1)

@@ -2,8 +2,8 @@
 //
 // Sums run in the order of the CPU and every operation is correctly rounded, so that a score has the bits of the CPU's.
 //
-// A block works on FRAMES frames at once, arrays lie as [index][frame], and a thread of a dense layer holds TILE frames of one
-// output in registers: a weight that was read serves TILE frames. Weights are the same for all blocks; as many layers as fit are
+// A block works on FRAMES frames at once, arrays lie as [index][frame], and a thread of a dense layer holds several frames of one
+// unit in registers: a weight that was read serves all of them. Weights are the same for all blocks; as many layers as fit are
 // copied into shared memory once a launch, where one copy serves both directions, the others stream from the second-level cache.
 //
 // What that should cost (a roofline from data sheets, not measured; H100: 132 multiprocessors at 1.7 GHz, each 128 fma a cycle and
@@ -99,39 +99,84 @@ struct Bonds {
     }
 };
 
-// A layer as one direction reads it: output o is the sum over i of weight[i * in_step + o * out_step] x_i.
+// A layer as one direction reads it: weight w of input i and output o is at i * in_step + o * out_step. The twin of Dense in
+// src/model/dense.rs: forwards y = x W + b, backwards x = W y.
 struct Dense {
     const float* weight;
-    const float* bias; // NULL: none
+    const float* bias;
     unsigned n_in;
     unsigned n_out;
     unsigned in_step;
     unsigned out_step;
+};
 
-    // Frames `frame` ... frame + TILE of output `o`, summed over the inputs in their order.
-    template <int FRAMES, int TILE>
-    DIFFUSIM_MEMBER void tile(unsigned o, unsigned frame, const float* x, float* sums) const {
+// Partial sums of a backward pass.
+const unsigned LANES = 16;
+
+// TILE neighbouring frames of one unit.
+template <int TILE> struct Tile {
+    float x[TILE];
+
+    static DIFFUSIM_MEMBER Tile all(float value) {
+        Tile tile;
         for (int t = 0; t < TILE; t++)
-            sums[t] = bias ? bias[o] : 0.0f;
-        const float* w = weight + (size_t)o * out_step;
-        x += frame;
-        DIFFUSIM_UNROLL
-        for (unsigned i = 0; i < n_in; i++) {
-            float wi = w[(size_t)i * in_step];
-            if (TILE == 1) {
-                sums[0] = fused(wi, x[i * FRAMES], sums[0]);
-            } else {
-                for (int t = 0; t < TILE; t += 4) {
-                    Quad quad = *reinterpret_cast<const Quad*>(x + i * FRAMES + t);
-                    for (int k = 0; k < 4; k++)
-                        sums[t + k] = fused(wi, quad.x[k], sums[t + k]);
-                }
+            tile.x[t] = value;
+        return tile;
+    }
+    static DIFFUSIM_MEMBER Tile load(const float* from) {
+        Tile tile;
+        if (TILE == 1)
+            tile.x[0] = *from;
+        else
+            for (int t = 0; t < TILE; t += 4) {
+                Quad quad = *reinterpret_cast<const Quad*>(from + t);
+                for (int k = 0; k < 4; k++)
+                    tile.x[t + k] = quad.x[k];
             }
-        }
+        return tile;
+    }
+    // this += w v
+    DIFFUSIM_MEMBER void add(float w, Tile v) {
+        for (int t = 0; t < TILE; t++)
+            x[t] = fused(w, v.x[t], x[t]);
+    }
+    DIFFUSIM_MEMBER void add(Tile v) {
+        for (int t = 0; t < TILE; t++)
+            x[t] += v.x[t];
     }
 };
 
-template <int FRAMES, int TILE> struct Distance {
+// Output `o` of the frames that lie at `x`, FRAMES apart: summed over the inputs in their order.
+template <int FRAMES, int TILE> DIFFUSIM_FN Tile<TILE> forward(const Dense& dense, unsigned o, const float* x) {
+    Tile<TILE> sum = Tile<TILE>::all(dense.bias[o]);
+    const float* w = dense.weight + o * dense.out_step;
+    DIFFUSIM_UNROLL
+    for (unsigned i = 0; i < dense.n_in; i++)
+        sum.add(w[i * dense.in_step], Tile<TILE>::load(x + i * FRAMES));
+    return sum;
+}
+
+// Input `i`, from the derivatives by the outputs at `y`: LANES partial sums, then added by halves.
+template <int FRAMES, int TILE> DIFFUSIM_FN Tile<TILE> backward(const Dense& dense, unsigned i, const float* y) {
+    Tile<TILE> sums[LANES];
+    for (unsigned lane = 0; lane < LANES; lane++)
+        sums[lane] = Tile<TILE>::all(0.0f);
+    const float* w = dense.weight + i * dense.in_step;
+    unsigned o = 0;
+    for (; o + LANES <= dense.n_out; o += LANES)
+        for (unsigned lane = 0; lane < LANES; lane++)
+            sums[lane].add(w[(o + lane) * dense.out_step], Tile<TILE>::load(y + (o + lane) * FRAMES));
+    for (unsigned lane = 0; lane < LANES; lane++)
+        if (o + lane < dense.n_out)
+            sums[lane].add(w[(o + lane) * dense.out_step], Tile<TILE>::load(y + (o + lane) * FRAMES));
+    for (unsigned half = LANES / 2; half > 0; half /= 2)
+        for (unsigned lane = 0; lane < half; lane++)
+            sums[lane].add(sums[lane + half]);
+    return sums[0];
+}
+
+// FORWARD and BACKWARD: frames that a thread holds in registers on the two ways.
+template <int FRAMES, int FORWARD, int BACKWARD> struct Distance {
     const float* numbers;
     const Layer* layers;
     const unsigned* members;     // [n_members]: the system's particles that are the network's
@@ -178,21 +223,21 @@ template <int FRAMES, int TILE> struct Distance {
         float* resident = reinterpret_cast<float*>(memory);
         for (unsigned l = 0; l < n_layers; l++) {
             const Layer layer = layers[l];
-            Dense forward = {numbers + layer.weight, numbers + layer.bias, layer.n_in, layer.n_out, layer.n_out, 1};
-            Dense backward = {numbers + layer.transposed, nullptr, layer.n_out, layer.n_in, layer.n_in, 1};
+            Dense onward = {numbers + layer.weight, numbers + layer.bias, layer.n_in, layer.n_out, layer.n_out, 1};
+            Dense back = {numbers + layer.transposed, nullptr, layer.n_in, layer.n_out, 1, layer.n_in};
             if (l < n_resident) {
                 // Rows of odd length: threads that read down a column meet different banks.
                 const unsigned stride = layer.n_out | 1;
                 for (unsigned i = threadIdx.x; i < layer.n_in * layer.n_out; i += blockDim.x)
-                    resident[i / layer.n_out * stride + i % layer.n_out] = forward.weight[i];
-                forward.weight = backward.weight = resident;
-                forward.in_step = backward.out_step = stride;
-                backward.in_step = 1;
+                    resident[i / layer.n_out * stride + i % layer.n_out] = onward.weight[i];
+                onward.weight = back.weight = resident;
+                onward.in_step = back.in_step = stride;
+                back.out_step = 1;
                 resident += layer.n_in * stride;
             }
             if (threadIdx.x == 0) {
-                dense[2 * l] = forward;
-                dense[2 * l + 1] = backward;
+                dense[2 * l] = onward;
+                dense[2 * l + 1] = back;
             }
         }
     }
@@ -243,26 +288,43 @@ template <int FRAMES, int TILE> struct Distance {
         float* slope = slopes;
         for (unsigned l = 0; l < n_layers; l++) {
             const bool last = l + 1 == n_layers;
-            layer(dense[2 * l], l == 0 ? features : input, [&](unsigned place, float x) {
-                float sigmoid = 1.0f / (exp_single(-x) + 1.0f);
-                float silu = x * sigmoid;
-                float rise = fused(1.0f - sigmoid, silu, sigmoid);
-                if (last)
-                    output[place] = numbers[output_weight + place / FRAMES] * rise;
-                else {
-                    output[place] = silu;
-                    slope[place] = rise;
+            const Dense layer = dense[2 * l];
+            const float* x = l == 0 ? features : input;
+            for (unsigned i = threadIdx.x; i < layer.n_out * (FRAMES / FORWARD); i += blockDim.x) {
+                const unsigned o = i % layer.n_out, frame = i / layer.n_out * FORWARD;
+                Tile<FORWARD> sum = forward<FRAMES, FORWARD>(layer, o, x + frame);
+                for (int t = 0; t < FORWARD; t++) {
+                    const unsigned place = o * FRAMES + frame + t;
+                    float sigmoid = 1.0f / (exp_single(-sum.x[t]) + 1.0f);
+                    float silu = sum.x[t] * sigmoid;
+                    float rise = fused(1.0f - sigmoid, silu, sigmoid);
+                    if (last)
+                        output[place] = numbers[output_weight + o] * rise;
+                    else {
+                        output[place] = silu;
+                        slope[place] = rise;
+                    }
                 }
-            });
+            }
             if (!last)
-                slope += dense[2 * l].n_out * FRAMES;
+                slope += layer.n_out * FRAMES;
+            swap();
         }
 
         // Backward, to dE/dfeature in `input`.
         for (unsigned l = n_layers; l-- > 0;) {
+            const Dense layer = dense[2 * l + 1];
             if (l > 0)
-                slope -= dense[2 * l - 2].n_out * FRAMES;
-            layer(dense[2 * l + 1], input, [&](unsigned place, float x) { output[place] = l > 0 ? x * slope[place] : x; });
+                slope -= layer.n_in * FRAMES;
+            for (unsigned j = threadIdx.x; j < layer.n_in * (FRAMES / BACKWARD); j += blockDim.x) {
+                const unsigned i = j % layer.n_in, frame = j / layer.n_in * BACKWARD;
+                Tile<BACKWARD> sum = backward<FRAMES, BACKWARD>(layer, i, input + frame);
+                for (int t = 0; t < BACKWARD; t++) {
+                    const unsigned place = i * FRAMES + frame + t;
+                    output[place] = l > 0 ? sum.x[t] * slope[place] : sum.x[t];
+                }
+            }
+            swap();
         }
 
         // From features to pairs and bonds.
@@ -282,16 +344,8 @@ template <int FRAMES, int TILE> struct Distance {
         __syncthreads();
     }
 
-    // One layer of all frames: `done` takes every sum with its place in the arrays. Swaps input and output; ends with a barrier.
-    template <class Done> DIFFUSIM_MEMBER void layer(const Dense& dense, const float* x, Done done) {
-        const unsigned n_out = dense.n_out;
-        for (unsigned i = threadIdx.x; i < n_out * (FRAMES / TILE); i += blockDim.x) {
-            unsigned o = i % n_out, frame = i / n_out * TILE;
-            float sums[TILE];
-            dense.tile<FRAMES, TILE>(o, frame, x, sums);
-            for (int t = 0; t < TILE; t++)
-                done(o * FRAMES + frame + t, sums[t]);
-        }
+    // The output of a layer is the input of the next. A barrier.
+    DIFFUSIM_MEMBER void swap() {
         float* swapped = input;
         input = output;
         output = swapped;

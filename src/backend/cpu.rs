@@ -3,7 +3,7 @@
 use super::{Backend, Failure, Job, Placement, RUNAWAY};
 use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
 use crate::error::{Error, Result};
-use crate::model::{ScoreModel, Scratch};
+use crate::model::{Frames, Outputs, ScoreModel, Scratch};
 use crate::noise::Noise;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -49,8 +49,9 @@ impl Chunk {
     ) -> Outcome {
         let n_particles = job.particles.len();
         for step in job.first_step..job.first_step + job.n_steps {
+            let frames = Frames { positions, cell: job.cell };
             job.model
-                .evaluate(positions, &mut self.scores, None, &mut self.scratch)
+                .evaluate(frames, Outputs::scores(&mut self.scores), &mut self.scratch)
                 .map_err(Failure::Other)?;
             if let Some(bias) = bias {
                 self.scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);

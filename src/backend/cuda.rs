@@ -29,14 +29,10 @@ const LEAST_CAPABILITY: (i32, i32) = (7, 0);
 const MAX_THREADS: usize = 512;
 const WARP: usize = 32;
 
-/// A kernel of the distance network: how many frames a block of it works on, and roughly what a step of such a block costs,
-/// by the estimate in kernels/distance.cuh.
-const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] = [
-    // name, frames, frames held by a thread, cost
-    ("advance_distance_1", 1, 1, 1),
-    ("advance_distance_8", 8, 8, 2),
-    ("advance_distance_32", 32, 8, 7),
-];
+/// Kernels of the distance network: name, how many frames a block works on and a thread holds at least, and roughly what a step
+/// of such a block costs, by the estimate in kernels/distance.cuh.
+const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] =
+    [("advance_distance_1", 1, 1, 1), ("advance_distance_8", 8, 4, 2), ("advance_distance_32", 32, 4, 7)];
 const ANALYTIC_KERNEL: &str = "advance_analytic";
 
 // ---- what kernels and host have in common -------------------------------------------------------------------------------
@@ -412,7 +408,7 @@ impl Plan {
                     resident = (resident.0 + 1, bytes);
                 }
                 // Every thread gets as many sums of the widest layer as any other.
-                let sums = arrays.layers.iter().map(|l| l.n_out as usize).max().unwrap_or(1) * (frames / tile);
+                let sums = widest(arrays) * (frames / tile);
                 let n_threads = whole_warps(sums.div_ceil(sums.div_ceil(MAX_THREADS)));
                 Plan { kernel, frames, n_threads, workspace, shared, resident }
             }

@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod cuda;
 
 use crate::adapter::{Adapter, ParticleStep};
+use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::ScoreModel;
 use std::ops::Range;
@@ -68,6 +69,8 @@ pub struct Placement {
 pub struct Job<'a> {
     /// The score.
     pub model: &'a dyn ScoreModel,
+    /// The cell of all frames, for periodic models.
+    pub cell: Option<&'a Cell>,
     /// The step.
     pub adapter: Adapter,
     /// Base step of each particle, before schedules.

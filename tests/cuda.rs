@@ -1,0 +1,414 @@
+//! The GPU path against the CPU path, bit for bit.
+//!
+//! The tests of `device` run on whatever GPU the driver finds, and are ignored by default: `make test-gpu` runs them on a real
+//! one. Here they run on a libcuda whose GPU is this host (tests/simt): the real backend, the real driver calls, the kernels'
+//! own source, in different orders of threads, with shared memory of different sizes, and under AddressSanitizer.
+
+mod common;
+
+use common::{analytic, network, simulation};
+use diffusim::backend::Device;
+use diffusim::sampler::{Options, StepSize};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Build tests/simt/libcuda.cpp into a folder of its own.
+fn host_driver(name: &str, flags: &[&str]) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let built = Command::new(std::env::var("CXX").unwrap_or("g++".into()))
+        .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"])
+        .args(flags)
+        .args(["-Wl,-soname,libcuda.so.1", "-I"])
+        .arg(root.join("kernels"))
+        .arg(root.join("tests/simt/libcuda.cpp"))
+        .arg("-o")
+        .arg(folder.join("libcuda.so.1"))
+        .status()
+        .unwrap();
+    assert!(built.success(), "tests/simt/libcuda.cpp does not compile");
+    folder
+}
+
+/// Run tests of this file in another process, with the driver in `folder`.
+fn with_driver(folder: &Path, tests: &str, settings: &[(&str, &str)]) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--nocapture", "--test-threads=1", tests])
+        .env("LD_LIBRARY_PATH", folder)
+        .envs(settings.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn assert_passes(folder: &Path, settings: &[(&str, &str)]) {
+    let output = with_driver(folder, "device::", settings);
+    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+    assert!(output.status.success() && text.contains("test device::"), "{settings:?}: {}\n{text}", output.status);
+}
+
+#[test]
+fn trajectories_on_the_host_driver_have_the_bits_of_the_cpu() {
+    let folder = host_driver("simt", &[]);
+    assert_passes(&folder, &[]);
+    // Other orders of threads, and a part with one multiprocessor.
+    assert_passes(&folder, &[("SIMT_SEED", "77"), ("SIMT_MULTIPROCESSORS", "1")]);
+    // The work space in global memory; shared memory for some layers; for all layers, and many multiprocessors.
+    assert_passes(&folder, &[("SIMT_SEED", "5"), ("SIMT_SHARED_BYTES", "1024")]);
+    assert_passes(&folder, &[("SIMT_SEED", "6"), ("SIMT_SHARED_BYTES", "232448"), ("SIMT_MULTIPROCESSORS", "132")]);
+    assert_passes(&folder, &[("SIMT_SEED", "7"), ("SIMT_SHARED_BYTES", "1000000")]);
+}
+
+#[test]
+fn the_host_driver_is_clean_under_sanitizers() {
+    let folder = host_driver("simt-sanitized", &["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
+    let runtime = Command::new("g++").arg("-print-file-name=libasan.so").output().unwrap().stdout;
+    let runtime = String::from_utf8(runtime).unwrap();
+    let settings = [
+        ("LD_PRELOAD", runtime.trim()),
+        ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0"),
+        ("SIMT_SEED", "3"),
+    ];
+    let output = with_driver(&folder, "device::kernels_", &settings);
+    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+    assert!(output.status.success() && text.contains("test device::kernels_"), "{}\n{text}", output.status);
+}
+
+/// What is said where a GPU cannot be used: the sentence of the last line that names a device.
+#[test]
+fn a_gpu_that_cannot_be_used_is_a_sentence() {
+    let folder = host_driver("simt-sentences", &[]);
+    let empty = tempfile::tempdir().unwrap();
+    for (settings, sentence) in [
+        (&[("SIMT_DEVICES", "0")][..], "device 'cuda:0' is not there: this machine has no GPU"),
+        (&[("SIMT_INIT", "100")], "does not start (CUDA_ERROR_NO_DEVICE); look at nvidia-smi"),
+        (&[("SIMT_INIT", "34")], "does not start (CUDA_ERROR_STUB_LIBRARY)"),
+        (&[("SIMT_DRIVER", "11040")], "NVIDIA's driver is for CUDA 11.4; expected 12.0 or later"),
+        (&[("SIMT_CAPABILITY", "61")], "compute capability 6.1; expected 7.0 (Volta) or later"),
+        (&[("SIMT_MEMORY", "2000")], "failed while allocating its memory: CUDA_ERROR_OUT_OF_MEMORY; use fewer replicas"),
+        (&[("DIFFUSIM_TEST_DEVICE", "cuda:3")], "device 'cuda:3' is not there: this machine has one GPU, 'cuda:0'"),
+        (&[("DIFFUSIM_TEST_DEVICE", "cuda:3"), ("SIMT_DEVICES", "3")], "has 3 GPUs, 'cuda:0' to 'cuda:2'"),
+    ] {
+        let output = with_driver(&folder, "sentence::of_a_simulation", settings);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains(sentence), "{settings:?}: {text}");
+    }
+    // A machine with a driver of its own has it found there.
+    let output = with_driver(empty.path(), "sentence::of_a_simulation", &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected = "device 'cuda:0' needs NVIDIA's driver, and there is no libcuda on this machine";
+    assert!(output.status.success() && (text.contains(expected) || text.contains("no error")), "{text}");
+    let output = with_driver(&folder, "sentence::of_a_description", &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("cuda:0: host, compute capability 9.0, 1 GiB"), "{text}");
+}
+
+mod sentence {
+    use super::*;
+
+    fn named() -> String {
+        std::env::var("DIFFUSIM_TEST_DEVICE").unwrap_or("cuda".into())
+    }
+
+    #[test]
+    #[ignore = "run by a_gpu_that_cannot_be_used_is_a_sentence"]
+    fn of_a_simulation() {
+        let options = Options {
+            device: named(),
+            step_size: StepSize::EffectiveStep(1e-9),
+            allow_unstable: true,
+            ..Options::default()
+        };
+        match diffusim::sampler::Simulation::new(network(), options) {
+            Ok(_) => println!("no error"),
+            Err(error) => println!("{error}"),
+        }
+    }
+
+    #[test]
+    #[ignore = "run by a_gpu_that_cannot_be_used_is_a_sentence"]
+    fn of_a_description() {
+        println!("{}", Device::parse(&named()).unwrap().describe().unwrap());
+    }
+}
+
+mod device {
+    use super::*;
+    use diffusim::adapter::Adapter;
+    use diffusim::error::Error;
+    use diffusim::model::Model;
+    use diffusim::sampler::Simulation;
+    use diffusim::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
+
+    /// Whether there is a GPU; says why not.
+    fn available() -> bool {
+        Device::Cuda(0).describe().map_err(|reason| println!("skipped: {reason}")).is_ok()
+    }
+
+    /// The same simulation on both devices.
+    fn both(model: &Arc<Model>, options: &Options) -> [Simulation; 2] {
+        ["cpu", "cuda"].map(|device| simulation(model, Options { device: device.into(), ..options.clone() }))
+    }
+
+    fn assert_same_bits(what: &str, [cpu, gpu]: &[Simulation; 2]) {
+        let pairs = cpu.positions().iter().zip(gpu.positions());
+        let different = pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        assert_eq!(different, 0, "{what}: of {} coordinates", cpu.positions().len());
+        assert_eq!(cpu.statistics(), gpu.statistics(), "{what}");
+    }
+
+    fn options() -> Options {
+        Options {
+            step_size: StepSize::EffectiveStep(2.3e-7),
+            allow_unstable: true,
+            seed: 0x0123_4567_89ab_cdef,
+            ..Options::default()
+        }
+    }
+
+    fn ala2() -> Arc<Model> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
+        Arc::new(Model::load(&path, None).unwrap())
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_the_distance_network() {
+        if !available() {
+            return;
+        }
+        for adapter in ADAPTERS {
+            for (n_replicas, n_steps) in [(1, 205), (2, 7), (9, 5), (40, 3)] {
+                let options = Options { adapter, n_replicas, first_replica: 11, ..options() };
+                let mut pair = both(&network(), &options);
+                for n in [1, n_steps] {
+                    pair.iter_mut().for_each(|s| s.step(n).unwrap());
+                    assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn the_network_of_the_demo() {
+        if !available() {
+            return;
+        }
+        for n_replicas in [1, 13] {
+            let options = Options { n_replicas, seed: 31, ..Options::default() };
+            let mut pair = both(&ala2(), &options);
+            pair.iter_mut().for_each(|s| s.step(6).unwrap());
+            assert_same_bits(&format!("{n_replicas} replicas"), &pair);
+        }
+    }
+
+    /// Müller–Brown needs exp(), which is the same on this host and may differ in the last place on a GPU.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_the_analytic_potentials() {
+        if !available() {
+            return;
+        }
+        let cluster = json!({"well_depth": 1.7, "minimum_distance": 0.9, "stiffness": 0.6});
+        let dw4 = json!({"linear": 0.3, "quadratic": -4.0, "quartic": 0.9, "distance": 4.0});
+        for (kind, n, parameters, scale) in [
+            ("free", 3, json!({}), 1.0),
+            ("harmonic", 2, json!({"stiffness": 37.0}), 1.0),
+            ("double-well", 2, json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 5.5}), 0.5),
+            ("mueller-brown", 1, json!({"kT": 23.0}), 0.3),
+            ("lennard-jones-cluster", 13, cluster, 1.1),
+            ("dw4", 4, dw4, 3.0),
+        ] {
+            let model = analytic(kind, n, 300.0, parameters);
+            for adapter in ADAPTERS {
+                for n_replicas in [1, 70] {
+                    let mut pair = both(&model, &Options {
+                        adapter,
+                        n_replicas,
+                        step_size: StepSize::EffectiveStep(1.3e-4),
+                        temperature: Some(341.0),
+                        ..options()
+                    });
+                    // Particles on a lattice, every replica displaced a little differently.
+                    let start: Vec<f64> = (0..3 * n * n_replicas)
+                        .map(|i| {
+                            let (c, particle) = (i % 3, i / 3 % n);
+                            let lattice = (particle / [1, 3, 9][c] % 3) as f64;
+                            scale * lattice + 0.01 * (i as f64 * 0.7).sin()
+                        })
+                        .collect();
+                    for s in &mut pair {
+                        s.set_positions(&start).unwrap();
+                        s.step(60).unwrap();
+                    }
+                    if kind == "mueller-brown" {
+                        for (a, b) in pair[0].positions().iter().zip(pair[1].positions()) {
+                            assert!((a - b).abs() < 1e-9, "{kind}: {a} {b}");
+                        }
+                    } else {
+                        assert_same_bits(&format!("{kind}, {adapter:?}, {n_replicas} replicas"), &pair);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_take_bias_schedules_mobilities_and_ids() {
+        if !available() {
+            return;
+        }
+        let model = network();
+        let n = model.n_particles();
+        let mut masses: Vec<f64> = (0..n).map(|i| 3.0 + i as f64).collect();
+        masses[1] = 0.0; // frozen
+        for adapter in ADAPTERS {
+            let mut pair = both(&model, &Options {
+                adapter,
+                n_replicas: 3,
+                masses: Some(masses.clone()),
+                mobility: Some(Mobility::FrictionRate(7.0)),
+                particle_ids: Some((0..n as u32).map(|i| 1000 - 3 * i).collect()),
+                spring_schedule: SpringSchedule::given(vec![1.0, 1.7, 0.8], End::Cycle).unwrap(),
+                noise_schedule: NoiseSchedule::given(vec![0.7, 0.9], End::Cycle).unwrap(),
+                temperature_schedule: Some(
+                    TemperatureSchedule::given(vec![330.0, 310.0, 290.0], End::Hold).unwrap(),
+                ),
+                ..options()
+            });
+            let forces: Vec<f64> = (0..9 * n).map(|i| 300.0 * (i as f64).cos()).collect();
+            for _ in 0..2 {
+                for s in &mut pair {
+                    s.step(3).unwrap();
+                    s.step_biased(&forces).unwrap();
+                }
+            }
+            assert_same_bits(&format!("{adapter:?}"), &pair);
+            for s in &mut pair {
+                let hotter = Options { temperature: Some(371.0), temperature_schedule: None, seed: 5, ..s.options().clone() };
+                s.reconfigure(hotter).unwrap();
+                s.step(4).unwrap();
+            }
+            assert_same_bits("reconfigured", &pair);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_act_on_a_subset() {
+        if !available() {
+            return;
+        }
+        let inner = network();
+        let n = inner.n_particles();
+        let places: Vec<usize> = (0..n).map(|i| 2 * (n - i) - 1).collect();
+        let whole = Arc::new(inner.subset(2 * n + 3, &places).unwrap());
+        let mut pair = both(&whole, &Options { n_replicas: 2, ..options() });
+        let start: Vec<f64> = pair[0].positions().iter().enumerate().map(|(i, x)| x + 1e-3 * (i as f64).sin()).collect();
+        for s in &mut pair {
+            s.set_positions(&start).unwrap();
+            s.step(9).unwrap();
+        }
+        assert_same_bits("subset", &pair);
+    }
+
+    /// The same sentence, the same last good frame.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn runaways_are_told_as_on_the_cpu() {
+        if !available() {
+            return;
+        }
+        for (model, step, n_steps) in [
+            (network(), 3e-3, 1000),
+            (analytic("double-well", 2, 300.0, json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 5.5})), 0.37, 1000),
+        ] {
+            let mut pair = both(&model, &Options {
+                step_size: StepSize::EffectiveStep(step),
+                n_replicas: 11,
+                ..options()
+            });
+            let failures = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
+            assert!(matches!(failures[0], Error::NotFinite(_)), "{}", failures[0]);
+            assert_eq!(failures[0], failures[1]);
+            let [cpu, gpu] = &pair;
+            assert_eq!((cpu.positions(), cpu.step_count()), (gpu.positions(), gpu.step_count()));
+            let again = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
+            assert_eq!(again[0], again[1]);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn checkpoints_move_between_devices() {
+        if !available() {
+            return;
+        }
+        let [mut cpu, mut gpu] = both(&network(), &Options { n_replicas: 4, ..options() });
+        gpu.step(23).unwrap();
+        cpu.restore(&gpu.checkpoint()).unwrap();
+        [&mut cpu, &mut gpu].map(|s| s.step(19).unwrap());
+        assert_eq!(cpu.checkpoint(), gpu.checkpoint());
+        let checkpoint = cpu.checkpoint();
+        cpu.step(8).unwrap();
+        gpu.step(100).unwrap();
+        gpu.restore(&checkpoint).unwrap();
+        gpu.step(8).unwrap();
+        assert_eq!(cpu.checkpoint(), gpu.checkpoint());
+    }
+
+    /// A run does not depend on how it is divided, nor on what else runs on the GPU; and it goes again bit for bit.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn simulations_share_a_gpu() {
+        if !available() {
+            return;
+        }
+        let run = |seed: u64, parts: &[u64]| {
+            let options = Options { device: "cuda".into(), seed, n_replicas: 3, ..options() };
+            let mut s = simulation(&network(), options);
+            parts.iter().for_each(|n| s.step(*n).unwrap());
+            s.positions().to_vec()
+        };
+        let alone = [run(1, &[30]), run(2, &[30])];
+        let threads = [1, 2].map(|seed| std::thread::spawn(move || run(seed, &[1, 7, 22])));
+        for (alone, thread) in alone.iter().zip(threads) {
+            assert_eq!(*alone, thread.join().unwrap());
+        }
+    }
+
+    /// The driver of tests/simt ends the program if anything is left at exit.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn what_was_taken_is_given_back() {
+        if !available() {
+            return;
+        }
+        for i in 0..1000 {
+            let options = Options { device: "cuda".into(), n_replicas: 1 + i % 3, ..options() };
+            let mut s = simulation(&network(), options);
+            if i % 100 == 0 {
+                s.step(2).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn models_without_a_kernel_say_so() {
+        let free = |_: &[f64], scores: &mut [f64], _: Option<&mut [f64]>| {
+            scores.fill(0.0);
+            Ok(())
+        };
+        let model = Model::callback(2, 300.0, Box::new(free));
+        let options = Options { device: "cuda".into(), step_size: StepSize::EffectiveStep(1e-3), ..Options::default() };
+        let error = Simulation::new(Arc::new(model.unwrap()), options).err().unwrap();
+        assert!(error.to_string().contains("has no kernel for this kind of model"), "{error}");
+    }
+}
