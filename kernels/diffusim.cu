@@ -1,9 +1,5 @@
 // The kernels of this library: one for the analytic potentials, and one of the distance network for each number of frames
 // that a block may work on. kernels/make_ptx.py compiles this file into diffusim.ptx.
-#if !defined(__CUDACC__)
-#include "simt.h" // tests/simt: CUDA on the host
-#endif
-
 #include "analytic.cuh"
 #include "distance.cuh"
 
@@ -13,7 +9,7 @@
         advance(job, model, job.scratch ? job.scratch + blockIdx.x * job.scratch_bytes : shared);                      \
     }
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) // else tests/simt/simt.h says how
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 

@@ -9,6 +9,8 @@
 //   SIMT_SHARED_BYTES       that a block may use (101376)
 //   SIMT_DEVICES, SIMT_DRIVER, SIMT_CAPABILITY, SIMT_INIT    devices (1), version (12000), 10 x capability (90), result of cuInit (0)
 //   SIMT_MEMORY             bytes of the device (1 GiB)
+#include "simt.h"
+
 #include "diffusim.cu"
 
 #include <map>
