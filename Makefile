@@ -4,11 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
-SOURCES := $(shell find src include cmake plugin-openmm plugin-lammps python -type f -not -path '*/__pycache__/*') \
+SOURCES := $(shell find src include kernels cmake plugin-openmm plugin-lammps python -type f -not -path '*/__pycache__/*') \
            Cargo.toml Cargo.lock build.rs CMakeLists.txt pyproject.toml constraints.txt
-CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cuh tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
+CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cu kernels/*.cuh tests/simt/* tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
 
-.PHONY: help install demo test lint format bench docs header clean
+.PHONY: help install demo test test-gpu lint format bench bench-gpu docs ptx header clean
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -48,6 +48,9 @@ bench: install  ## speed of the core, and side by side with its peers; out/bench
 
 docs:  ## the Rust documentation, in target/doc
 	cargo doc --no-deps
+
+ptx: install  ## write kernels/diffusim.ptx from the kernels
+	$(BIN)/python kernels/make_ptx.py
 
 header:  ## write include/diffusim.h from src/capi
 	DIFFUSIM_WRITE_HEADER=1 cargo test --release --quiet --test header

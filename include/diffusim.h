@@ -40,6 +40,9 @@
 // A defect of diffusim; the handle involved can only be freed.
 #define DIFFUSIM_ERROR_INTERNAL 10
 
+// The GPU or its driver failed.
+#define DIFFUSIM_ERROR_DEVICE 11
+
 // Version of this header.
 #define DIFFUSIM_VERSION_MAJOR 0
 
@@ -148,7 +151,7 @@ typedef struct {
   int32_t schedule_end;
   // Not 0: run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
   int32_t allow_unstable;
-  // "auto" or "cpu"; NULL = "auto".
+  // "cpu", or "cuda", "cuda:1" and so on for a GPU, which gives the same positions, bit for bit; "auto" is "cpu". NULL = "auto".
   const char *device;
   // Threads; 0 = one per core.
   size_t n_threads;
@@ -242,6 +245,21 @@ diffusim_status_t diffusim_diffusion_from_friction_rate(double temperature,
 diffusim_status_t diffusim_diffusion_from_drag(double temperature,
                                                double drag,
                                                double *diffusion_coefficient);
+
+// Describe the device of a name that diffusim_simulation_options_t::device takes, such as
+// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB". The text is valid until the next call on this thread.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT (no such name), DIFFUSIM_ERROR_UNSUPPORTED (it cannot be used here; the sentence says
+// why).
+//
+// @since 0.1
+diffusim_status_t diffusim_device_describe(const char *device,
+                                           const char **description);
+
+// Number of GPUs: "cuda:0", "cuda:1" and so on; 0 where there is no driver.
+//
+// @since 0.1
+diffusim_status_t diffusim_device_count(size_t *n_gpus);
 
 // Fill `options` with the defaults; `size` is sizeof(diffusim_model_options_t).
 //
@@ -409,7 +427,7 @@ diffusim_status_t diffusim_simulation_options_init(diffusim_simulation_options_t
 // Create a simulation of `model`; `options` may be NULL. Replica r starts from the model's start frame r mod n_frames, or
 // from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
 //
-// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device).
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device), DIFFUSIM_ERROR_DEVICE.
 //
 // @since 0.1
 diffusim_status_t diffusim_simulation_create(const diffusim_model_t *model,

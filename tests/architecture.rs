@@ -60,9 +60,24 @@ fn dependencies_point_down() {
 }
 
 #[test]
-fn unsafe_stays_in_the_c_api() {
+fn unsafe_stays_in_its_rooms() {
     let keyword = regex::Regex::new(r"\bunsafe\b").unwrap();
     for (room, file, text) in files() {
-        assert!(room == "capi" || !keyword.is_match(&text), "{file}: unsafe belongs into src/capi");
+        let allowed = room == "capi" || file == CUDA;
+        assert!(allowed || !keyword.is_match(&text), "{file}: unsafe belongs into src/capi and src/{CUDA}");
+        assert!(file == CUDA || !text.contains("cudarc"), "{file}: only src/{CUDA} may know the driver");
+    }
+}
+
+/// The file that talks to the driver of GPUs.
+const CUDA: &str = "backend/cuda.rs";
+
+#[test]
+fn every_adapter_has_its_twin_among_the_kernels() {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    for (room, file, text) in files().into_iter().filter(|(room, file, _)| room == "adapter" && !file.ends_with("mod.rs")) {
+        let twin = kernels.join(file.trim_start_matches("adapter/")).with_extension("cuh");
+        let twin = std::fs::read_to_string(&twin).unwrap_or_else(|e| panic!("{}: {e}", twin.display()));
+        assert!(text.contains("fn update_particle(") && twin.contains(" update_particle("), "{room}: {file}");
     }
 }

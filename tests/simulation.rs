@@ -247,7 +247,7 @@ fn wrong_options_are_one_clear_sentence() {
         ("mass of particle 1 is -1", Options { masses: Some(vec![1.5, -1.0]), ..options() }),
         ("all particles are frozen", Options { masses: Some(vec![0.0; 2]), ..options() }),
         ("knows the masses of 0 of 2", Options { mobility: Some(Mobility::FrictionRate(2.0)), ..options() }),
-        ("computes on the CPU", Options { device: "cuda:1".into(), ..options() }),
+        ("device 'cuda:77'", Options { device: "cuda:77".into(), ..options() }),
         ("device 'abacus' is unknown", Options { device: "abacus".into(), ..options() }),
     ];
     for (words, options) in cases {

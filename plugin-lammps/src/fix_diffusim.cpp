@@ -36,6 +36,19 @@ bool style_is(const Fix* fix, std::initializer_list<const char*> patterns) {
     return std::any_of(patterns.begin(), patterns.end(),
                        [fix](const char* pattern) { return utils::strmatch(fix->style, pattern); });
 }
+/** The GPU of a rank: 'cuda' is shared out over the ranks of a machine, in turn; any other name is what it is. */
+std::string device_of_rank(const std::string& name, MPI_Comm world) {
+    std::size_t n_gpus = 0;
+    diffusim::check(diffusim_device_count(&n_gpus));
+    if (name != "cuda" || n_gpus == 0)
+        return name;
+    MPI_Comm machine;
+    int rank = 0;
+    MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
+    MPI_Comm_rank(machine, &rank);
+    MPI_Comm_free(&machine);
+    return "cuda:" + std::to_string(static_cast<std::size_t>(rank) % n_gpus);
+}
 } // namespace
 
 template <class Body>
@@ -117,6 +130,9 @@ Units FixDiffusim::parse(int narg, char** arg) {
                 throw std::runtime_error("adapter '" + name +
                                          "' is not known; expected lm (Leimkuhler-Matthews) or em (Euler-Maruyama)");
             keywords_.adapter = name == "lm" ? DIFFUSIM_LEIMKUHLER_MATTHEWS : DIFFUSIM_EULER_MARUYAMA;
+        } else if (keyword == "device") {
+            device_ = device_of_rank(value(), world);
+            keywords_.device = device_.c_str();
         } else if (keyword == "scale") {
             scale = arg + i;
             value(), value(), value();
@@ -140,7 +156,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
             throw std::runtime_error(
                 "keyword '" + keyword +
                 "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
-                "adapter, scale or types");
+                "adapter, device, scale or types");
         }
     }
     if (path_.empty())

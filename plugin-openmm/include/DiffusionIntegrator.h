@@ -20,7 +20,7 @@ namespace diffusim_openmm {
  * System has, in the groups of getIntegrationForceGroups(), act on top of it as a bias. Without any, step(n) is one
  * call into the core.
  *
- * The core computes the score and the step, on the CPU, whatever the platform. Reference and CPU keep positions in
+ * The core computes the score and the step, on the device of setDevice(), whatever the platform. Reference and CPU keep positions in
  * double precision, as the core does: there the same seed gives the trajectory of every other door of diffusim bit for
  * bit.
  *
@@ -58,6 +58,9 @@ public:
     /** "leimkuhler-matthews" (default) or "euler-maruyama". */
     std::string getAdapter() const;
     void setAdapter(const std::string& name);
+    /** Where the core computes: "auto" (default), "cpu", "cuda", "cuda:1", …; independent of OpenMM's platform. */
+    const std::string& getDevice() const { return device; }
+    void setDevice(const std::string& name);
     /** Whether the masses of the System must be those of the model's particles (default true). */
     bool getCheckMasses() const { return checkMasses; }
     void setCheckMasses(bool check) { checkMasses = check; }
@@ -110,6 +113,7 @@ private:
     ScoreModel model;
     Settings settings;
     bool checkMasses = true;
+    std::string device = "auto";
     std::int64_t seed = 0, seedInUse = 0;
 
     // While there is a Context.

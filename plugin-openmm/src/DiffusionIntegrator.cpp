@@ -103,6 +103,7 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.adapter = settings.adapter;
     options.seed = static_cast<uint64_t>(seedInUse);
     options.masses = masses.empty() ? nullptr : masses.data();
+    options.device = device.c_str();
     return options;
 }
 
@@ -168,6 +169,17 @@ std::string DiffusionIntegrator::getAdapter() const {
         ->name;
 }
 
+void DiffusionIntegrator::setDevice(const std::string& name) {
+    const std::string previous = device;
+    device = name;
+    try {
+        apply(settings);
+    } catch (...) {
+        device = previous;
+        throw;
+    }
+}
+
 void DiffusionIntegrator::setRandomNumberSeed(std::int64_t value) {
     if (value < 0)
         throw OpenMMException("The random number seed is " + std::to_string(value) +
@@ -187,7 +199,9 @@ diffusim_statistics_t DiffusionIntegrator::statistics() const {
     if (simulation)
         return simulation->statistics();
     try { // as it will be if the System has the model's masses
-        return diffusim::simulation(model.getModel(), options(settings)).statistics();
+        diffusim::simulation_options options = this->options(settings);
+        options.device = nullptr; // the step is the same on all of them
+        return diffusim::simulation(model.getModel(), options).statistics();
     } catch (const diffusim::error& error) {
         throw OpenMMException(std::string("The step is not known before there is a Context: ") + error.what());
     }

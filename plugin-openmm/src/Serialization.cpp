@@ -35,6 +35,7 @@ public:
         node.setDoubleProperty("stepSize", integrator.getRequestedStepSize());
         node.setDoubleProperty("spring", integrator.getRequestedSpring());
         node.setStringProperty("adapter", integrator.getAdapter());
+        node.setStringProperty("device", integrator.getDevice());
         node.setLongProperty("randomSeed", integrator.getRandomNumberSeed());
         node.setBoolProperty("checkMasses", integrator.getCheckMasses());
         node.setDoubleProperty("constraintTolerance", integrator.getConstraintTolerance());
@@ -50,6 +51,7 @@ public:
         if (node.getDoubleProperty("spring", 0) != 0)
             integrator->setSpring(node.getDoubleProperty("spring"));
         integrator->setAdapter(node.getStringProperty("adapter", integrator->getAdapter()));
+        integrator->setDevice(node.getStringProperty("device", integrator->getDevice()));
         integrator->setRandomNumberSeed(node.getLongProperty("randomSeed", 0));
         integrator->setCheckMasses(node.getBoolProperty("checkMasses", true));
         integrator->setConstraintTolerance(

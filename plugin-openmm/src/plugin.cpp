@@ -87,6 +87,14 @@ int diffusim_openmm_get_adapter(Integrator* integrator, const char** name) {
     });
 }
 
+int diffusim_openmm_get_device(Integrator* integrator, const char** name) {
+    static thread_local std::string device;
+    return guard([=] {
+        device = cast(integrator).getDevice();
+        *name = device.c_str();
+    });
+}
+
 int diffusim_openmm_get_seed(Integrator* integrator, int64_t* seed) {
     return guard([=] { *seed = cast(integrator).getRandomNumberSeed(); });
 }

@@ -36,6 +36,7 @@ class Status(IntEnum):
     IO = 8
     CALLBACK = 9
     INTERNAL = 10
+    DEVICE = 11
 
 
 class DiffusimError(RuntimeError):
@@ -132,6 +133,8 @@ CALLS = {
     "diffusim_model_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES],
     "diffusim_model_largest_curvature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
     "diffusim_model_configurational_temperature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
+    "diffusim_device_describe": [c_char_p, POINTER(c_char_p)],
+    "diffusim_device_count": [_SIZE],
     "diffusim_simulation_options_init": [POINTER(SimulationOptions), c_size_t],
     "diffusim_simulation_create": [c_void_p, POINTER(SimulationOptions), POINTER(c_void_p)],
     "diffusim_simulation_reconfigure": [c_void_p, POINTER(SimulationOptions)],

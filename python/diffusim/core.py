@@ -258,7 +258,7 @@ class Simulation:
         noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`
         schedule_end    "hold": the last entry stays; "cycle": from the start again
-        device          "auto" or "cpu"
+        device          "cpu", or "cuda", "cuda:1" and so on for a GPU; "auto" is "cpu"
         n_threads       0: one per core
         allow_unstable  run although the model's stiffest mode is unstable at this step
         """
@@ -463,6 +463,20 @@ class Simulation:
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         return native, keep
+
+
+def devices() -> list[str]:
+    """Names that a Simulation takes as `device` here: "cpu", and "cuda:0", "cuda:1" and so on for the GPUs."""
+    n_gpus = c_size_t()
+    _library.call("diffusim_device_count", byref(n_gpus))
+    return ["cpu", *(f"cuda:{i}" for i in range(n_gpus.value))]
+
+
+def describe_device(name: str) -> str:
+    """What a device is, in words. DiffusimError with the reason if it cannot be used here."""
+    description = c_char_p()
+    _library.call("diffusim_device_describe", name.encode(), byref(description))
+    return description.value.decode()
 
 
 class _Callback:

@@ -255,6 +255,15 @@ fn capability(device: sys::CUdevice) -> std::result::Result<(i32, i32), DriverEr
     ))
 }
 
+/// How many GPUs there are.
+pub fn count() -> usize {
+    // Safety: this only tries to load the library; every other call would panic without it.
+    if !unsafe { sys::is_culib_present() } {
+        return 0;
+    }
+    result::init().and_then(|()| result::device::get_count()).map_or(0, |n| n.max(0) as usize)
+}
+
 /// GPU `index` in words.
 pub(super) fn describe(index: usize) -> Result<String> {
     let device = probe(index)?;
@@ -528,7 +537,10 @@ impl Cuda {
             n_replicas: self.n_replicas,
             n_particles: self.n_particles as u32,
             first_replica: self.first_replica,
-            next_noise: (job.adapter == Adapter::LeimkuhlerMatthews) as u32,
+            next_noise: match job.adapter {
+                Adapter::EulerMaruyama => 0,
+                Adapter::LeimkuhlerMatthews => 1,
+            },
         };
         let mut launch = stream.launch_builder(&self.kernel);
         launch.arg(&device_job);

@@ -9,6 +9,7 @@
 #![allow(non_camel_case_types, clippy::missing_safety_doc, unsafe_op_in_unsafe_fn)]
 
 mod conversions;
+mod device;
 mod model;
 mod simulation;
 

@@ -78,7 +78,7 @@ pub struct diffusim_simulation_options_t {
     pub schedule_end: i32,
     /// Not 0: run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
     pub allow_unstable: i32,
-    /// "auto" or "cpu"; NULL = "auto".
+    /// "cpu", or "cuda", "cuda:1" and so on for a GPU, which gives the same positions, bit for bit; "auto" is "cpu". NULL = "auto".
     pub device: *const c_char,
     /// Threads; 0 = one per core.
     pub n_threads: usize,
@@ -217,7 +217,7 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
 /// Create a simulation of `model`; `options` may be NULL. Replica r starts from the model's start frame r mod n_frames, or
 /// from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
 ///
-/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device).
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device), DIFFUSIM_ERROR_DEVICE.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]

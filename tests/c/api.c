@@ -143,8 +143,8 @@ static void simulations(const diffusim_model_t* network) {
     options.adapter = 77;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "adapter is 77");
     options.adapter = DIFFUSIM_EULER_MARUYAMA;
-    options.device = "cuda";
-    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "CPU");
+    options.device = "cuda:77";
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");
     options.device = NULL;
     options.schedule_end = 5;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "schedule_end");
@@ -219,6 +219,20 @@ static void simulations(const diffusim_model_t* network) {
     FAILS(diffusim_simulation_step(NULL, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "simulation is NULL");
 }
 
+static void devices(void) {
+    const char* description = NULL;
+    OK(diffusim_device_describe("cpu", &description));
+    TRUE(strstr(description, "cores") != NULL);
+    FAILS(diffusim_device_describe("cuda:77", &description), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");
+    FAILS(diffusim_device_describe("abacus", &description), DIFFUSIM_ERROR_INVALID_ARGUMENT, "device 'abacus' is unknown");
+    FAILS(diffusim_device_describe(NULL, &description), DIFFUSIM_ERROR_INVALID_ARGUMENT, "device is NULL");
+    TRUE(strstr(description, "cores") != NULL);
+    size_t n_gpus = 77;
+    OK(diffusim_device_count(&n_gpus));
+    TRUE(n_gpus < 77);
+    FAILS(diffusim_device_count(NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "n_gpus is NULL");
+}
+
 static void analytic_and_callback(void) {
     diffusim_model_t *harmonic, *callback;
     diffusim_simulation_options_t options;
@@ -268,6 +282,7 @@ int main(int argc, char** argv) {
     models(argv[1], &network);
     simulations(network);
     analytic_and_callback();
+    devices();
     diffusim_model_free(network);
     return 0;
 }

@@ -313,7 +313,8 @@ def test_ctrl_c_stops_a_long_run():
         ({"spring": 30.0, "schedule_end": "stop"}, "schedule_end is 'stop'"),
         ({"spring": 30.0, "seed": -1}, "seed is -1"),
         ({"spring": 30.0, "n_replicas": 0}, "n_replicas is 0"),
-        ({"spring": 30.0, "device": "cuda:5"}, "cuda:5"),
+        ({"spring": 30.0, "device": "cuda:77"}, "device 'cuda:77'"),
+        ({"spring": 30.0, "device": "gpu"}, "device 'gpu' is unknown; expected 'auto', 'cpu', 'cuda'"),
         ({}, "recommends no step"),
     ],
 )

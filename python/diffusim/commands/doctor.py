@@ -1,6 +1,5 @@
 """`diffusim doctor`: is everything there, and what to do where it is not."""
 
-import ctypes
 import platform
 import re
 import sys
@@ -99,15 +98,15 @@ def _lammps() -> str:
 
 
 def _cuda() -> str:
-    note = "diffusim 0.1 computes on the CPU, so it is not needed"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return f"no driver on this machine; {note}"
-    version = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return f"a driver without a usable device; {note}"
-    return f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}; {note}"
+    from diffusim import DiffusimError, describe_device, devices
+
+    def described(name: str) -> str:
+        try:
+            return describe_device(name)
+        except DiffusimError as reason:  # a GPU is optional, so this is no failure of doctor
+            return str(reason)
+
+    return "   ".join(map(described, devices()[1:] or ["cuda"]))
 
 
 def _training() -> str:

@@ -81,6 +81,7 @@ def run(
         int | None, typer.Option(min=1, help="Steps between saved frames, at most --steps.  [default: 1000]")
     ] = None,
     engine: Annotated[Engine | None, typer.Option(help="What runs the steps.  [default: core]")] = None,
+    device: Annotated[str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
 ) -> None:
@@ -110,7 +111,7 @@ def run(
             f"{model} is not the model of the earlier run (sha256 {loaded.sha256[:12]}…, and was {saved.model[:12]}…). "
             "Continue with that one, or start anew with --force."
         )
-    machine = (_OpenMM if settings.engine == "openmm" else _Core)(loaded, settings)
+    machine = (_OpenMM if settings.engine == "openmm" else _Core)(loaded, settings, device)
     done = 0
     if saved:
         machine.restore(saved.state)
@@ -212,7 +213,7 @@ class _Core:
 
     name = "core"
 
-    def __init__(self, model, settings: Settings):
+    def __init__(self, model, settings: Settings, device: str):
         from diffusim.core import Simulation
 
         self._simulation = Simulation(
@@ -225,6 +226,7 @@ class _Core:
             seed=settings.seed,
             n_replicas=settings.replicas,
             adapter=settings.adapter,
+            device=device,
         )
         self.seed = self._simulation.seed
         self.step = self._simulation.step
@@ -248,7 +250,7 @@ class _Core:
 class _OpenMM:
     """Steps through openmm.app.Simulation; one replica, every particle with the mobility kT/(m friction)."""
 
-    def __init__(self, model, settings: Settings):
+    def __init__(self, model, settings: Settings, device: str):
         import openmm
         from openmm import unit
 
@@ -269,6 +271,7 @@ class _OpenMM:
                 model,
                 **{name: value for name, value in given.items() if value is not None},
                 adapter=settings.adapter,
+                device=device,
                 seed=0 if settings.seed is None else settings.seed,
             )
         self._context = self._simulation.context

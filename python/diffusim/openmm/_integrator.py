@@ -25,7 +25,7 @@ class DiffusionIntegrator(openmm.Integrator):
     State.getPotentialEnergy() is that of the bias; `getModelEnergy` gives the learned one.
 
     A fixed seed gives the trajectory of diffusim.Simulation, bit for bit on the platforms Reference and CPU. Other
-    platforms work too, but the score is computed on the CPU: forces that act as a bias are then copied at every step.
+    platforms work too, but positions and forces that act as a bias then pass through the host.
     Seed and step of the noise are kept in checkpoints, and in States with integratorParameters=True.
     """
 
@@ -40,6 +40,7 @@ class DiffusionIntegrator(openmm.Integrator):
         adapter: str = "leimkuhler-matthews",
         particles: Sequence[int] | None = None,
         topology: app.Topology | None = None,
+        device: str = "auto",
         seed: int = 0,
         checkMasses: bool = True,
     ):
@@ -52,6 +53,8 @@ class DiffusionIntegrator(openmm.Integrator):
         adapter        "leimkuhler-matthews" or "euler-maruyama"
         particles      indices in the System of the model's particles, in its order; by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
+        device         where the core computes, whatever OpenMM's platform: "cpu", or "cuda", "cuda:1" and so on for a GPU;
+                       "auto" is "cpu"
         seed           of the noise; 0 = a fresh one for every Context
         checkMasses    whether the System's masses must be the model's, which tells a wrong order of particles
 
@@ -76,6 +79,7 @@ class DiffusionIntegrator(openmm.Integrator):
                 if not float(text) > 0:
                     raise ValueError(f"{name} is {value}; expected a positive number")
         node.set("adapter", adapter)
+        node.set("device", device)
         node.set("randomSeed", str(_checked_seed(seed)))
         node.set("checkMasses", str(int(checkMasses)))
         self.this = openmm.XmlSerializer._deserializeIntegrator(ElementTree.tostring(node, encoding="unicode")).this
@@ -107,6 +111,10 @@ class DiffusionIntegrator(openmm.Integrator):
     def getAdapter(self) -> str:
         """How a step is taken: "leimkuhler-matthews" or "euler-maruyama"."""
         return _plugin.get("get_adapter", self, c_char_p).decode()
+
+    def getDevice(self) -> str:
+        """Where the core computes, as it was set."""
+        return _plugin.get("get_device", self, c_char_p).decode()
 
     def getRandomNumberSeed(self) -> int:
         """The seed as it was set; 0 = a fresh one for every Context."""

@@ -50,6 +50,7 @@ for _name, _arguments in {
     "get_spring": [POINTER(c_double)],
     "set_spring": [c_double],
     "get_adapter": [POINTER(c_char_p)],
+    "get_device": [POINTER(c_char_p)],
     "get_seed": [POINTER(c_int64)],
     "set_seed": [c_int64],
     "get_seed_in_use": [POINTER(c_int64)],

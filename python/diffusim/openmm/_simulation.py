@@ -29,6 +29,7 @@ def simulation(
     *,
     spring: unit.Quantity | float | None = None,
     adapter: str = "leimkuhler-matthews",
+    device: str = "auto",
     seed: int = 0,
     platform: openmm.Platform | str = "Reference",
     frame: int = 0,
@@ -52,6 +53,7 @@ def simulation(
         stepSize,
         spring=spring,
         adapter=adapter,
+        device=device,
         seed=seed,
     )
     if isinstance(platform, str):

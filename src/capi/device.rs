@@ -1,0 +1,46 @@
+//! What a simulation may run on.
+
+use super::{diffusim_status_t, guard, output, text};
+use crate::backend::{self, Device};
+use crate::error::Error;
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+
+thread_local! {
+    static DESCRIPTION: RefCell<CString> = RefCell::default();
+}
+
+/// Describe the device of a name that diffusim_simulation_options_t::device takes, such as
+/// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB". The text is valid until the next call on this thread.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT (no such name), DIFFUSIM_ERROR_UNSUPPORTED (it cannot be used here; the sentence says
+/// why).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_device_describe(
+    device: *const c_char,
+    description: *mut *const c_char,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(description, "description")?;
+        let words = Device::parse(text(device, "device")?)?.describe()?;
+        let words = CString::new(words).map_err(|e| Error::Device(e.to_string()))?;
+        *out = DESCRIPTION.with_borrow_mut(|last| {
+            *last = words;
+            last.as_ptr()
+        });
+        Ok(())
+    })
+}
+
+/// Number of GPUs: "cuda:0", "cuda:1" and so on; 0 where there is no driver.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_device_count(n_gpus: *mut usize) -> diffusim_status_t {
+    guard(|| {
+        *output(n_gpus, "n_gpus")? = backend::cuda::count();
+        Ok(())
+    })
+}
