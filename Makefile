@@ -29,6 +29,10 @@ test: lint install  ## every test there is
 	cargo test --release --quiet
 	$(BIN)/python -m pytest --quiet tests
 
+test-gpu: install  ## what needs a GPU; without one it says so and skips
+	cargo test --release --quiet --test cuda -- --ignored --nocapture device::
+	DIFFUSIM_TEST_GPU=1 $(BIN)/python -m pytest --quiet -rs tests/gpu
+
 lint: install  ## formatting and lints, without changing a file
 	cargo fmt --check
 	cargo clippy --release --quiet --all-targets -- --deny warnings
@@ -45,6 +49,9 @@ format: install  ## format all sources
 bench: install  ## speed of the core, and side by side with its peers; out/bench.json
 	cargo bench --bench core
 	$(BIN)/python benches/compare.py
+
+bench-gpu: install  ## speed on a GPU beside its peers; out/bench-gpu.json
+	$(BIN)/python benches/gpu.py
 
 docs:  ## the Rust documentation, in target/doc
 	cargo doc --no-deps

@@ -1,7 +1,8 @@
 // Some consecutive steps of some replicas in one launch: the twin of Chunk::advance in src/backend/cpu.rs.
 //
-// One block moves `frames_per_block` replicas through all steps: score -> guard -> adapter -> positions, without leaving the
-// multiprocessor. Everything is added in the order of the CPU, so that the positions have the bits of the CPU's.
+// One block moves `frames_per_block` replicas through all steps: score -> guard -> adapter -> positions, without
+// leaving the multiprocessor. Everything is added in the order of the CPU, so that the positions have the bits of the
+// CPU's.
 #pragma once
 
 #include "em.cuh"
@@ -51,7 +52,8 @@ const double RUNAWAY = 100.0;
 DIFFUSIM_FN unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
 // A part of the work space; parts begin at multiples of 16 bytes. Twin: Workspace in src/backend/cuda/mod.rs.
-template <class T> DIFFUSIM_FN T* carve(unsigned char*& memory, unsigned count) {
+template <class T>
+DIFFUSIM_FN T* carve(unsigned char*& memory, unsigned count) {
     T* part = reinterpret_cast<T*>(memory);
     memory += (count * sizeof(T) + 15) / 16 * 16;
     return part;
@@ -78,9 +80,10 @@ DIFFUSIM_FN double worst_of(Point s) {
     return worst;
 }
 
-// `Model` gives the number of frames it works on at once, loads what it needs, prepares the scores of all frames together
-// and then tells that of one particle.
-template <class Model> DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
+// `Model` gives the number of frames it works on at once, loads what it needs, prepares the scores of all frames
+// together and then tells that of one particle.
+template <class Model>
+DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
     const unsigned frames = model.frames(), n = job.n_particles;
     const unsigned first = blockIdx.x * frames, count = least(frames, job.n_replicas - first);
     unsigned* first_failure = carve<unsigned>(memory, 1);

@@ -1,7 +1,8 @@
-// Potentials whose score is exact: the twin of src/model/analytic.rs. Energies in kT0, lengths in nm, all in double precision.
+// Potentials whose score is exact: the twin of src/model/analytic.rs. Energies in kT0, lengths in nm, all in double
+// precision.
 //
-// Every operation is that of the CPU in its order, so the bits are the same, except where exp() is needed (Mueller-Brown):
-// there a score may differ in the last place.
+// Every operation is that of the CPU in its order, so the bits are the same, except where exp() is needed
+// (Mueller-Brown): there a score may differ in the last place.
 #pragma once
 
 #include "adapter.cuh"
@@ -92,7 +93,8 @@ struct Analytic {
         return s;
     }
 
-    // Sum over the partners of a particle of a potential whose (dE/dr)/r is `slope(r^2)`; the first DIM coordinates count.
+    // Sum over the partners of a particle of a potential whose (dE/dr)/r is `slope(r^2)`; the first DIM coordinates
+    // count.
     template <int DIM, class Slope>
     DIFFUSIM_MEMBER Point pairs(const Point* x, unsigned particle, Slope slope) const {
         Point s = {{0.0, 0.0, 0.0}};

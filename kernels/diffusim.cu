@@ -1,10 +1,10 @@
-// The kernels of this library: one for the analytic potentials, and one of the distance network for each number of frames
-// that a block may work on. kernels/make_ptx.py compiles this file into diffusim.ptx.
+// The kernels of this library: one for the analytic potentials, and one of the distance network for each number of
+// frames that a block may work on. kernels/make_ptx.py compiles this file into diffusim.ptx.
 #include "analytic.cuh"
 #include "distance.cuh"
 
 #define KERNEL(NAME, MODEL)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(512, 1) NAME(Job job, MODEL model) {                                     \
+    extern "C" __global__ void __launch_bounds__(512, 1) NAME(Job job, MODEL model) {                                  \
         SHARED_MEMORY(shared);                                                                                         \
         advance(job, model, job.scratch ? job.scratch + blockIdx.x * job.scratch_bytes : shared);                      \
     }

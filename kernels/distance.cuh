@@ -1,19 +1,24 @@
-// The `distance` network: the twin of src/model/distance.rs, whose documentation has the formulas, function by function.
+// The `distance` network: the twin of src/model/distance.rs, whose documentation has the formulas, function by
+// function.
 //
 // Sums run in the order of the CPU and every operation is correctly rounded, so that a score has the bits of the CPU's.
 //
-// A block works on FRAMES frames at once, arrays lie as [index][frame], and a thread of a dense layer holds several frames of one
-// unit in registers: a weight that was read serves all of them. Weights are the same for all blocks; as many layers as fit are
-// copied into shared memory once a launch, where one copy serves both directions, the others stream from the second-level cache.
+// A block works on FRAMES frames at once, arrays lie as [index][frame], and a thread of a dense layer holds several
+// frames of one unit in registers: a weight that was read serves all of them. Weights are the same for all blocks; as
+// many layers as fit are copied into shared memory once a launch, where one copy serves both directions, the others
+// stream from the second-level cache.
 //
-// What that should cost (a roofline from data sheets, not measured; H100: 132 multiprocessors at 1.7 GHz, each 128 fma a cycle and
-// 64 bytes a cycle from the second-level cache, which gives 5.5 TB/s to all of them): the network of examples/ala2 has 85,056
-// weights, so 170,112 fma a score, and layers 0 and 1 stay in shared memory (193 kB) while 295 kB stream.
-// * FRAMES = 1: one replica, 4,600 cycles of streaming over 4,100 cycles of dependent fma (1,019 of 4 cycles): 3 us a step. With 132
+// What that should cost (a roofline from data sheets, not measured; H100: 132 multiprocessors at 1.7 GHz, each 128 fma
+// a cycle and 64 bytes a cycle from the second-level cache, which gives 5.5 TB/s to all of them): the network of
+// examples/ala2 has 85,056 weights, so 170,112 fma a score, and layers 0 and 1 stay in shared memory (193 kB) while 295
+// kB stream.
+// * FRAMES = 1: one replica, 4,600 cycles of streaming over 4,100 cycles of dependent fma (1,019 of 4 cycles): 3 us a
+// step. With 132
 //   replicas the streams share 5.5 TB/s: 7 us a step.
 // * FRAMES = 8: 10,600 cycles of fma, 6.2 us a step of 1,056 replicas, which stream for 7 us.
 // * FRAMES = 32: 42,500 cycles of fma, 25 us a step of 4,224 replicas.
-// Splitting a block's work over a cluster of four, each with a quarter of the weights in its shared memory, would end the streaming.
+// Splitting a block's work over a cluster of four, each with a quarter of the weights in its shared memory, would end
+// the streaming.
 #pragma once
 
 #include "advance.cuh"
@@ -52,8 +57,8 @@ DIFFUSIM_FN Vector axpy(Vector a, float s, Vector b) {
 DIFFUSIM_FN float dot(Vector a, Vector b) { return fused(a.x[2], b.x[2], fused(a.x[1], b.x[1], a.x[0] * b.x[0])); }
 
 DIFFUSIM_FN Vector cross(Vector a, Vector b) {
-    return Vector{{a.x[1] * b.x[2] - a.x[2] * b.x[1], a.x[2] * b.x[0] - a.x[0] * b.x[2],
-                   a.x[0] * b.x[1] - a.x[1] * b.x[0]}};
+    return Vector{
+        {a.x[1] * b.x[2] - a.x[2] * b.x[1], a.x[2] * b.x[0] - a.x[0] * b.x[2], a.x[0] * b.x[1] - a.x[1] * b.x[0]}};
 }
 
 // The three bonds of a quadruplet and what both of its features share.
@@ -99,8 +104,8 @@ struct Bonds {
     }
 };
 
-// A layer as one direction reads it: weight w of input i and output o is at i * in_step + o * out_step. The twin of Dense in
-// src/model/dense.rs: forwards y = x W + b, backwards x = W y.
+// A layer as one direction reads it: weight w of input i and output o is at i * in_step + o * out_step. The twin of
+// Dense in src/model/dense.rs: forwards y = x W + b, backwards x = W y.
 struct Dense {
     const float* weight;
     const float* bias;
@@ -114,7 +119,8 @@ struct Dense {
 const unsigned LANES = 16;
 
 // TILE neighbouring frames of one unit.
-template <int TILE> struct Tile {
+template <int TILE>
+struct Tile {
     float x[TILE];
 
     static DIFFUSIM_MEMBER Tile all(float value) {
@@ -147,7 +153,8 @@ template <int TILE> struct Tile {
 };
 
 // Output `o` of the frames that lie at `x`, FRAMES apart: summed over the inputs in their order.
-template <int FRAMES, int TILE> DIFFUSIM_FN Tile<TILE> forward(const Dense& dense, unsigned o, const float* x) {
+template <int FRAMES, int TILE>
+DIFFUSIM_FN Tile<TILE> forward(const Dense& dense, unsigned o, const float* x) {
     Tile<TILE> sum = Tile<TILE>::all(dense.bias[o]);
     const float* w = dense.weight + o * dense.out_step;
     DIFFUSIM_UNROLL
@@ -157,7 +164,8 @@ template <int FRAMES, int TILE> DIFFUSIM_FN Tile<TILE> forward(const Dense& dens
 }
 
 // Input `i`, from the derivatives by the outputs at `y`: LANES partial sums, then added by halves.
-template <int FRAMES, int TILE> DIFFUSIM_FN Tile<TILE> backward(const Dense& dense, unsigned i, const float* y) {
+template <int FRAMES, int TILE>
+DIFFUSIM_FN Tile<TILE> backward(const Dense& dense, unsigned i, const float* y) {
     Tile<TILE> sums[LANES];
     for (unsigned lane = 0; lane < LANES; lane++)
         sums[lane] = Tile<TILE>::all(0.0f);
@@ -176,7 +184,8 @@ template <int FRAMES, int TILE> DIFFUSIM_FN Tile<TILE> backward(const Dense& den
 }
 
 // FORWARD and BACKWARD: frames that a thread holds in registers on the two ways.
-template <int FRAMES, int FORWARD, int BACKWARD> struct Distance {
+template <int FRAMES, int FORWARD, int BACKWARD>
+struct Distance {
     const float* numbers;
     const Layer* layers;
     const unsigned* members;     // [n_members]: the system's particles that are the network's

@@ -7,8 +7,7 @@ struct EulerMaruyama {
     static DIFFUSIM_MEMBER Point update_particle(Point position, Point score, Xi noise, Xi, ParticleStep step) {
         Point moved;
         for (int c = 0; c < 3; c++)
-            moved.x[c] =
-                position.x[c] + (step.effective_step * score.x[c] + step.noise_amplitude * (double)noise.x[c]);
+            moved.x[c] = position.x[c] + (step.effective_step * score.x[c] + step.noise_amplitude * (double)noise.x[c]);
         return moved;
     }
 };

@@ -1,6 +1,7 @@
 // Arithmetic that gives the same bits everywhere: the twin of src/lane.rs.
 //
-// Only integer operations and correctly rounded +, -, *, /, fma and sqrt are used, so that nvcc and NVRTC (--fmad=false), g++
+// Only integer operations and correctly rounded +, -, *, /, fma and sqrt are used, so that nvcc and NVRTC
+// (--fmad=false), g++
 // (-ffp-contract=off) and Rust agree to the last bit. Plain C++: it also compiles for the host.
 #pragma once
 

@@ -1,7 +1,7 @@
 """Compile kernels/diffusim.cu into kernels/diffusim.ptx, which is committed and built into the library.
 
-The PTX is of ISA 8.0 for compute_70, so that every driver from CUDA 12.0 on compiles it for its GPU when it is loaded. NVRTC
-12.0.140 (`pip install nvidia-cuda-nvrtc-cu12==12.0.140`) gives the same text on every machine. `--check` compares instead of writing.
+The PTX is of ISA 8.0 for compute_70, so that every driver from CUDA 12.0 on compiles it for its GPU when it is loaded.
+NVRTC 12.0.140 (`pip install nvidia-cuda-nvrtc-cu12==12.0.140`) gives the same text on every machine.
 """
 
 import argparse

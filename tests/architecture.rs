@@ -75,7 +75,9 @@ const CUDA: &str = "backend/cuda.rs";
 #[test]
 fn every_adapter_has_its_twin_among_the_kernels() {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    for (room, file, text) in files().into_iter().filter(|(room, file, _)| room == "adapter" && !file.ends_with("mod.rs")) {
+    for (room, file, text) in
+        files().into_iter().filter(|(room, file, _)| room == "adapter" && !file.ends_with("mod.rs"))
+    {
         let twin = kernels.join(file.trim_start_matches("adapter/")).with_extension("cuh");
         let twin = std::fs::read_to_string(&twin).unwrap_or_else(|e| panic!("{}: {e}", twin.display()));
         assert!(text.contains("fn update_particle(") && twin.contains(" update_particle("), "{room}: {file}");

@@ -44,7 +44,44 @@ fn with_driver(folder: &Path, tests: &str, settings: &[(&str, &str)]) -> Output 
 fn assert_passes(folder: &Path, settings: &[(&str, &str)]) {
     let output = with_driver(folder, "device::", settings);
     let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
-    assert!(output.status.success() && text.contains("test device::"), "{settings:?}: {}\n{text}", output.status);
+    assert!(
+        output.status.success() && text.contains("test device::"),
+        "{settings:?}: {}\n{text}",
+        output.status
+    );
+}
+
+/// Build tests/simt/test_simt.cpp, whose argument names a kernel that must fail.
+#[test]
+fn the_host_runs_kernels_as_a_gpu_does() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simt/test_simt.cpp");
+    let folder = tempfile::tempdir().unwrap();
+    for flags in [&[][..], &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]] {
+        let program = folder.path().join("test_simt");
+        let built = Command::new(std::env::var("CXX").unwrap_or("g++".into()))
+            .args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror"])
+            .args(flags)
+            .args([source.as_path(), Path::new("-o"), &program])
+            .status()
+            .unwrap();
+        assert!(built.success());
+        let output = Command::new(&program).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for (kernel, sentence) in [
+            (
+                "half_at_a_barrier",
+                "simt: some threads wait at a barrier that others do not reach in block 0 of 1",
+            ),
+            (
+                "not_in_its_mask",
+                "simt: a lane calls a warp operation whose mask leaves it out in block 0 of 1",
+            ),
+        ] {
+            let output = Command::new(&program).arg(kernel).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && text.contains(sentence), "{kernel}: {text}");
+        }
+    }
 }
 
 #[test]
@@ -55,13 +92,17 @@ fn trajectories_on_the_host_driver_have_the_bits_of_the_cpu() {
     assert_passes(&folder, &[("SIMT_SEED", "77"), ("SIMT_MULTIPROCESSORS", "1")]);
     // The work space in global memory; shared memory for some layers; for all layers, and many multiprocessors.
     assert_passes(&folder, &[("SIMT_SEED", "5"), ("SIMT_SHARED_BYTES", "1024")]);
-    assert_passes(&folder, &[("SIMT_SEED", "6"), ("SIMT_SHARED_BYTES", "232448"), ("SIMT_MULTIPROCESSORS", "132")]);
+    assert_passes(
+        &folder,
+        &[("SIMT_SEED", "6"), ("SIMT_SHARED_BYTES", "232448"), ("SIMT_MULTIPROCESSORS", "132")],
+    );
     assert_passes(&folder, &[("SIMT_SEED", "7"), ("SIMT_SHARED_BYTES", "1000000")]);
 }
 
 #[test]
 fn the_host_driver_is_clean_under_sanitizers() {
-    let folder = host_driver("simt-sanitized", &["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
+    let folder =
+        host_driver("simt-sanitized", &["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
     let runtime = Command::new("g++").arg("-print-file-name=libasan.so").output().unwrap().stdout;
     let runtime = String::from_utf8(runtime).unwrap();
     let settings = [
@@ -85,8 +126,14 @@ fn a_gpu_that_cannot_be_used_is_a_sentence() {
         (&[("SIMT_INIT", "34")], "does not start (CUDA_ERROR_STUB_LIBRARY)"),
         (&[("SIMT_DRIVER", "11040")], "NVIDIA's driver is for CUDA 11.4; expected 12.0 or later"),
         (&[("SIMT_CAPABILITY", "61")], "compute capability 6.1; expected 7.0 (Volta) or later"),
-        (&[("SIMT_MEMORY", "2000")], "failed while allocating its memory: CUDA_ERROR_OUT_OF_MEMORY; use fewer replicas"),
-        (&[("DIFFUSIM_TEST_DEVICE", "cuda:3")], "device 'cuda:3' is not there: this machine has one GPU, 'cuda:0'"),
+        (
+            &[("SIMT_MEMORY", "2000")],
+            "failed while allocating its memory: CUDA_ERROR_OUT_OF_MEMORY; use fewer replicas",
+        ),
+        (
+            &[("DIFFUSIM_TEST_DEVICE", "cuda:3")],
+            "device 'cuda:3' is not there: this machine has one GPU, 'cuda:0'",
+        ),
         (&[("DIFFUSIM_TEST_DEVICE", "cuda:3"), ("SIMT_DEVICES", "3")], "has 3 GPUs, 'cuda:0' to 'cuda:2'"),
     ] {
         let output = with_driver(&folder, "sentence::of_a_simulation", settings);
@@ -227,13 +274,16 @@ mod device {
             let model = analytic(kind, n, 300.0, parameters);
             for adapter in ADAPTERS {
                 for n_replicas in [1, 70] {
-                    let mut pair = both(&model, &Options {
-                        adapter,
-                        n_replicas,
-                        step_size: StepSize::EffectiveStep(1.3e-4),
-                        temperature: Some(341.0),
-                        ..options()
-                    });
+                    let mut pair = both(
+                        &model,
+                        &Options {
+                            adapter,
+                            n_replicas,
+                            step_size: StepSize::EffectiveStep(1.3e-4),
+                            temperature: Some(341.0),
+                            ..options()
+                        },
+                    );
                     // Particles on a lattice, every replica displaced a little differently.
                     let start: Vec<f64> = (0..3 * n * n_replicas)
                         .map(|i| {
@@ -269,19 +319,22 @@ mod device {
         let mut masses: Vec<f64> = (0..n).map(|i| 3.0 + i as f64).collect();
         masses[1] = 0.0; // frozen
         for adapter in ADAPTERS {
-            let mut pair = both(&model, &Options {
-                adapter,
-                n_replicas: 3,
-                masses: Some(masses.clone()),
-                mobility: Some(Mobility::FrictionRate(7.0)),
-                particle_ids: Some((0..n as u32).map(|i| 1000 - 3 * i).collect()),
-                spring_schedule: SpringSchedule::given(vec![1.0, 1.7, 0.8], End::Cycle).unwrap(),
-                noise_schedule: NoiseSchedule::given(vec![0.7, 0.9], End::Cycle).unwrap(),
-                temperature_schedule: Some(
-                    TemperatureSchedule::given(vec![330.0, 310.0, 290.0], End::Hold).unwrap(),
-                ),
-                ..options()
-            });
+            let mut pair = both(
+                &model,
+                &Options {
+                    adapter,
+                    n_replicas: 3,
+                    masses: Some(masses.clone()),
+                    mobility: Some(Mobility::FrictionRate(7.0)),
+                    particle_ids: Some((0..n as u32).map(|i| 1000 - 3 * i).collect()),
+                    spring_schedule: SpringSchedule::given(vec![1.0, 1.7, 0.8], End::Cycle).unwrap(),
+                    noise_schedule: NoiseSchedule::given(vec![0.7, 0.9], End::Cycle).unwrap(),
+                    temperature_schedule: Some(
+                        TemperatureSchedule::given(vec![330.0, 310.0, 290.0], End::Hold).unwrap(),
+                    ),
+                    ..options()
+                },
+            );
             let forces: Vec<f64> = (0..9 * n).map(|i| 300.0 * (i as f64).cos()).collect();
             for _ in 0..2 {
                 for s in &mut pair {
@@ -291,7 +344,12 @@ mod device {
             }
             assert_same_bits(&format!("{adapter:?}"), &pair);
             for s in &mut pair {
-                let hotter = Options { temperature: Some(371.0), temperature_schedule: None, seed: 5, ..s.options().clone() };
+                let hotter = Options {
+                    temperature: Some(371.0),
+                    temperature_schedule: None,
+                    seed: 5,
+                    ..s.options().clone()
+                };
                 s.reconfigure(hotter).unwrap();
                 s.step(4).unwrap();
             }
@@ -310,7 +368,8 @@ mod device {
         let places: Vec<usize> = (0..n).map(|i| 2 * (n - i) - 1).collect();
         let whole = Arc::new(inner.subset(2 * n + 3, &places).unwrap());
         let mut pair = both(&whole, &Options { n_replicas: 2, ..options() });
-        let start: Vec<f64> = pair[0].positions().iter().enumerate().map(|(i, x)| x + 1e-3 * (i as f64).sin()).collect();
+        let start: Vec<f64> =
+            pair[0].positions().iter().enumerate().map(|(i, x)| x + 1e-3 * (i as f64).sin()).collect();
         for s in &mut pair {
             s.set_positions(&start).unwrap();
             s.step(9).unwrap();
@@ -327,13 +386,21 @@ mod device {
         }
         for (model, step, n_steps) in [
             (network(), 3e-3, 1000),
-            (analytic("double-well", 2, 300.0, json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 5.5})), 0.37, 1000),
+            (
+                analytic(
+                    "double-well",
+                    2,
+                    300.0,
+                    json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 5.5}),
+                ),
+                0.37,
+                1000,
+            ),
         ] {
-            let mut pair = both(&model, &Options {
-                step_size: StepSize::EffectiveStep(step),
-                n_replicas: 11,
-                ..options()
-            });
+            let mut pair = both(
+                &model,
+                &Options { step_size: StepSize::EffectiveStep(step), n_replicas: 11, ..options() },
+            );
             let failures = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
             assert!(matches!(failures[0], Error::NotFinite(_)), "{}", failures[0]);
             assert_eq!(failures[0], failures[1]);
@@ -407,7 +474,8 @@ mod device {
             Ok(())
         };
         let model = Model::callback(2, 300.0, Box::new(free));
-        let options = Options { device: "cuda".into(), step_size: StepSize::EffectiveStep(1e-3), ..Options::default() };
+        let options =
+            Options { device: "cuda".into(), step_size: StepSize::EffectiveStep(1e-3), ..Options::default() };
         let error = Simulation::new(Arc::new(model.unwrap()), options).err().unwrap();
         assert!(error.to_string().contains("has no kernel for this kind of model"), "{error}");
     }

@@ -20,9 +20,9 @@ namespace diffusim_openmm {
  * System has, in the groups of getIntegrationForceGroups(), act on top of it as a bias. Without any, step(n) is one
  * call into the core.
  *
- * The core computes the score and the step, on the device of setDevice(), whatever the platform. Reference and CPU keep positions in
- * double precision, as the core does: there the same seed gives the trajectory of every other door of diffusim bit for
- * bit.
+ * The core computes the score and the step, on the device of setDevice(), whatever the platform. Reference and CPU keep
+ * positions in double precision, as the core does: there the same seed gives the trajectory of every other door of
+ * diffusim bit for bit.
  *
  * The dynamics is overdamped: velocities have no meaning and are left alone. Failures throw diffusim::error or
  * OpenMM::OpenMMException.

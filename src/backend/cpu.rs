@@ -223,10 +223,7 @@ fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
 }
 
 /// Of two outcomes the failure at the earlier step, so that what is reported and restored does not depend on threads.
-fn earlier(
-    a: Outcome,
-    b: Outcome,
-) -> Outcome {
+fn earlier(a: Outcome, b: Outcome) -> Outcome {
     let step = |outcome: &Outcome| match outcome {
         Ok(()) => u64::MAX,
         Err(Failure::Other(_)) => 0,

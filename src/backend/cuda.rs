@@ -306,10 +306,8 @@ impl Gpu {
         // Safety: every buffer is used on the one stream of its simulation.
         unsafe { context.disable_event_tracking() };
         let get = |attribute| context.attribute(attribute).during("being asked what it is");
-        let n_multiprocessors =
-            get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
-        let shared =
-            get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let n_multiprocessors = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let shared = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let module = context.load_module(Ptx::from_src(PTX)).during("compiling the kernels")?;
         for name in DISTANCE_KERNELS.map(|kernel| kernel.0).into_iter().chain([ANALYTIC_KERNEL]) {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -455,7 +453,11 @@ impl Cuda {
                 unsafe { stream.alloc::<Factors>(1) }?,
                 stream.clone_htod(&placement.particle_ids)?,
                 unsafe { stream.alloc::<Report>(n_blocks) }?,
-                if plan.shared { None } else { Some(unsafe { stream.alloc::<u8>(n_blocks * plan.workspace) }?) },
+                if plan.shared {
+                    None
+                } else {
+                    Some(unsafe { stream.alloc::<u8>(n_blocks * plan.workspace) }?)
+                },
             ))
         };
         let (model, positions, particles, factors, particle_ids, reports, scratch) =
@@ -505,7 +507,9 @@ impl Cuda {
             Factors { drift, noise }
         });
         let sent = self.sent_factors.iter().copied();
-        if self.sent_factors.len() < job.n_steps as usize || !factors.clone().eq(sent.take(job.n_steps as usize)) {
+        if self.sent_factors.len() < job.n_steps as usize
+            || !factors.clone().eq(sent.take(job.n_steps as usize))
+        {
             self.sent_factors.clear();
             self.sent_factors.extend(factors);
             if self.factors.len() < self.sent_factors.len() {

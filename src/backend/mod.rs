@@ -146,8 +146,21 @@ mod tests {
         ] {
             assert_eq!(Device::parse(name), Ok(device));
         }
-        for name in ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:+1", "cuda:1.5", "cuda 1", "cuda:99999999999999999999"] {
-            assert!(Device::parse(name).unwrap_err().to_string().contains("expected 'auto', 'cpu', 'cuda'"), "{name}");
+        for name in [
+            "",
+            "gpu",
+            "CUDA",
+            "cuda:",
+            "cuda:-1",
+            "cuda:+1",
+            "cuda:1.5",
+            "cuda 1",
+            "cuda:99999999999999999999",
+        ] {
+            assert!(
+                Device::parse(name).unwrap_err().to_string().contains("expected 'auto', 'cpu', 'cuda'"),
+                "{name}"
+            );
         }
     }
 }

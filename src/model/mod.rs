@@ -12,8 +12,8 @@ mod subset;
 pub use analytic::{Analytic, Potential};
 pub use callback::Callback;
 pub use distance::Distance;
-pub use kernel::KernelModel;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
+pub use kernel::KernelModel;
 pub use subset::Subset;
 
 use crate::cell::Cell;

@@ -224,7 +224,8 @@ static void devices(void) {
     OK(diffusim_device_describe("cpu", &description));
     TRUE(strstr(description, "cores") != NULL);
     FAILS(diffusim_device_describe("cuda:77", &description), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");
-    FAILS(diffusim_device_describe("abacus", &description), DIFFUSIM_ERROR_INVALID_ARGUMENT, "device 'abacus' is unknown");
+    FAILS(diffusim_device_describe("abacus", &description), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "device 'abacus' is unknown");
     FAILS(diffusim_device_describe(NULL, &description), DIFFUSIM_ERROR_INVALID_ARGUMENT, "device is NULL");
     TRUE(strstr(description, "cores") != NULL);
     size_t n_gpus = 77;

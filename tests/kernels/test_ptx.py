@@ -60,4 +60,6 @@ def test_registers_and_spills(architecture, tmp_path, record_property):
     print(architecture, found)
     assert set(found) == entries()
     for name, (registers, spill) in found.items():
-        assert registers <= MAX_REGISTERS and spill <= MAX_SPILL, f"{name}: {registers} registers, {spill} bytes spilled"
+        assert registers <= MAX_REGISTERS and spill <= MAX_SPILL, (
+            f"{name}: {registers} registers, {spill} bytes spilled"
+        )

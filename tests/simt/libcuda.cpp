@@ -1,14 +1,15 @@
-// A stand-in for libcuda.so.1 whose GPU is this host: the whole path of src/backend/cuda.rs runs without a GPU, with real numbers.
+// A stand-in for libcuda.so.1 whose GPU is this host: the whole path of src/backend/cuda.rs runs without a GPU, with
+// real numbers.
 //
-// Device memory is host memory, modules must be the PTX of this library, and a kernel is the same source, compiled for the host
-// and run by simt.h. Streams are lazy: copies from the device, sets and kernels wait until the stream is synchronised, so that a
-// result used too early is wrong. Misuse (a dead context, a copy beyond an allocation, a free after its context) is an
-// error or ends the program; at exit nothing may be left over. Environment:
+// Device memory is host memory, modules must be the PTX of this library, and a kernel is the same source, compiled for
+// the host and run by simt.h. Streams are lazy: copies from the device, sets and kernels wait until the stream is
+// synchronised, so that a result used too early is wrong. Misuse (a dead context, a copy beyond an allocation, a free
+// after its context) is an error or ends the program; at exit nothing may be left over. Environment:
 //   SIMT_SEED               order of the threads
 //   SIMT_MULTIPROCESSORS    of the device (2)
 //   SIMT_SHARED_BYTES       that a block may use (101376)
-//   SIMT_DEVICES, SIMT_DRIVER, SIMT_CAPABILITY, SIMT_INIT    devices (1), version (12000), 10 x capability (90), result of cuInit (0)
-//   SIMT_MEMORY             bytes of the device (1 GiB)
+//   SIMT_DEVICES, SIMT_DRIVER, SIMT_CAPABILITY, SIMT_INIT    devices (1), version (12000), 10 x capability (90), result
+//   of cuInit (0) SIMT_MEMORY             bytes of the device (1 GiB)
 #include "simt.h"
 
 #include "diffusim.cu"
@@ -55,11 +56,14 @@ Arguments captured(void** arguments, std::integral_constant<void (*)(Parameters.
         return [=] { simt::launch([&] { std::apply(function, values); }, grid, size, shared); };
     };
 }
-template <class F> struct Count;
-template <class... Parameters> struct Count<void (*)(Parameters...)> {
+template <class F>
+struct Count;
+template <class... Parameters>
+struct Count<void (*)(Parameters...)> {
     using Indices = std::index_sequence_for<Parameters...>;
 };
-template <auto function> Arguments capture(void** arguments) {
+template <auto function>
+Arguments capture(void** arguments) {
     using F = decltype(function);
     return captured(arguments, std::integral_constant<F, function>{}, typename Count<F>::Indices{});
 }
@@ -87,8 +91,8 @@ struct Device {
     ~Device() {
         if (retained + modules + allocations.size() + streams.size() == 0)
             return;
-        std::fprintf(stderr, "libcuda: left over: %d contexts, %d modules, %zu buffers, %zu streams\n", retained, modules,
-                     allocations.size(), streams.size());
+        std::fprintf(stderr, "libcuda: left over: %d contexts, %d modules, %zu buffers, %zu streams\n", retained,
+                     modules, allocations.size(), streams.size());
         std::_Exit(99);
     }
 } device;
@@ -109,7 +113,10 @@ bool owned(std::uint64_t place, std::size_t bytes) {
     return place + bytes <= next->first + next->second;
 }
 
-template <class T> T* pointer(std::uint64_t place) { return reinterpret_cast<T*>(place); }
+template <class T>
+T* pointer(std::uint64_t place) {
+    return reinterpret_cast<T*>(place);
+}
 
 Result enqueue(Stream* stream, Work work) {
     if (!usable())
@@ -286,8 +293,8 @@ API cuFuncSetAttribute(Kernel* function, int attribute, int value) {
         return INVALID_VALUE;
     return function->shared_limit = value, SUCCESS;
 }
-API cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned shared, Stream* stream, void** arguments, void**) {
+API cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned shared, Stream* stream, void** arguments, void**) {
     ONE_AT_A_TIME;
     if (block_x > 512 || block_x % 32 || block_y * block_z * grid_y * grid_z != 1 || shared > function->shared_limit)
         return INVALID_VALUE;

@@ -1,11 +1,11 @@
 // CUDA on the host: the kernels' own source runs as it is, one fiber per thread of a block, one block after the other.
 //
-// A fiber runs until it waits at a barrier or ends. Which of the waiting fibers goes on first is drawn from SIMT_SEED, so that a
-// missing barrier shows as a wrong number under some seed. Shared memory is poisoned before every block, and a barrier that
-// not all threads of a block reach, ended ones aside, ends the program with a message.
+// A fiber runs until it waits at a barrier or ends. Which of the waiting fibers goes on first is drawn from SIMT_SEED,
+// so that a missing barrier shows as a wrong number under some seed. Shared memory is poisoned before every block, and
+// a barrier that not all threads of a block reach, ended ones aside, ends the program with a message.
 //
-// Compile with -ffp-contract=off. Under AddressSanitizer fibers switch by swapcontext(), which it knows about; elsewhere by a few
-// instructions, a hundred times faster.
+// Compile with -ffp-contract=off. Under AddressSanitizer fibers switch by swapcontext(), which it knows about;
+// elsewhere by a few instructions, a hundred times faster.
 #pragma once
 
 #include <cmath>
@@ -94,12 +94,12 @@ struct Fiber {
     dim3 thread;
     unsigned lane = 0, warp = 0;
     State state = State::Ready;
-    int vote = 0;               // what a barrier or a ballot counts
-    unsigned mask = 0;          // lanes that a warp operation waits for
-    std::uint64_t given = 0;    // value offered to the warp
-    std::uint64_t values[32];   // values offered by all lanes, once they have met
-    unsigned present = 0;       // lanes that offered one
-    unsigned votes = 0;         // lanes that voted
+    int vote = 0;             // what a barrier or a ballot counts
+    unsigned mask = 0;        // lanes that a warp operation waits for
+    std::uint64_t given = 0;  // value offered to the warp
+    std::uint64_t values[32]; // values offered by all lanes, once they have met
+    unsigned present = 0;     // lanes that offered one
+    unsigned votes = 0;       // lanes that voted
 };
 
 struct Block {
@@ -257,14 +257,16 @@ void launch(void (*kernel)(Parameters...), void** arguments, dim3 grid, dim3 siz
     launch([&] { call(kernel, arguments, std::index_sequence_for<Parameters...>{}); }, grid, size, shared_bytes);
 }
 
-template <class T> std::uint64_t to_bits(T value) {
+template <class T>
+std::uint64_t to_bits(T value) {
     static_assert(sizeof value <= 8, "warps exchange up to eight bytes");
     std::uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof value);
     return bits;
 }
 
-template <class T> T from_lane(unsigned mask, T value, unsigned lane) {
+template <class T>
+T from_lane(unsigned mask, T value, unsigned lane) {
     meet(mask, to_bits(value), 0);
     if (lane < 32 && fiber->present >> lane & 1)
         std::memcpy(&value, &fiber->values[lane], sizeof value);
@@ -286,31 +288,38 @@ inline unsigned __ballot_sync(unsigned mask, int vote) {
     simt::meet(mask, 0, vote);
     return simt::fiber->votes;
 }
-template <class T> T __shfl_sync(unsigned mask, T value, int lane) {
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane) {
     return simt::from_lane(mask, value, static_cast<unsigned>(lane) % 32);
 }
-template <class T> T __shfl_xor_sync(unsigned mask, T value, int flip) {
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int flip) {
     return simt::from_lane(mask, value, simt::fiber->lane ^ static_cast<unsigned>(flip));
 }
-template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned by) {
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned by) {
     return simt::from_lane(mask, value, simt::fiber->lane + by);
 }
-template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned by) {
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned by) {
     return simt::from_lane(mask, value, simt::fiber->lane - by);
 }
 
 // Fibers give way at barriers only, so that plain operations are atomic.
-template <class T> T atomicAdd(T* place, T value) {
+template <class T>
+T atomicAdd(T* place, T value) {
     const T before = *place;
     *place += value;
     return before;
 }
-template <class T> T atomicMin(T* place, T value) {
+template <class T>
+T atomicMin(T* place, T value) {
     const T before = *place;
     *place = value < before ? value : before;
     return before;
 }
-template <class T> T atomicMax(T* place, T value) {
+template <class T>
+T atomicMax(T* place, T value) {
     const T before = *place;
     *place = value > before ? value : before;
     return before;

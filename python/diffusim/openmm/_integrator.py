@@ -53,8 +53,8 @@ class DiffusionIntegrator(openmm.Integrator):
         adapter        "leimkuhler-matthews" or "euler-maruyama"
         particles      indices in the System of the model's particles, in its order; by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
-        device         where the core computes, whatever OpenMM's platform: "cpu", or "cuda", "cuda:1" and so on for a GPU;
-                       "auto" is "cpu"
+        device         where the core computes, whatever OpenMM's platform: "cpu", or "cuda", "cuda:1" and so on for a
+                       GPU; "auto" is "cpu"
         seed           of the noise; 0 = a fresh one for every Context
         checkMasses    whether the System's masses must be the model's, which tells a wrong order of particles
 

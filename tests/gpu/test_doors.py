@@ -1,0 +1,87 @@
+"""`device="cuda"` from Python, the command line, OpenMM and LAMMPS: the bits of the CPU."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "tests/fixtures/distance_small.safetensors"
+ALA2 = ROOT / "examples/ala2"
+BIN = Path(sys.prefix) / "bin"
+
+
+def test_python(python):
+    python(f"""
+import numpy as np, diffusim
+names = diffusim.devices()
+assert names[:2] == ["cpu", "cuda:0"], names
+assert diffusim.describe_device("cuda").startswith("cuda:0: "), diffusim.describe_device("cuda")
+runs = [diffusim.Simulation({str(SMALL)!r}, n_replicas=3, seed=17, device=name) for name in ("cpu", "cuda")]
+for s in runs:
+    s.step(210)
+    s.step_biased(np.full(s.positions.shape, 31.0))
+cpu, cuda = runs
+assert (cpu.positions == cuda.positions).all() and cpu.checkpoint() == cuda.checkpoint()
+assert cpu.statistics == cuda.statistics
+""")
+
+
+def test_doctor_names_the_gpus(environment):
+    done = subprocess.run([BIN / "diffusim", "doctor"], capture_output=True, text=True, env=environment)
+    assert re.search(r"cuda +cuda:0: \w+", done.stdout), done.stdout + done.stderr
+
+
+def test_command_line(environment, tmp_path):
+    for device in ("cpu", "cuda"):
+        command = [BIN / "diffusim", "run", SMALL, "--output", f"{device}.dcd", "--steps", "400", "--every", "100"]
+        command += ["--replicas", "2", "--seed", "5", "--device", device]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "cpu.dcd").read_bytes() == (tmp_path / "cuda.dcd").read_bytes()
+
+
+def test_openmm(python):
+    python(f"""
+import numpy as np, openmm, diffusim.openmm as dm
+from openmm.unit import *
+ends = []
+for device in ("cpu", "cuda"):
+    sim = dm.simulation({str(ALA2 / "ala2.safetensors")!r}, seed=23, device=device)
+    assert sim.integrator.getDevice() == device
+    sim.step(20)
+    force = openmm.CustomExternalForce("37*(x-0.3)^2")
+    force.addParticle(2)
+    sim.system.addForce(force)
+    sim.context.reinitialize(preserveState=True)
+    sim.step(10)
+    ends.append(sim.context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(nanometer))
+    copy = dm.cast(openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(sim.integrator)))
+    assert copy.getDevice() == device
+assert (ends[0] == ends[1]).all()
+""")
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_lammps(environment, tmp_path, n_ranks):
+    """Two ranks take turns on two GPUs, where there are as many."""
+    dumped = []
+    for device in ("cpu", "cuda"):
+        (tmp_path / "in.test").write_text(f"""
+            units real
+            atom_style full
+            boundary s s s
+            read_data {ALA2}/ala2.data
+            comm_modify cutoff 12.0
+            fix 1 all diffusim 300 48291 model {ALA2}/ala2.safetensors spring auto device {device}
+            run 12
+            write_dump all custom {device}.{n_ranks} id x y z modify sort id format float %.17g
+        """)
+        mpirun = [BIN / "mpirun", "-np", str(n_ranks)] if n_ranks > 1 else []
+        command = [*mpirun, BIN / "lmp", "-in", "in.test"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        dumped.append((tmp_path / f"{device}.{n_ranks}").read_text())
+    assert dumped[0] == dumped[1]
