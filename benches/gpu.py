@@ -4,7 +4,7 @@
 
 Rows as of compare.py, one for each number of replicas and each peer that is installed here: PyTorch (eager; compiled,
 which replays CUDA graphs) and JAX (jitted scan). Besides, for each number of replicas, microseconds per step and the
-share of the roofline: the fma of its steps, counted, over what the GPU can do at best. Where there is no GPU it says why.
+share of the roofline: the fma of its steps, counted, over what the GPU can do at best. Without a GPU it says why.
 """
 
 import argparse
@@ -124,7 +124,9 @@ def peers(model, step, console):
     import jax.numpy as jnp
 
     if jax.default_backend() != "gpu":
-        console.print(f"no row with JAX: its backend is {jax.default_backend()}; pip install 'jax[cuda12]'")
+        console.print(
+            f"no row with JAX: its backend is {jax.default_backend()}; pip install 'jax[cuda12]'", markup=False
+        )
         return
     dynamics = compare.jax_dynamics(model, step)
     key = jax.random.key(1)

@@ -57,6 +57,13 @@ inline void check_abi() {
     }
 }
 
+/// What a device such as "cpu" or "cuda:0" is, in words; throws the reason if it cannot be used here.
+inline std::string describe_device(const std::string& name) {
+    const char* description = nullptr;
+    check(diffusim_device_describe(name.c_str(), &description));
+    return description;
+}
+
 /// A score model: immutable, safe to use from several threads. Move-only.
 class model {
 public:

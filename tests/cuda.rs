@@ -184,9 +184,13 @@ mod device {
     use diffusim::adapter::Adapter;
     use diffusim::error::Error;
     use diffusim::model::Model;
+    use diffusim::noise::normals;
     use diffusim::sampler::Simulation;
     use diffusim::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+    use safetensors::tensor::TensorView;
+    use safetensors::{Dtype, SafeTensors};
     use serde_json::json;
+    use sha2::{Digest, Sha256};
     use std::sync::Arc;
 
     const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
@@ -237,6 +241,66 @@ mod device {
                     assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
                 }
             }
+        }
+    }
+
+    /// Widths that are no multiple of anything, a layer of one unit, no signed features.
+    fn odd_network() -> Arc<Model> {
+        let n = 3;
+        let widths = [3 + 3, 7, 61, 1, 18, 1]; // pairs and embedding, hidden layers, output
+        let bead = json!({"name": "B", "element": "", "residue": "BED", "residue_index": 0, "mass": 31.0});
+        let mut metadata = json!({
+            "particles": vec![bead; n],
+            "format_version": 1, "kind": "distance", "n_particles": n, "length_unit": "nm", "training_temperature": 300.0,
+            "noise_levels": {"min": 0.001, "max": 0.1, "simulation": 0.003},
+            "hyperparameters": {
+                "hidden": widths[1..5], "activation": "silu", "quadruplets": [], "softening": 0.013, "signed_length": 0.12,
+                "harmonic": 0.0, "n_frequencies": 1,
+            },
+        });
+        let random = |tensor: u32, len: usize| -> Vec<u8> {
+            (0..len as u32).flat_map(|i| (0.4 * normals(5, tensor, i, 0)[0]).to_le_bytes()).collect()
+        };
+        let positive = |value: f32| -> Vec<u8> { [value; 3].iter().flat_map(|x| x.to_le_bytes()).collect() };
+        let mut tensors = vec![
+            ("feature_mean".into(), vec![3], positive(0.2)),
+            ("feature_spread".into(), vec![3], positive(0.07)),
+        ];
+        for (l, pair) in widths.windows(2).enumerate() {
+            let (n_in, n_out) = (pair[0], pair[1]);
+            tensors.push((
+                format!("layers.{l}.weight"),
+                vec![n_in, n_out],
+                random(2 * l as u32, n_in * n_out),
+            ));
+            tensors.push((format!("layers.{l}.bias"), vec![n_out], random(2 * l as u32 + 1, n_out)));
+        }
+        let start = (0..3 * n).map(|i| 0.1 * i as f32 + 0.03 * (i * i % 5) as f32);
+        tensors.push(("start_positions".into(), vec![1, n, 3], start.flat_map(f32::to_le_bytes).collect()));
+        let file = |metadata: &serde_json::Value| {
+            let views = tensors.iter().map(|(name, shape, bytes): &(String, Vec<usize>, Vec<u8>)| {
+                (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+            });
+            let header = [("diffusim".to_owned(), metadata.to_string())].into();
+            safetensors::serialize(views, Some(header)).unwrap()
+        };
+        let bytes = file(&metadata); // whose hash belongs into the header
+        let data = &bytes[8 + SafeTensors::read_metadata(&bytes).unwrap().0..];
+        let hash: String = Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect();
+        metadata["weights_sha256"] = json!(hash);
+        Arc::new(Model::from_bytes(&file(&metadata), None).unwrap())
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_an_odd_network() {
+        if !available() {
+            return;
+        }
+        for n_replicas in [1, 7, 33] {
+            let mut pair = both(&odd_network(), &Options { n_replicas, ..options() });
+            pair.iter_mut().for_each(|s| s.step(9).unwrap());
+            assert_same_bits(&format!("{n_replicas} replicas"), &pair);
         }
     }
 
@@ -294,7 +358,7 @@ mod device {
                         .collect();
                     for s in &mut pair {
                         s.set_positions(&start).unwrap();
-                        s.step(60).unwrap();
+                        s.step(25).unwrap();
                     }
                     if kind == "mueller-brown" {
                         for (a, b) in pair[0].positions().iter().zip(pair[1].positions()) {
@@ -420,7 +484,7 @@ mod device {
         let [mut cpu, mut gpu] = both(&network(), &Options { n_replicas: 4, ..options() });
         gpu.step(23).unwrap();
         cpu.restore(&gpu.checkpoint()).unwrap();
-        [&mut cpu, &mut gpu].map(|s| s.step(19).unwrap());
+        [&mut cpu, &mut gpu].into_iter().for_each(|s| s.step(19).unwrap());
         assert_eq!(cpu.checkpoint(), gpu.checkpoint());
         let checkpoint = cpu.checkpoint();
         cpu.step(8).unwrap();

@@ -16,7 +16,6 @@ use cudarc::driver::{
     LaunchConfig, PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Every kernel, as kernels/make_ptx.py compiled it.
@@ -277,6 +276,24 @@ pub(super) fn describe(index: usize) -> Result<String> {
     text().during("being asked what it is")
 }
 
+/// The context that was current on this thread, which is made current again at the end: a caller's work with the driver goes on as
+/// if nothing had happened.
+struct CallersContext(sys::CUcontext);
+
+impl CallersContext {
+    /// Before any other call; the driver is there.
+    fn keep() -> Self {
+        CallersContext(result::ctx::get_current().ok().flatten().unwrap_or(std::ptr::null_mut()))
+    }
+}
+
+impl Drop for CallersContext {
+    fn drop(&mut self) {
+        // Safety: it was current when `keep` asked, and nothing here destroys a context of the caller's.
+        let _ = unsafe { result::ctx::set_current(self.0) };
+    }
+}
+
 /// A GPU with the kernels loaded, shared by the simulations that use it and let go with the last of them.
 struct Gpu {
     n_multiprocessors: usize,
@@ -288,16 +305,19 @@ struct Gpu {
 }
 
 impl Gpu {
+    /// GPU `index`, which has passed [`probe`].
     fn attach(index: usize) -> Result<Arc<Self>> {
-        static ATTACHED: Mutex<Option<HashMap<(u32, usize), Weak<Gpu>>>> = Mutex::new(None);
-        probe(index)?;
+        /// Of each process, as a GPU cannot be used across fork(), and number.
+        static ATTACHED: Mutex<Vec<(u32, usize, Weak<Gpu>)>> = Mutex::new(Vec::new());
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = attached.get_or_insert_default().entry((std::process::id(), index)).or_default();
-        if let Some(gpu) = known.upgrade() {
+        let process = std::process::id();
+        let known = attached.iter().find(|(p, i, _)| (*p, *i) == (process, index));
+        if let Some(gpu) = known.and_then(|(_, _, gpu)| gpu.upgrade()) {
             return Ok(gpu);
         }
         let gpu = Arc::new(Self::start(index)?);
-        *known = Arc::downgrade(&gpu);
+        attached.retain(|(_, _, gpu)| gpu.strong_count() > 0);
+        attached.push((process, index, Arc::downgrade(&gpu)));
         Ok(gpu)
     }
 
@@ -336,7 +356,13 @@ enum Argument {
 }
 
 /// All replicas of a simulation on one GPU.
-pub struct Cuda {
+pub struct Cuda(
+    /// Taken out by drop, which has the caller's context to keep.
+    Option<Held>,
+);
+
+/// What a simulation holds of its GPU.
+struct Held {
     // Dropped in this order: buffers and kernel before the stream, the stream before the context.
     model: DeviceModel,
     positions: CudaSlice<f64>,
@@ -350,7 +376,7 @@ pub struct Cuda {
     kernel: CudaFunction,
     launch: LaunchConfig,
     stream: Arc<CudaStream>,
-    gpu: Arc<Gpu>,
+    _gpu: Arc<Gpu>,
     first_replica: u32,
     n_replicas: u32,
     n_particles: usize,
@@ -438,15 +464,34 @@ impl Cuda {
                  one); use device 'cpu'"
             );
         };
+        probe(index)?;
+        let _callers = CallersContext::keep();
+        Ok(Cuda(Some(Held::new(&model, placement, index, largest_score)?)))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        let Some(held) = self.0.take() else { return };
+        let callers = CallersContext::keep();
+        // Also makes its context current, in which its buffers are freed. An error here has nobody left to tell it to.
+        let _ = held.stream.synchronize();
+        drop(held);
+        drop(callers);
+    }
+}
+
+impl Held {
+    fn new(model: &KernelModel, placement: &Placement, index: usize, largest_score: f64) -> Result<Self> {
         let gpu = Gpu::attach(index)?;
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
-        let plan = Plan::new(&gpu, &model, n_replicas);
+        let plan = Plan::new(&gpu, model, n_replicas);
         let n_blocks = n_replicas.div_ceil(plan.frames);
         let stream = gpu.context.new_stream().during("making a stream")?;
         let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
         let buffers = || -> std::result::Result<_, DriverError> {
             Ok((
-                DeviceModel::new(&stream, &model, &plan)?,
+                DeviceModel::new(&stream, model, &plan)?,
                 stream.alloc_zeros::<f64>(3 * n_particles * n_replicas)?,
                 // Safety: written before they are read.
                 unsafe { stream.alloc::<ParticleStep>(n_particles) }?,
@@ -463,7 +508,7 @@ impl Cuda {
         let (model, positions, particles, factors, particle_ids, reports, scratch) =
             buffers().during("allocating its memory")?;
         let shared = if plan.shared { plan.workspace + plan.resident.1 } else { 0 };
-        Ok(Cuda {
+        Ok(Held {
             model,
             positions,
             bias: None,
@@ -480,7 +525,7 @@ impl Cuda {
                 shared_mem_bytes: shared as u32,
             },
             stream,
-            gpu,
+            _gpu: gpu,
             first_replica: placement.replicas.start,
             n_replicas: n_replicas as u32,
             n_particles,
@@ -562,10 +607,12 @@ impl Cuda {
 
 impl Backend for Cuda {
     fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), Failure> {
-        self.run(job, positions).during("taking steps").map_err(Failure::Other)?;
-        let largest = self.host_reports.iter().map(|r| r.largest_score);
-        self.largest_score = largest.fold(self.largest_score, f64::max);
-        let failed = self.host_reports.iter().filter(|r| r.step != NONE);
+        let _callers = CallersContext::keep();
+        let held = self.0.as_mut().expect("there until dropped");
+        held.run(job, positions).during("taking steps").map_err(Failure::Other)?;
+        let largest = held.host_reports.iter().map(|r| r.largest_score);
+        held.largest_score = largest.fold(held.largest_score, f64::max);
+        let failed = held.host_reports.iter().filter(|r| r.step != NONE);
         let Some(first) = failed.min_by_key(|r| (r.step, r.frame, r.particle)) else { return Ok(()) };
         let frame = first.frame as usize;
         Err(Failure::Score {
@@ -573,20 +620,12 @@ impl Backend for Cuda {
             particle: first.particle as usize,
             step: first.step,
             score: first.score,
-            positions: positions[3 * self.n_particles * frame..][..3 * self.n_particles].to_vec(),
+            positions: positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
         })
     }
 
     fn largest_score(&self) -> f64 {
-        self.largest_score
-    }
-}
-
-impl Drop for Cuda {
-    fn drop(&mut self) {
-        // Buffers go back to the pool of the stream; it must not be destroyed under them.
-        let _ = self.stream.synchronize();
-        let _ = self.gpu.context.bind_to_thread();
+        self.0.as_ref().map_or(0.0, |held| held.largest_score)
     }
 }
 

@@ -5,6 +5,8 @@
 
 int main(int, char** argv) try {
     diffusim::check_abi();
+    if (diffusim::describe_device("cpu").rfind("cpu: ", 0) != 0)
+        return 5;
     diffusim::simulation_options options;
     options.effective_step = 2.3e-7;
     options.allow_unstable = 1;

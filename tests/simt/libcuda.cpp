@@ -97,12 +97,22 @@ struct Device {
     }
 } device;
 
-thread_local bool current = false;
+// The context that is current on a thread. A thread has none when it begins, and must have none when it ends.
+thread_local struct Current {
+    void* context = nullptr;
+
+    ~Current() {
+        if (!context)
+            return;
+        std::fprintf(stderr, "libcuda: a context was left current on a thread\n");
+        std::_Exit(99);
+    }
+} current;
 
 // One call at a time, as streams and allocations are shared by all threads.
 std::recursive_mutex calls;
 
-bool usable() { return device.retained > 0 && current; }
+bool usable() { return device.retained > 0 && current.context == &device; }
 
 // Whether `bytes` bytes at `place` are within one allocation.
 bool owned(std::uint64_t place, std::size_t bytes) {
@@ -187,8 +197,8 @@ API cuDevicePrimaryCtxRelease_v2(int) {
     }
     return SUCCESS;
 }
-API cuCtxGetCurrent(void** context) { return *context = current ? &device : nullptr, SUCCESS; }
-API cuCtxSetCurrent(void* context) { return current = context != nullptr, SUCCESS; }
+API cuCtxGetCurrent(void** context) { return *context = current.context, SUCCESS; }
+API cuCtxSetCurrent(void* context) { return current.context = context, SUCCESS; }
 API cuCtxSynchronize() {
     ONE_AT_A_TIME;
     if (!usable())
