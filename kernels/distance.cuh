@@ -17,8 +17,9 @@
 //   replicas the streams share 5.5 TB/s: 7 us a step.
 // * FRAMES = 8: 10,600 cycles of fma, 6.2 us a step of 1,056 replicas, which stream for 7 us.
 // * FRAMES = 32: 42,500 cycles of fma, 25 us a step of 4,224 replicas.
-// Splitting a block's work over a cluster of four, each with a quarter of the weights in its shared memory, would end
-// the streaming.
+// Reading activations from shared memory may take up to twice the time of the fma where a thread holds 4 frames of a
+// unit. Splitting a block's work over a cluster of four, each with a quarter of the weights in its shared memory, would
+// end the streaming.
 #pragma once
 
 #include "advance.cuh"

@@ -173,9 +173,6 @@ fn n_slopes(arrays: &DistanceArrays) -> usize {
 fn driver_error(what: &str, error: DriverError) -> Error {
     let hint = match error.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; use fewer replicas, or a GPU with more memory",
-        CUresult::CUDA_ERROR_NOT_INITIALIZED | CUresult::CUDA_ERROR_DEINITIALIZED => {
-            "; a GPU cannot be used across fork(): create the simulation in the process that runs it"
-        }
         _ => "",
     };
     Error::Device(format!("the GPU failed while {what}: {:?}{hint}", error.0))
@@ -356,10 +353,12 @@ enum Argument {
 }
 
 /// All replicas of a simulation on one GPU.
-pub struct Cuda(
+pub struct Cuda {
     /// Taken out by drop, which has the caller's context to keep.
-    Option<Held>,
-);
+    held: Option<Held>,
+    /// The process that it is good for: a child made by fork() can do nothing with a GPU of its parent, not even let go of it.
+    process: u32,
+}
 
 /// What a simulation holds of its GPU.
 struct Held {
@@ -404,7 +403,9 @@ impl Plan {
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         match &model.kernel {
             Kernel::Analytic { .. } => {
-                let frames = (4 * WARP / model.n_particles).clamp(1, 4 * WARP).min(n_replicas);
+                // Full warps, but no multiprocessor idle.
+                let frames = (4 * WARP / model.n_particles).clamp(1, 4 * WARP);
+                let frames = frames.min(n_replicas.div_ceil(gpu.n_multiprocessors));
                 let workspace = Workspace::of_steps(frames, model.n_particles).bytes;
                 Plan {
                     kernel: ANALYTIC_KERNEL,
@@ -466,13 +467,17 @@ impl Cuda {
         };
         probe(index)?;
         let _callers = CallersContext::keep();
-        Ok(Cuda(Some(Held::new(&model, placement, index, largest_score)?)))
+        let held = Some(Held::new(&model, placement, index, largest_score)?);
+        Ok(Cuda { held, process: std::process::id() })
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        let Some(held) = self.0.take() else { return };
+        let Some(held) = self.held.take() else { return };
+        if self.process != std::process::id() {
+            return std::mem::forget(held);
+        }
         let callers = CallersContext::keep();
         // Also makes its context current, in which its buffers are freed. An error here has nobody left to tell it to.
         let _ = held.stream.synchronize();
@@ -607,8 +612,14 @@ impl Held {
 
 impl Backend for Cuda {
     fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), Failure> {
+        if self.process != std::process::id() {
+            return Err(Failure::Other(Error::Device(
+                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
+                    .into(),
+            )));
+        }
         let _callers = CallersContext::keep();
-        let held = self.0.as_mut().expect("there until dropped");
+        let held = self.held.as_mut().expect("there until dropped");
         held.run(job, positions).during("taking steps").map_err(Failure::Other)?;
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
@@ -625,7 +636,7 @@ impl Backend for Cuda {
     }
 
     fn largest_score(&self) -> f64 {
-        self.0.as_ref().map_or(0.0, |held| held.largest_score)
+        self.held.as_ref().map_or(0.0, |held| held.largest_score)
     }
 }
 

@@ -29,6 +29,24 @@ assert cpu.statistics == cuda.statistics
 """)
 
 
+def test_a_child_process_says_that_it_cannot_use_the_gpu(python):
+    printed = python(f"""
+import os, diffusim
+s = diffusim.Simulation({str(SMALL)!r}, seed=17, device="cuda")
+s.step(3)
+if os.fork() == 0:
+    try:
+        s.step(3)
+    except diffusim.DiffusimError as error:
+        print(error, error.status.name, flush=True)
+    del s
+    os._exit(0)
+os.wait()
+s.step(3)
+""")
+    assert "a GPU cannot be used across fork()" in printed and "DEVICE" in printed
+
+
 def test_doctor_names_the_gpus(environment):
     done = subprocess.run([BIN / "diffusim", "doctor"], capture_output=True, text=True, env=environment)
     assert re.search(r"cuda +cuda:0: \w+", done.stdout), done.stdout + done.stderr
