@@ -12,11 +12,14 @@
 // a cycle and 64 bytes a cycle from the second-level cache, which gives 5.5 TB/s to all of them): the network of
 // examples/ala2 has 85,056 weights, so 170,112 fma a score, and layers 0 and 1 stay in shared memory (193 kB) while 295
 // kB stream.
-// * FRAMES = 1: one replica, 4,600 cycles of streaming over 4,100 cycles of dependent fma (1,019 of 4 cycles): 3 us a
-// step. With 132
-//   replicas the streams share 5.5 TB/s: 7 us a step.
-// * FRAMES = 8: 10,600 cycles of fma, 6.2 us a step of 1,056 replicas, which stream for 7 us.
-// * FRAMES = 32: 42,500 cycles of fma, 25 us a step of 4,224 replicas.
+//
+// FRAMES = 1: one replica streams for 4,600 cycles over 4,100 of dependent fma (1,019 of 4 cycles): 3 us a step. With
+// 132 replicas the streams share 5.5 TB/s: 7 us a step.
+//
+// FRAMES = 8: 10,600 cycles of fma, 6.2 us a step of 1,056 replicas, which stream for 7 us.
+//
+// FRAMES = 32: 42,500 cycles of fma, 25 us a step of 4,224 replicas.
+//
 // Reading activations from shared memory may take up to twice the time of the fma where a thread holds 4 frames of a
 // unit. Splitting a block's work over a cluster of four, each with a quarter of the weights in its shared memory, would
 // end the streaming.

@@ -145,6 +145,12 @@ fn a_gpu_that_cannot_be_used_is_a_sentence() {
     let text = String::from_utf8(output.stdout).unwrap();
     let expected = "device 'cuda:0' needs NVIDIA's driver, and there is no libcuda on this machine";
     assert!(output.status.success() && (text.contains(expected) || text.contains("no error")), "{text}");
+    let output = with_driver(&folder, "sentence::of_a_failed_launch", &[("SIMT_FAIL_LAUNCH", "3")]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && text.contains("while taking steps: CUDA_ERROR_LAUNCH_FAILED"),
+        "{text}"
+    );
     let output = with_driver(&folder, "sentence::of_a_description", &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("cuda:0: host, compute capability 9.0, 1 GiB"), "{text}");
@@ -170,6 +176,26 @@ mod sentence {
             Ok(_) => println!("no error"),
             Err(error) => println!("{error}"),
         }
+    }
+
+    /// The third launch fails: the steps of the second are kept, and the run can go on.
+    #[test]
+    #[ignore = "run by a_gpu_that_cannot_be_used_is_a_sentence"]
+    fn of_a_failed_launch() {
+        let options = |device: &str| Options {
+            device: device.into(),
+            step_size: StepSize::EffectiveStep(2.3e-7),
+            allow_unstable: true,
+            n_replicas: 2,
+            ..Options::default()
+        };
+        let [mut cpu, mut gpu] = ["cpu", "cuda"].map(|d| simulation(&network(), options(d)));
+        cpu.step(400).unwrap();
+        println!("{}", gpu.step(500).unwrap_err());
+        assert_eq!(gpu.checkpoint(), cpu.checkpoint());
+        cpu.step(100).unwrap();
+        gpu.step(100).unwrap();
+        assert_eq!(gpu.checkpoint(), cpu.checkpoint());
     }
 
     #[test]

@@ -620,7 +620,12 @@ impl Backend for Cuda {
         }
         let _callers = CallersContext::keep();
         let held = self.held.as_mut().expect("there until dropped");
-        held.run(job, positions).during("taking steps").map_err(Failure::Other)?;
+        if let Err(error) = held.run(job, positions) {
+            // What has arrived is not known.
+            held.sent_particles.clear();
+            held.sent_factors.clear();
+            return Err(Failure::Other(driver_error("taking steps", error)));
+        }
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);

@@ -8,8 +8,12 @@
 //   SIMT_SEED               order of the threads
 //   SIMT_MULTIPROCESSORS    of the device (2)
 //   SIMT_SHARED_BYTES       that a block may use (101376)
-//   SIMT_DEVICES, SIMT_DRIVER, SIMT_CAPABILITY, SIMT_INIT    devices (1), version (12000), 10 x capability (90), result
-//   of cuInit (0) SIMT_MEMORY             bytes of the device (1 GiB)
+//   SIMT_DEVICES            how many there are (1)
+//   SIMT_DRIVER             its version (12000)
+//   SIMT_CAPABILITY         10 x compute capability (90)
+//   SIMT_INIT               result of cuInit (0)
+//   SIMT_MEMORY             bytes of the device (1 GiB)
+//   SIMT_FAIL_LAUNCH        which launch, counted from 1, fails
 #include "simt.h"
 
 #include "diffusim.cu"
@@ -31,6 +35,7 @@ enum Result {
     INVALID_CONTEXT = 201,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
+    LAUNCH_FAILED = 719,
 };
 
 long setting(const char* name, long otherwise) {
@@ -308,5 +313,8 @@ API cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned grid_y, unsigned 
     ONE_AT_A_TIME;
     if (block_x > 512 || block_x % 32 || block_y * block_z * grid_y * grid_z != 1 || shared > function->shared_limit)
         return INVALID_VALUE;
+    static long n_launches = 0;
+    if (++n_launches == setting("SIMT_FAIL_LAUNCH", 0))
+        return LAUNCH_FAILED;
     return enqueue(stream, function->capture(arguments)({grid_x}, {block_x}, shared));
 }
