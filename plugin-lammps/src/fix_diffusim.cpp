@@ -351,8 +351,8 @@ bool FixDiffusim::pull(bool with_forces) {
     std::vector<double>* forces = with_forces ? &forces_ : nullptr;
     if (update->whichflag == 0) // between runs atoms may be anywhere
         molecules_->locate();
-    else if (molecules_->untouched())
-        return with_forces && molecules_->gather(nullptr, forces);
+    else if (molecules_->untouched()) // on the only rank
+        return with_forces && molecules_->any_force() && molecules_->gather(nullptr, forces);
     const bool any_force = molecules_->gather(&positions_, forces);
     const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * molecules_->units().length;
     constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();

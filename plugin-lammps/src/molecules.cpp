@@ -298,6 +298,15 @@ bool Molecules::untouched() const {
     return same;
 }
 
+bool Molecules::any_force() const {
+    bool any = false;
+    for (const Atom& a : local_) {
+        const double* f = atom->f[a.index];
+        any |= f[0] != 0 || f[1] != 0 || f[2] != 0;
+    }
+    return any;
+}
+
 void Molecules::check_whole(const std::vector<double>& positions) const {
     const std::size_t n = model_.n_particles();
     for (std::size_t i = 0; i < positions.size(); i++) {

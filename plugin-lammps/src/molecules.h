@@ -50,6 +50,8 @@ public:
     void scatter(const std::vector<double>& positions);
     /** Whether there is one rank, and its atoms are to the last bit where scatter() has put them. */
     bool untouched() const;
+    /** Whether any atom of this rank feels a force. */
+    bool any_force() const;
     /** Throw if a molecule is split by the periodic box, which its image flags should have undone. */
     void check_whole(const std::vector<double>& positions) const;
 
