@@ -18,9 +18,9 @@ import compare
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import load_file
 
 import diffusim
+from diffusim import model_file
 
 REPLICAS = (1, 32, 132, 1024, 16384)
 # What is to be reached against the best peer, and the other rows' limit.
@@ -45,7 +45,7 @@ def torch_dynamics(model, effective_step, compiled):
 
     torch.backends.cuda.matmul.allow_tf32 = False
     device, metadata = torch.device("cuda"), model.metadata
-    tensors = {name: torch.from_numpy(value).to(device) for name, value in load_file(compare.MODEL).items()}
+    tensors = {name: torch.tensor(value, device=device) for name, value in model_file.read_tensors(compare.MODEL).items()}
     h, noise = metadata["hyperparameters"], metadata["noise_levels"]
     n = metadata["n_particles"]
     i, j = torch.triu_indices(n, n, 1, device=device)
