@@ -45,7 +45,8 @@ def torch_dynamics(model, effective_step, compiled):
 
     torch.backends.cuda.matmul.allow_tf32 = False
     device, metadata = torch.device("cuda"), model.metadata
-    tensors = {name: torch.tensor(value, device=device) for name, value in model_file.read_tensors(compare.MODEL).items()}
+    arrays = model_file.read_tensors(compare.MODEL)
+    tensors = {name: torch.tensor(array, device=device) for name, array in arrays.items()}
     h, noise = metadata["hyperparameters"], metadata["noise_levels"]
     n = metadata["n_particles"]
     i, j = torch.triu_indices(n, n, 1, device=device)
