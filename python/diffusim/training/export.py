@@ -1,5 +1,6 @@
 """From trained weights to a model file: measured stiffness, step for molecular dynamics, start frames, provenance."""
 
+from dataclasses import asdict
 from importlib.metadata import version
 
 import numpy as np
@@ -7,10 +8,12 @@ import numpy as np
 from diffusim.model_file import ModelFile, NoiseLevels
 from diffusim.snapshots import Snapshots
 from diffusim.training.config import TrainingSettings, as_dict
-from diffusim.training.network import DistanceNetwork
+from diffusim.training.kinds import Network
+from diffusim.training.losses import Frames
 from diffusim.training.trainer import TrainingResult, largest_curvature
 
 N_START = 1000  # most frames to start simulations from
+START_PARTICLES = 100_000  # most particles in all start frames together, for a small file
 N_CURVATURE = 64  # frames whose stiffest mode is measured
 # The recommended step in units of 1 / largest curvature; Leimkuhler-Matthews is stable below 2. Measured on alanine
 # dipeptide, bond spreads at 0.1, 0.4, 0.8 and 1.2 agree within 1 %.
@@ -18,20 +21,20 @@ SAFE_STEP = 0.4
 
 
 def model_of(
-    snapshots: Snapshots, settings: TrainingSettings, network: DistanceNetwork, result: TrainingResult, how: dict
+    snapshots: Snapshots, settings: TrainingSettings, network: Network, result: TrainingResult, how: dict
 ) -> tuple[ModelFile, dict[str, np.ndarray]]:
     """Header and tensors of the model file (`settings` complete); `how` it was run goes to its provenance."""
-    order = np.random.default_rng(settings.seed).permutation(snapshots.n_frames)
-    curvature = largest_curvature(
-        network, result.weights, snapshots.positions[order[:N_CURVATURE]], settings.noise_simulation
-    )
+    order = np.random.default_rng(settings.seed).permutation(snapshots.n_frames)[:N_CURVATURE]
+    frames = Frames(snapshots.positions, snapshots.cells).take(order)
+    curvature = largest_curvature(network, result.weights, frames, settings.noise_simulation)
     header = ModelFile(
-        kind="distance",
+        kind=network.kind,
         n_particles=snapshots.n_particles,
         training_temperature=settings.temperature,
         hyperparameters=network.hyperparameters(),
         particles=snapshots.particles,
         bonds=snapshots.bonds,
+        periodic=snapshots.cells is not None,
         noise_levels=NoiseLevels(settings.noise_min, settings.noise_max, settings.noise_simulation),
         recommended_effective_step=float(f"{SAFE_STEP / curvature:.2g}"),
         largest_curvature=float(f"{curvature:.3g}"),
@@ -44,31 +47,28 @@ def model_of(
             "stopped": result.stopped,
             "held_out_loss": result.held_out,
             "fokker_planck_residual": result.residual,
+            "by_noise_level": [asdict(band) for band in result.bands],
             "versions": {name: version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
             **how,
         },
     )
-    tensors = {
-        "feature_mean": result.weights.feature_mean,
-        "feature_spread": result.weights.feature_spread,
-        "start_positions": snapshots.positions[representatives(network, snapshots.positions, N_START, settings.seed)],
-    }
-    for i, (w, b) in enumerate(result.weights.layers):
-        tensors |= {f"layers.{i}.weight": w, f"layers.{i}.bias": b}
+    n_start = min(N_START, max(1, START_PARTICLES // snapshots.n_particles))
+    start = representatives(network.shapes(snapshots.positions), n_start, settings.seed)
+    tensors = network.tensors(result.weights) | {"start_positions": snapshots.positions[start]}
+    if snapshots.cells is not None:
+        tensors["start_cells"] = snapshots.cells[start]
     return header, tensors
 
 
-def representatives(network: DistanceNetwork, positions: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Indices of `n` frames (or all, if fewer) of [n_frames, n_particles, 3], in random order.
+def representatives(shapes: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Indices of `n` frames (or all, if fewer) of those that have `shapes` [n_frames, n_features], in random order.
 
     The frames are halved again and again across the direction in which their shape varies most, until there are n
     cells of equal count; one frame is drawn from each. Populations of the basins then fluctuate far less than among n
     random frames, which matters where simulations are shorter than the crossing from basin to basin.
     """
     random = np.random.default_rng(seed)
-    shapes = np.array(network.features_of_all(positions), dtype=np.float64)
-    shapes[:, network.n_pairs :] *= network.signed_length  # all in nm
-    cells, chosen = [(np.arange(len(positions)), min(n, len(positions)))], []
+    cells, chosen = [(np.arange(len(shapes)), min(n, len(shapes)))], []
     while cells:
         members, count = cells.pop()
         if count == 1:
