@@ -52,29 +52,35 @@ def model_of(
             **how,
         },
     )
-    n_start = min(N_START, max(1, START_PARTICLES // snapshots.n_particles))
-    start = representatives(network.shapes(snapshots.positions), n_start, settings.seed)
+    start = representatives(network.descriptors(snapshots.positions), _n_start(snapshots), settings.seed)
     tensors = network.tensors(result.weights) | {"start_positions": snapshots.positions[start]}
     if snapshots.cells is not None:
-        tensors["start_cells"] = snapshots.cells[start]
+        tensors["start_cell"] = snapshots.cells[start[0]]
     return header, tensors
 
 
-def representatives(shapes: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Indices of `n` frames (or all, if fewer) of those that have `shapes` [n_frames, n_features], in random order.
+def _n_start(snapshots: Snapshots) -> int:
+    """How many frames to start from: one where the cell varies, since a model file has one cell."""
+    if snapshots.cells is not None and np.ptp(snapshots.cells, axis=0).max() > 1e-5:
+        return 1
+    return min(N_START, max(1, START_PARTICLES // snapshots.n_particles))
+
+
+def representatives(descriptors: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Indices of `n` frames (or all, if fewer) by their `descriptors` [n_frames, n_features], in random order.
 
     The frames are halved again and again across the direction in which their shape varies most, until there are n
     cells of equal count; one frame is drawn from each. Populations of the basins then fluctuate far less than among n
     random frames, which matters where simulations are shorter than the crossing from basin to basin.
     """
     random = np.random.default_rng(seed)
-    cells, chosen = [(np.arange(len(shapes)), min(n, len(shapes)))], []
+    cells, chosen = [(np.arange(len(descriptors)), min(n, len(descriptors)))], []
     while cells:
         members, count = cells.pop()
         if count == 1:
             chosen.append(random.choice(members))
             continue
-        deviations = shapes[members] - shapes[members].mean(axis=0)
+        deviations = descriptors[members] - descriptors[members].mean(axis=0)
         _, axes = np.linalg.eigh(deviations.T @ deviations)
         members = members[np.argsort(deviations @ axes[:, -1], kind="stable")]
         half = count // 2

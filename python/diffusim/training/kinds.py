@@ -22,6 +22,7 @@ class Network(Protocol):
     n_particles: int
     noise_min: float
     noise_max: float
+    translation_invariant: bool  # then frames are centred and forces have no net force
 
     @property
     def n_weights(self) -> int:
@@ -41,7 +42,7 @@ class Network(Protocol):
     def tensors(self, weights: Weights) -> dict[str, np.ndarray]:
         """The tensors of the model file."""
 
-    def shapes(self, positions: np.ndarray) -> np.ndarray:
+    def descriptors(self, positions: np.ndarray) -> np.ndarray:
         """What tells frames [n_frames, n_particles, 3] apart, [n_frames, n]; start frames are spread over it."""
 
 

@@ -47,7 +47,7 @@ def denoising_loss(
     frames: Frames,
     noise_range: tuple[float, float],
     key: jax.Array,
-    force_weight: float = 0.0,
+    force_weight: float | jax.Array = 1.0,
     force_variance: float | jax.Array = 1.0,
 ) -> jax.Array:
     """Mean of |sigma (s(x + sigma xi, sigma) - target)|^2 per coordinate, over frames and noise levels (nm).
@@ -62,7 +62,7 @@ def denoising_loss(
     def one(frame, log_noise, xi):
         noise = jnp.exp(log_noise)
         found = noise * score(network, weights, frame.positions + noise * xi, log_noise, frame.cells)
-        if frame.forces is None or force_weight == 0:
+        if frame.forces is None:
             return 1 + jnp.mean((found + xi) ** 2 - xi**2)
         w = force_weight * force_variance / (force_variance + noise**2)
         return jnp.mean((found + (1 - w) * xi - w * noise * frame.forces) ** 2 + (1 - w) ** 2 * (1 - xi**2))

@@ -51,6 +51,7 @@ class DistanceNetwork:
     n_frequencies: int = 4
 
     kind: ClassVar[str] = "distance"
+    translation_invariant: ClassVar[bool] = True
 
     @property
     def n_pairs(self) -> int:
@@ -97,11 +98,11 @@ class DistanceNetwork:
             tensors |= {f"layers.{i}.weight": w, f"layers.{i}.bias": b}
         return {name: np.asarray(array) for name, array in tensors.items()}
 
-    def shapes(self, positions: np.ndarray) -> np.ndarray:
+    def descriptors(self, positions: np.ndarray) -> np.ndarray:
         """What tells frames [n_frames, n_particles, 3] apart, [n_frames, n]: the features, all in nm."""
-        shapes = np.array(self.features_of_all(positions), dtype=np.float64)
-        shapes[:, self.n_pairs :] *= self.signed_length
-        return shapes
+        descriptors = np.array(self.features_of_all(positions), dtype=np.float64)
+        descriptors[:, self.n_pairs :] *= self.signed_length
+        return descriptors
 
     def initial_layers(self, key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
         """Random layers: normal weights of variance 1 / n_in, zero biases."""

@@ -128,7 +128,7 @@ def train(
     SettingsError when the checkpoint belongs to another training.
     """
     fingerprint = _fingerprint(settings, frames)
-    frames = _centred(frames)
+    frames = _prepared(frames, network.translation_invariant)
     n_frames = len(frames.positions)
     if n_frames < LEAST_SNAPSHOTS:
         raise SettingsError(
@@ -151,6 +151,12 @@ def train(
     if resume:
         state = _load_checkpoint(checkpoint, state, fingerprint)
 
+    def finished(state: _State, stopped: str) -> TrainingResult | None:
+        if int(state.best_step) == 0:
+            return None
+        bands = _bands(network, settings, state, constants, held_out, key_bands)
+        return _result(state, stopped, bands)
+
     evaluate_every = -(-settings.steps // settings.evaluations)
     good, stopped, held_out_loss, residual = state, "finished", None, None
     try:
@@ -164,17 +170,17 @@ def train(
             note = None
             if not np.isfinite(loss):
                 if int(good.recoveries) == MOST_RECOVERIES:
-                    result = _result(network, settings, good, held_out, "failed", key_bands)
-                    raise TrainingError(_not_finite(settings, step + n_steps), result)
+                    raise TrainingError(_not_finite(settings, step + n_steps), finished(good, "failed"))
                 good = state = good._replace(recoveries=good.recoveries + 1)
                 note = (
                     f"the loss was not finite near step {step + n_steps:,}; it goes on from step {int(state.step):,} "
                     f"with {0.5 ** int(state.recoveries):g} of the learning rate"
                 )
             elif int(state.step) == next_evaluation:
-                state, *evaluation = _evaluate(network, settings, state, constants, held_out, key_evaluation)
+                state, held_out_loss, residual = _evaluate(
+                    network, settings, state, constants, held_out, key_evaluation
+                )
                 good = state
-                held_out_loss, residual = map(float, evaluation)
                 if checkpoint is not None:
                     _save_checkpoint(checkpoint, state, fingerprint)
             report(
@@ -190,7 +196,7 @@ def train(
             )
     except KeyboardInterrupt:
         stopped = "interrupted"
-    result = _result(network, settings, state, held_out, stopped, key_bands)
+    result = finished(state, stopped)
     if result is None:
         raise TrainingError("training was interrupted before its first evaluation; there is no model to write.")
     return result
@@ -223,14 +229,14 @@ def _curvatures(network, weights, frame, vector, log_noise):
     return jnp.sum(v * product(v))
 
 
-def _centred(frames: Frames) -> Frames:
-    """The frames about their centre as float32, without the net force, which blurred frames know nothing of."""
-
-    def centred(a):
-        return np.asarray(a - a.mean(axis=1, keepdims=True), dtype=np.float32)
-
-    cells = None if frames.cells is None else np.asarray(frames.cells, dtype=np.float32)
-    return Frames(centred(frames.positions), cells, None if frames.forces is None else centred(frames.forces))
+def _prepared(frames: Frames, centred: bool) -> Frames:
+    """The frames as float32; `centred`: about their centre, and without the net force, whose mean is 0."""
+    if centred:
+        positions, forces = (
+            None if a is None else a - a.mean(axis=1, keepdims=True) for a in (frames.positions, frames.forces)
+        )
+        frames = frames._replace(positions=positions, forces=forces)
+    return jax.tree.map(lambda a: np.asarray(a, dtype=np.float32), frames)
 
 
 def _permuted(frames: Frames, permutations: tuple[jax.Array, ...], key: jax.Array) -> Frames:
@@ -302,27 +308,25 @@ def _advance(network, settings, state, constants, n_steps):
     return state, total / n_steps
 
 
-@partial(jax.jit, static_argnames=("network", "settings"))
-def _evaluate(network, settings, state, constants, held_out, key):
-    """Held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
+def _evaluate(network, settings, state: _State, constants: _Constants, held_out: Frames, key) -> tuple:
+    """State, held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
     force = settings.force_weight, constants.force_variance
-    denoising, residual = _losses(network, settings, state.average, held_out, _noise_ranges(network), key, force)
+    size = settings.batch // 2
+    denoising, residual = _losses(network, size, state.average, held_out, _noise_ranges(network), key, force)
     loss = denoising + settings.fokker_planck_weight * residual
-    better = loss < state.best_held_out
-    state = state._replace(
-        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best),
-        best_step=jnp.where(better, state.step, state.best_step),
-        best_held_out=jnp.where(better, loss, state.best_held_out),
-        best_residual=jnp.where(better, residual, state.best_residual),
-        idle_evaluations=jnp.where(better, 0, state.idle_evaluations + 1),
-    )
-    return state, loss, residual
+    if loss < state.best_held_out:
+        better = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
+        state = state._replace(**better, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
+    else:
+        state = state._replace(idle_evaluations=state.idle_evaluations + 1)
+    return state, float(loss), float(residual)
 
 
-def _losses(network, settings, weights, frames, noise_ranges, key, force=(0.0, 1.0)):
-    """Both losses over `frames`, each frame drawn several times, in chunks of what a step holds."""
+@partial(jax.jit, static_argnames=("network", "size"))
+def _losses(network, size, weights, frames, noise_ranges, key, force):
+    """Both losses over `frames`, each frame drawn several times, in chunks of `size`."""
     n_frames = len(frames.positions)
-    size = min(settings.batch // 2, n_frames)
+    size = min(size, n_frames)
     n_chunks = n_frames // size
     order = np.resize(np.arange(n_chunks * size), (EVALUATION_DRAWS * n_chunks, size))
 
@@ -337,16 +341,16 @@ def _losses(network, settings, weights, frames, noise_ranges, key, force=(0.0, 1
     return jnp.mean(denoising), jnp.mean(residual)
 
 
-@partial(jax.jit, static_argnames=("network", "settings"))
-def _bands(network, settings, weights, frames, key):
-    """Denoising and Fokker-Planck loss, each [BANDS], in equal bands of ln sigma."""
-    edges = jnp.geomspace(network.noise_min, network.noise_max, BANDS + 1)
-
-    def one(band):
-        low, high, key = band
-        return _losses(network, settings, weights, frames, ((low, high), (low, high)), key)
-
-    return jax.lax.map(one, (edges[:-1], edges[1:], jax.random.split(key, BANDS)))
+def _bands(network, settings, state: _State, constants: _Constants, held_out: Frames, key) -> tuple[Band, ...]:
+    """The losses of the best weights in bands of ln sigma."""
+    edges = np.geomspace(network.noise_min, network.noise_max, BANDS + 1).tolist()
+    force = settings.force_weight, constants.force_variance
+    found = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        ranges = ((low, high), (low, high))
+        losses = _losses(network, settings.batch // 2, state.best, held_out, ranges, key, force)
+        found.append(Band(low, high, *map(float, losses)))
+    return tuple(found)
 
 
 def _noise_ranges(network: Network) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -370,11 +374,7 @@ def _not_finite(settings: TrainingSettings, step: int) -> str:
     )
 
 
-def _result(network, settings, state: _State, held_out: Frames, stopped: str, key) -> TrainingResult | None:
-    if int(state.best_step) == 0:
-        return None
-    edges = np.geomspace(network.noise_min, network.noise_max, BANDS + 1)
-    losses = np.asarray(_bands(network, settings, state.best, held_out, key), dtype=float)
+def _result(state: _State, stopped: str, bands: tuple[Band, ...]) -> TrainingResult:
     return TrainingResult(
         weights=state.best,
         step=int(state.step),
@@ -383,7 +383,7 @@ def _result(network, settings, state: _State, held_out: Frames, stopped: str, ke
         residual=float(state.best_residual),
         stopped=stopped,
         recoveries=int(state.recoveries),
-        bands=tuple(Band(*map(float, row)) for row in zip(edges[:-1], edges[1:], *losses, strict=True)),
+        bands=bands,
     )
 
 
