@@ -8,7 +8,9 @@ lie behind y = x + sigma xi, of -xi / sigma and also of F(x) / kT0. The blur nee
     (1 - w) (-xi / sigma) + w F(x) / kT0,   w = force_weight v / (v + sigma^2),   1/v = <|F / kT0|^2> per coordinate
 
 may be the target. For a Gaussian density of variance v, w with force_weight 1 makes it exact, without any variance: the
-force rules at small sigma, where -xi / sigma is large and random, and the noise at large sigma.
+force rules at small sigma, where -xi / sigma is large and random, and the noise at large sigma. Noise levels count by
+the inverse variance of such a target, were its two parts independent: 1 / ((1 - w)^2 / sigma^2 + w^2 / v), which is
+sigma^2 without forces and v + sigma^2 with all of them.
 """
 
 from typing import NamedTuple
@@ -50,7 +52,7 @@ def denoising_loss(
     force_weight: float | jax.Array = 1.0,
     force_variance: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """Mean of |sigma (s(x + sigma xi, sigma) - target)|^2 per coordinate, over frames and noise levels (nm).
+    """Mean of |s(x + sigma xi, sigma) - target|^2 per coordinate, over frames and noise levels (nm), weighted as above.
 
     `force_variance` is v above, nm^2. Two things take most of the variance away and leave the mean: each frame is used
     with xi and with -xi, so that the term linear in xi cancels at small sigma; and |xi|^2 is replaced by its mean.
@@ -65,7 +67,9 @@ def denoising_loss(
         if frame.forces is None:
             return 1 + jnp.mean((found + xi) ** 2 - xi**2)
         w = force_weight * force_variance / (force_variance + noise**2)
-        return jnp.mean((found + (1 - w) * xi - w * noise * frame.forces) ** 2 + (1 - w) ** 2 * (1 - xi**2))
+        missed = found + (1 - w) * xi - w * noise * frame.forces
+        weight = 1 / ((1 - w) ** 2 + w**2 * noise**2 / force_variance)
+        return weight * jnp.mean(missed**2 + (1 - w) ** 2 * (1 - xi**2))
 
     frames, log_noise = jax.tree.map(lambda a: jnp.concatenate([a, a]), (frames, log_noise))
     return jnp.mean(jax.vmap(one)(frames, log_noise, jnp.concatenate([xi, -xi])))
