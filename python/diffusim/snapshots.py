@@ -1,6 +1,7 @@
 """Snapshots of a molecule or a periodic system: read, selected, converted to nm, checked, mapped to beads."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -155,15 +156,23 @@ def read(
 
 def nearest_distances(positions: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
     """Distance of each particle to its nearest other, in up to 200 frames, nm; to nearest images in `cells`."""
-    found = []
+    return np.concatenate([distances.min(axis=1) for distances in _some_distances(positions, cells)])
+
+
+def most_neighbours(positions: np.ndarray, cells: np.ndarray | None, within: float) -> int:
+    """The most others that any particle has within a distance (nm), in up to 200 frames."""
+    return max(int((distances < within).sum(axis=1).max()) for distances in _some_distances(positions, cells))
+
+
+def _some_distances(positions: np.ndarray, cells: np.ndarray | None) -> Iterator[np.ndarray]:
+    """All pair distances [n_particles, n_particles] of a frame, infinite to itself, for up to 200 frames."""
     for index in range(0, len(positions), -(-len(positions) // max(1, min(200, 2_000_000 // positions.shape[1] ** 2)))):
         difference = positions[index][:, None] - positions[index]
         if cells is not None:
             difference -= np.rint(difference @ np.linalg.inv(cells[index])) @ cells[index]
         distances = np.linalg.norm(difference, axis=-1)
         np.fill_diagonal(distances, np.inf)
-        found.append(distances.min(axis=1))
-    return np.concatenate(found)
+        yield distances
 
 
 def _checked(snapshots: Snapshots, periodic: bool) -> Snapshots:

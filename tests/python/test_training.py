@@ -18,6 +18,7 @@ jax = pytest.importorskip("jax")
 from diffusim.cli import main  # noqa: E402
 from diffusim.commands.train import train  # noqa: E402
 from diffusim.training import choices, config, export, trainer  # noqa: E402
+from diffusim.training.kinds import network_of as network_for  # noqa: E402
 from diffusim.training.kinds import score  # noqa: E402
 from diffusim.training.losses import Frames, denoising_loss, fokker_planck_loss  # noqa: E402
 from diffusim.training.network import DistanceNetwork, Weights  # noqa: E402
@@ -532,6 +533,39 @@ def test_the_example_in_the_manual_is_a_good_file(tmp_path):
     assert data.select == "not element H" and settings.temperature == 300.0
 
 
+# Networks
+
+
+def test_a_message_passing_network_is_made_for_the_snapshots(snapshots):
+    pytest.importorskip("diffusim.training.message_passing")
+    settings = choices.complete(config.TrainingSettings(model="message-passing"), snapshots)
+    network = network_for(settings, snapshots)
+    assert network.kind == "message-passing" and network.n_particles == 10 and settings.hidden == (32, 32)
+    assert network.hyperparameters()["species"] == ["C", "N", "O"]
+    assert network.cutoff > np.linalg.norm(snapshots.positions[:, 0] - snapshots.positions[:, 9], axis=-1).max()
+    weights = network.initial_weights(jax.random.key(1), snapshots.positions)
+    assert np.isfinite(network.energy(weights, snapshots.positions[0], np.log(settings.noise_min)))
+    assert set(network.tensors(weights)) and network.descriptors(snapshots.positions).shape == (300, 45)
+
+
+def test_the_cutoff_fits_the_cell_and_the_network_the_data(snapshots):
+    cell = np.array([[1.6, 0, 0], [0.2, 1.5, 0], [-0.1, 0.3, 1.7]])
+    periodic = replace(snapshots, cells=np.tile(cell, (300, 1, 1)))
+
+    def complete(**changes):
+        return choices.complete(config.TrainingSettings(**changes), periodic)
+
+    half = 0.5 / np.linalg.norm(np.linalg.inv(cell), axis=0).max()
+    chosen = complete(model="message-passing")
+    assert 0.2 < chosen.cutoff < half and chosen.batch == 512
+    with pytest.raises(config.SettingsError, match="--cutoff is 0.8 nm; expected at most half the least height"):
+        complete(model="message-passing", cutoff=0.8)
+    with pytest.raises(config.SettingsError, match="--hidden is 32-16; the blocks .* equally wide"):
+        complete(model="message-passing", hidden=(32, 16))
+    with pytest.raises(config.SettingsError, match="--periodic needs --model message-passing"):
+        complete()
+
+
 # Symmetry
 
 
@@ -655,7 +689,9 @@ def test_the_command_writes_a_model_file_that_says_all(diffusim, tmp_path):
 
     status, _, failure = diffusim(*arguments)
     assert status == 1 and "exists. Replace it with --force" in failure
-    assert diffusim(*arguments, "--force")[0] == 0
+    assert diffusim(*arguments, "--write-config", tmp_path / "train.toml")[0] == 0
+    assert 'select = "not element H"' in (tmp_path / "train.toml").read_text()
+    assert diffusim("train", "--config", tmp_path / "train.toml", "-o", model, "--force")[0] == 0
     assert model_file.read(model).weights_sha256 == header.weights_sha256
 
 

@@ -48,6 +48,7 @@ def train(
     held_out: Annotated[float | None, _option("held_out")] = None,
     model: Annotated[str | None, _option("model")] = None,
     hidden: Annotated[str | None, _option("hidden")] = None,
+    cutoff: Annotated[float | None, _option("cutoff")] = None,
     quadruplets: Annotated[str | None, _option("quadruplets", "from the bonds")] = None,
     symmetries: Annotated[str | None, _option("symmetries", "none")] = None,
     noise_min: Annotated[float | None, _option("noise_min")] = None,

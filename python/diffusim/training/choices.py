@@ -9,6 +9,9 @@ from diffusim.snapshots import Snapshots, nearest_distances
 from diffusim.training.config import AUTO, Permutation, Quadruplet, SettingsError, TrainingSettings
 
 WIDTH, MOST_WIDTH = 64, 384  # layers are multiples of the first, up to the second
+MESSAGE_WIDTHS = (32, 32)
+SECOND_SHELL = 2.5  # distances to the nearest neighbour
+SMALL = 32  # particles that all see each other
 DISTANCE_BATCH = 512  # frames
 BATCH_PARTICLES = 8192  # of the other kinds, whose cost grows with the particles
 FLAT = 0.02  # a centre whose signed volume has either sign in more than this fraction of the frames inverts
@@ -28,8 +31,13 @@ def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettin
         )
     settings = _with_noise_levels(settings, snapshots)
     if settings.hidden is None:
-        width = WIDTH * round(sqrt(n)) if settings.model == "distance" else WIDTH
-        settings = replace(settings, hidden=3 * (min(max(width, WIDTH), MOST_WIDTH),))
+        width = min(max(WIDTH * round(sqrt(n)), WIDTH), MOST_WIDTH)
+        settings = replace(settings, hidden=3 * (width,) if settings.model == "distance" else MESSAGE_WIDTHS)
+    if settings.model == "message-passing":
+        settings = _with_cutoff(settings, snapshots)
+        if len(set(settings.hidden)) > 1:
+            widths = "-".join(map(str, settings.hidden))
+            raise SettingsError(f"--hidden is {widths}; the blocks of a message-passing model are equally wide: 32-32.")
     if settings.batch is None:
         frames = DISTANCE_BATCH if settings.model == "distance" else 2 * (BATCH_PARTICLES // (2 * n))
         settings = replace(settings, batch=min(max(frames, 16), DISTANCE_BATCH))
@@ -64,6 +72,28 @@ def _with_noise_levels(settings: TrainingSettings, snapshots: Snapshots) -> Trai
         raise SettingsError(
             f"--noise-simulation is {settings.noise_simulation:g} nm; expected a value within the trained range "
             f"{settings.noise_min:g} to {settings.noise_max:g} nm."
+        )
+    return settings
+
+
+def _with_cutoff(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettings:
+    """The cutoff: the whole of a small molecule, else the second shell of neighbours; at most half of a cell."""
+    if snapshots.cells is None:
+        if settings.cutoff is not None:
+            return settings
+        if snapshots.n_particles <= SMALL:
+            reach = 1.1 * 2 * float(np.linalg.norm(snapshots.positions, axis=-1).max())
+        else:
+            reach = SECOND_SHELL * float(nearest_distances(snapshots.positions).mean())
+        return replace(settings, cutoff=_two_digits(reach))
+    heights = 1 / np.linalg.norm(np.linalg.inv(snapshots.cells), axis=1)  # of the cell between its faces
+    largest = float(heights.min()) / 2
+    if settings.cutoff is None:
+        nearest = float(nearest_distances(snapshots.positions, snapshots.cells).mean())
+        return replace(settings, cutoff=_two_digits(min(SECOND_SHELL * nearest, 0.99 * largest)))
+    if settings.cutoff > largest:
+        raise SettingsError(
+            f"--cutoff is {settings.cutoff:g} nm; expected at most half the least height of the cell, {largest:.3g} nm."
         )
     return settings
 
@@ -191,6 +221,10 @@ def _check_symmetry(permutation: Permutation, snapshots: Snapshots) -> None:
 
 def _is_odd(permutation: list[int]) -> bool:
     return sum(a > b for i, a in enumerate(permutation) for b in permutation[i + 1 :]) % 2 == 1
+
+
+def _two_digits(x: float) -> float:
+    return float(f"{x:.1e}")
 
 
 def _one_digit(x: float) -> float:

@@ -58,6 +58,7 @@ class TrainingSettings:
     held_out: float = _setting(0.05, "data", "Fraction of the frames that is kept for validation.")
     model: str = _setting("distance", "model", "distance (one molecule) or message-passing (anything).")
     hidden: tuple[int, ...] | None = _setting(None, "model", "Widths of the layers, such as 192-192-192.")
+    cutoff: float | None = _setting(None, "model", "Range of a message-passing model, nm.")
     quadruplets: tuple[Quadruplet, ...] | None = _setting(
         None, "model", "Signed features that tell mirror images apart, such as 0-1-3-4,1-3-4-6, or none."
     )
@@ -108,7 +109,7 @@ class TrainingSettings:
         for name in ("warm_up", "average"):
             _demand(0 <= getattr(self, name) < 1, name, getattr(self, name), "a fraction, 0 or more and below 1")
         _demand(0 < self.held_out < 0.5, "held_out", self.held_out, "a fraction between 0 and 0.5")
-        for name in ("noise_min", "noise_max", "noise_simulation"):
+        for name in ("noise_min", "noise_max", "noise_simulation", "cutoff"):
             value = getattr(self, name)
             _demand(value is None or value > 0, name, value, "a length above 0 nm")
 
