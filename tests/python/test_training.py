@@ -173,7 +173,8 @@ def test_fokker_planck_loss_is_its_closed_form_for_groups_of_any_size():
 
 
 def test_denoising_loss_of_the_exact_score_is_its_closed_form():
-    loss = float(denoising_loss(BlurredGaussian(), None, gaussian_frames(20_000), NOISE, jax.random.key(3)))
+    frames = gaussian_frames(20_000)._replace(forces=None)
+    loss = float(denoising_loss(BlurredGaussian(), None, frames, NOISE, jax.random.key(3)))
     noise = np.exp(np.linspace(np.log(0.11), np.log(1.9), 4001))
     expected = np.mean(SPREAD**2 / (SPREAD**2 + noise**2))  # what sigma leaves unknown of the noise
     assert loss == pytest.approx(expected, abs=0.004)  # 240,000 coordinates: standard error below 0.001
@@ -242,15 +243,15 @@ def test_training_reaches_the_exact_score_of_a_diatomic():
     # what the exact score leaves of the noise, per coordinate: 1 - sigma^2 E|s|^2 / 6
     left = []
     for noise in np.exp(np.linspace(np.log(0.001), np.log(0.02), 41)):
-        _, probability, score = blurred_diatomic(noise, length, spread)
-        left.append(1 - noise**2 * 2 * np.sum(probability * score**2) / 6)
+        _, probability, exact = blurred_diatomic(noise, length, spread)
+        left.append(1 - noise**2 * 2 * np.sum(probability * exact**2) / 6)
     assert result.held_out == pytest.approx(np.mean(left), abs=0.004)  # 2,000 frames: standard error 0.0015
 
-    rho, _, score = blurred_diatomic(0.001, length, spread)
+    rho, _, exact = blurred_diatomic(0.001, length, spread)
     pairs = np.zeros((9, 2, 3), dtype=np.float32)
     pairs[:, 1, 0] = np.linspace(length - 1.5 * spread, length + 1.5 * spread, 9)
     scores = jax.vmap(partial(score, network), (None, 0, None))(result.weights, pairs, np.log(0.001))
-    expected = np.interp(pairs[:, 1, 0], rho, score)
+    expected = np.interp(pairs[:, 1, 0], rho, exact)
     assert np.abs(np.asarray(scores)[:, 1, 0] - expected).max() < 0.08 / spread
 
 

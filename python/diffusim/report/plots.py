@@ -20,6 +20,7 @@ from diffusim.report.slow_modes import SlowModes
 # Told apart by colour-blind readers, and by lightness alone (Okabe and Ito).
 REFERENCE, SIMULATED, SECOND, INDEPENDENT = "#8c8c8c", "#0072b2", "#d55e00", "#009e73"
 COLOURS = {"simulated": SIMULATED, "iid": INDEPENDENT}
+LABELS = {"data": "reference", "iid": "independent", "simulated": "simulated"}
 RESIDUAL_FIELDS = ("noise_level", "value", "error")
 LARGEST_ENERGY = 8.0  # kT, top of the Ramachandran colour scale
 STYLE = {
@@ -270,8 +271,7 @@ def _slow_modes(row: Sequence[Axes], shown: Comparison) -> None:
             if name in modes.counts:
                 counts = modes.counts[name][number]
                 energy = -np.log(np.where(counts > 0, counts, np.nan) / counts.sum())
-                label = "reference" if name == "data" else name
-                axes.plot(centres, energy - np.nanmin(energy), style, color=colour, label=label)
+                axes.plot(centres, energy - np.nanmin(energy), style, color=colour, label=LABELS[name])
         axes.set(xlabel=f"slow component {number + 1} (TICA)", ylim=(-0.3, 10))
         axes.set_title("Free energy / kT")
         axes.legend(loc="upper center", ncols=3)
@@ -317,7 +317,7 @@ def _distribution(axes: Axes, centres: np.ndarray, shown: Comparison, counts: Ca
 
     axes.fill_between(centres, density(shown.reference), color=REFERENCE, alpha=0.55, lw=0, label="reference")
     for name, ensemble in shown.ensembles.items():
-        axes.plot(centres, density(ensemble), color=COLOURS[name], label=name)
+        axes.plot(centres, density(ensemble), color=COLOURS[name], label=LABELS[name])
     axes.set_ylim(bottom=0)
     axes.set_yticks([])
     axes.set_ylabel("density")
