@@ -3,8 +3,9 @@
 use super::checkpoint;
 use super::options::{Dynamics, Options};
 use crate::backend::cpu::{self, Chunk, Failure, Job};
+use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
-use crate::model::{Model, Scratch};
+use crate::model::{Frames, Model, Outputs, Scratch};
 use crate::schedule::BOLTZMANN;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::{Digest, Sha256};
@@ -24,6 +25,7 @@ pub struct Simulation {
     dynamics: Dynamics,
     /// `[n_replicas][n_particles][3]`, nm
     positions: Vec<f64>,
+    cell: Option<Cell>,
     step: u64,
     score_evaluations: u64,
     chunks: Vec<Chunk>,
@@ -80,7 +82,7 @@ pub struct Statistics {
 }
 
 impl Simulation {
-    /// Replica r starts from the model's start frame r mod n_frames, or from zeros if it has none.
+    /// Replica number r starts from the model's start frame r mod n_frames, or from zeros if it has none.
     pub fn new(model: Arc<Model>, options: Options) -> Result<Self> {
         let dynamics = Dynamics::new(&model, &options)?;
         let n = model.n_particles();
@@ -92,7 +94,9 @@ impl Simulation {
         let mut positions = vec![0.0; len];
         let start = model.start_positions();
         if !start.is_empty() {
-            for (x, from) in positions.chunks_exact_mut(3 * n).zip(start.chunks_exact(3 * n).cycle()) {
+            let first = options.first_replica as usize % (start.len() / (3 * n));
+            let frames = start.chunks_exact(3 * n).cycle().skip(first);
+            for (x, from) in positions.chunks_exact_mut(3 * n).zip(frames) {
                 x.copy_from_slice(from);
             }
         }
@@ -102,6 +106,7 @@ impl Simulation {
             model,
             dynamics,
             positions,
+            cell: None,
             step: 0,
             score_evaluations: 0,
             chunks: Vec::new(),
@@ -217,7 +222,7 @@ impl Simulation {
                 InvalidArgument,
                 "position of particle {} (replica {}) is {}; expected finite numbers in nm",
                 i / 3 % n,
-                i / 3 / n,
+                self.options.first_replica as usize + i / 3 / n,
                 positions[i]
             );
         }
@@ -235,7 +240,8 @@ impl Simulation {
         if self.options.allow_unstable {
             return Ok(());
         }
-        for (replica, x) in positions.chunks_exact(3 * self.model.n_particles()).enumerate() {
+        let frames = positions.chunks_exact(3 * self.model.n_particles());
+        for (replica, x) in (self.options.first_replica..).zip(frames) {
             for (bond, [least, greatest]) in metadata.bonds.iter().zip(&metadata.bond_ranges) {
                 let length = bond_length(x, *bond);
                 if !(BOND_MARGIN[0] * least..=BOND_MARGIN[1] * greatest).contains(&length) {
@@ -274,6 +280,18 @@ impl Simulation {
         Ok(())
     }
 
+    /// The cell of all replicas.
+    pub fn cell(&self) -> Option<&Cell> {
+        self.cell.as_ref()
+    }
+
+    /// Set the cell, which a periodic model needs and no other takes; positions stay.
+    pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
+        self.model.score().check_cell(cell.as_ref())?;
+        self.cell = cell;
+        Ok(())
+    }
+
     /// Number of the next step, which is also the noise's.
     pub fn step_count(&self) -> u64 {
         self.step
@@ -305,7 +323,7 @@ impl Simulation {
                 InvalidArgument,
                 "the bias force on particle {} (replica {}) is {} at step {}; look at the forces that act beside the model",
                 i / 3 % n,
-                i / 3 / n,
+                self.options.first_replica as usize + i / 3 / n,
                 forces[i],
                 self.step
             );
@@ -342,6 +360,7 @@ impl Simulation {
         let dynamics = &self.dynamics;
         let job = Job {
             model: &**self.model.score(),
+            cell: self.cell.as_ref(),
             adapter: self.options.adapter,
             particles: &dynamics.particles,
             factors: &|step| dynamics.factors(step),
@@ -435,7 +454,9 @@ impl Simulation {
                 self.options.n_replicas
             );
         }
-        self.model.score().evaluate(&self.positions, scores, energies, &mut Scratch::default())
+        let frames = Frames { positions: &self.positions, cell: self.cell.as_ref() };
+        let outputs = Outputs { scores, energies, virials: None };
+        self.model.score().evaluate(frames, outputs, &mut Scratch::default())
     }
 
     /// Everything needed to continue bit for bit, in a simulation of the same model and options.
@@ -463,6 +484,9 @@ impl Simulation {
         hash.update(self.model.sha256());
         hash.update(self.model.noise_level().unwrap_or(0.0).to_le_bytes());
         hash.update([self.options.adapter as u8]);
+        if let Some(cell) = &self.cell {
+            cell.vectors().iter().flatten().for_each(|x| hash.update(x.to_le_bytes()));
+        }
         self.dynamics.hash(&mut hash);
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =
