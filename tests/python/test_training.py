@@ -487,7 +487,7 @@ def test_flags_override_the_file_that_overrides_the_defaults(tmp_path):
         ("[training]\nstepz = 700", r"'stepz' in \[training\], which is no setting; it has steps, batch"),
         ("[noise]\nsteps = 700", r"'steps' in \[noise\]; it belongs into \[training\]"),
         ("steps = 700", r"'steps' outside of the sections; put it under \[training\]"),
-        ("[trainings]\nsteps = 700", r"section \[trainings\]; expected data, model, noise, loss, training"),
+        ("[trainings]\nsteps = 700", "has 'trainings' where sections are expected: data, model, noise, loss, training"),
         ("[training]\nsteps =", "cannot be read"),
         ("[training]\nsteps = 7000.0", "--steps is 7000.0; expected a whole number"),
         ("[training]\nsteps = 5", "--steps is 5; expected at least 10"),

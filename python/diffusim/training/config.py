@@ -78,7 +78,7 @@ class TrainingSettings:
     warm_up: float = _setting(0.02, "training", "Fraction of the steps over which the learning rate grows from 0.")
     average: float = _setting(0.05, "training", "Fraction of the steps that the averaged weights remember.")
     evaluations: int = _setting(50, "training", "How often the held-out loss is measured.")
-    patience: int = _setting(10, "training", "Evaluations without gain before it stops early.")
+    patience: int = _setting(20, "training", "Evaluations without gain before it stops early.")
     seed: int = _setting(0, "training", "Same seed, same machine: same model.")
 
     def __post_init__(self):
@@ -145,12 +145,11 @@ def _read(config: Path) -> dict:
     known = settings()
     chosen = {}
     for section, entries in content.items():
-        if not isinstance(entries, dict):
-            where = f"put it under [{known[section].metadata['section']}]" if section in known else "known are "
-            names = "" if section in known else ", ".join(known)
-            raise SettingsError(f"{config} sets '{section}' outside of the sections; {where}{names}.")
-        if section not in SECTIONS:
-            raise SettingsError(f"{config} has a section [{section}]; expected {', '.join(SECTIONS)}.")
+        if section in known and not isinstance(entries, dict):
+            right = known[section].metadata["section"]
+            raise SettingsError(f"{config} sets '{section}' outside of the sections; put it under [{right}].")
+        if section not in SECTIONS or not isinstance(entries, dict):
+            raise SettingsError(f"{config} has '{section}' where sections are expected: {', '.join(SECTIONS)}.")
         for name, value in entries.items():
             if name not in known:
                 inside = ", ".join(n for n, f in known.items() if f.metadata["section"] == section)
