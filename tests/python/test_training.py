@@ -45,6 +45,7 @@ def small_settings(**changes) -> config.TrainingSettings:
         "noise_min": 0.0011,
         "noise_max": 0.021,
         "noise_simulation": 0.0013,
+        "fokker_planck_weight": 0.05,
         "fokker_planck_ramp": 0.3,
         "quadruplets": (),
         "evaluations": 6,
@@ -359,6 +360,7 @@ def test_a_periodic_system_trains_like_any_other():
     whole = trainer.train(Spring(limit=-9.0), Frames(x, cells), settings)
     broken = trainer.train(Spring(limit=-9.0), Frames(x), settings)
     assert whole.held_out < 0.93 and broken.held_out > 0.97
+    assert whole.residual is None and whole.bands[0].fokker_planck is None  # its weight is 0
     assert whole.weights["fixed"] == np.float32(0.37)  # what has no gradient stays as it is
 
 
@@ -542,6 +544,7 @@ def test_a_message_passing_network_is_made_for_the_snapshots(snapshots):
     settings = choices.complete(config.TrainingSettings(model="message-passing"), snapshots)
     network = network_for(settings, snapshots)
     assert network.kind == "message-passing" and network.n_particles == 10 and settings.hidden == (32, 32)
+    assert settings.fokker_planck_weight == 0
     assert network.hyperparameters()["species"] == ["C", "N", "O"]
     assert network.cutoff > np.linalg.norm(snapshots.positions[:, 0] - snapshots.positions[:, 9], axis=-1).max()
     weights = network.initial_weights(jax.random.key(1), snapshots.positions)

@@ -54,7 +54,7 @@ def train(
     noise_min: Annotated[float | None, _option("noise_min")] = None,
     noise_max: Annotated[float | None, _option("noise_max")] = None,
     noise_simulation: Annotated[float | None, _option("noise_simulation", "--noise-min")] = None,
-    fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight")] = None,
+    fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight", "0.05; message-passing 0")] = None,
     fokker_planck_ramp: Annotated[float | None, _option("fokker_planck_ramp")] = None,
     force_weight: Annotated[float | None, _option("force_weight")] = None,
     steps: Annotated[int | None, _option("steps")] = None,
@@ -207,16 +207,18 @@ def _conclude(output: Path, header: model_file.ModelFile, result) -> None:
     again = f", {result.recoveries} × half the learning rate" if result.recoveries else ""
     say(
         "trained",
-        f"{why.get(result.stopped, 'failed')}{again}; best held-out {result.held_out:.4f} at step "
-        f"{result.best_step:,}, Fokker–Planck residual {result.residual:.4f}",
+        f"{why.get(result.stopped, 'failed')}{again}; best held-out {result.held_out:.4f} at step {result.best_step:,}"
+        + ("" if result.residual is None else f", Fokker–Planck residual {result.residual:.4f}"),
     )
     rows = {
         "σ / nm": [f"{band.noise_min:.2g}–{band.noise_max:.2g}" for band in result.bands],
         "held-out": [f"{band.denoising:.4f}" for band in result.bands],
-        "FP resid.": [f"{band.fokker_planck:.4f}" for band in result.bands],
+        "FP resid.": [f"{band.fokker_planck:.4f}" for band in result.bands if band.fokker_planck is not None],
     }
     width = max(len(text) for row in rows.values() for text in row) + 2
     for label, row in rows.items():
+        if not row:
+            continue
         say(label, "".join(f"{text:<{width}}" for text in row).rstrip())
     say(
         "model",
@@ -238,7 +240,8 @@ def _progress(steps: int) -> Iterator[Callable]:
         nonlocal first, tenths
         now = time.monotonic()
         first = first or (now, report.step)  # the first report comes after compilation
-        held_out = f"  held-out {report.held_out:.4f}  FP residual {report.residual:.4f}" if report.held_out else ""
+        held_out = f"  held-out {report.held_out:.4f}" if report.held_out is not None else ""
+        held_out += f"  FP residual {report.residual:.4f}" if report.residual is not None else ""
         line = f"epoch {report.epoch:.0f}  loss {report.loss:.4f}{held_out}"
         eta = ""
         if report.step > first[1]:

@@ -12,6 +12,8 @@ WIDTH, MOST_WIDTH = 64, 384  # layers are multiples of the first, up to the seco
 MESSAGE_WIDTHS = (32, 32)
 SECOND_SHELL = 2.5  # distances to the nearest neighbour
 SMALL = 32  # particles that all see each other
+# The third derivatives of a message-passing network take XLA minutes to compile, and for two blocks it may crash.
+FOKKER_PLANCK_WEIGHTS = {"distance": 0.05, "message-passing": 0.0}
 DISTANCE_BATCH = 512  # frames
 BATCH_PARTICLES = 8192  # of the other kinds, whose cost grows with the particles
 FLAT = 0.02  # a centre whose signed volume has either sign in more than this fraction of the frames inverts
@@ -41,6 +43,8 @@ def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettin
     if settings.batch is None:
         frames = DISTANCE_BATCH if settings.model == "distance" else 2 * (BATCH_PARTICLES // (2 * n))
         settings = replace(settings, batch=min(max(frames, 16), DISTANCE_BATCH))
+    if settings.fokker_planck_weight is None:
+        settings = replace(settings, fokker_planck_weight=FOKKER_PLANCK_WEIGHTS[settings.model])
     if settings.quadruplets is None:
         settings = replace(settings, quadruplets=choose_quadruplets(snapshots))
     if settings.symmetries == AUTO:

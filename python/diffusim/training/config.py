@@ -68,7 +68,7 @@ class TrainingSettings:
     noise_min: float | None = _setting(None, "noise", "Least noise level, nm.")
     noise_max: float | None = _setting(None, "noise", "Greatest noise level, nm.")
     noise_simulation: float | None = _setting(None, "noise", "Noise level that simulations read the model at, nm.")
-    fokker_planck_weight: float = _setting(0.05, "loss", "Weight of the Fokker-Planck loss; 0 switches it off.")
+    fokker_planck_weight: float | None = _setting(None, "loss", "Weight of the Fokker-Planck loss; 0 switches it off.")
     fokker_planck_ramp: float = _setting(0.1, "loss", "Fraction of the steps over which that weight grows from 0.")
     force_weight: float = _setting(1.0, "loss", "Share of the forces, where the snapshots have any: 0 (none) to 1.")
     steps: int = _setting(20_000, "training", "Optimizer steps.")
@@ -103,7 +103,8 @@ class TrainingSettings:
         if self.hidden is not None:
             widths = "-".join(map(str, self.hidden))
             _demand(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", widths, "widths such as 192-192-192")
-        _demand(self.fokker_planck_weight >= 0, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
+        good = self.fokker_planck_weight is None or self.fokker_planck_weight >= 0
+        _demand(good, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
         for name in ("fokker_planck_ramp", "force_weight", "learning_rate_end"):
             _demand(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("warm_up", "average"):

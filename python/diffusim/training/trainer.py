@@ -68,21 +68,21 @@ class Band:
     noise_min: float
     noise_max: float
     denoising: float
-    fokker_planck: float
+    fokker_planck: float | None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """The weights with the lowest held-out loss, and how it ended: "finished", "early", "interrupted", "failed".
 
-    `bands` are the losses of these weights along the noise levels.
+    `bands` are the losses of these weights along the noise levels. Fokker-Planck losses are None where their weight is 0.
     """
 
     weights: Weights
     step: int
     best_step: int
     held_out: float
-    residual: float
+    residual: float | None
     stopped: str
     recoveries: int
     bands: tuple[Band, ...]
@@ -312,19 +312,21 @@ def _evaluate(network, settings, state: _State, constants: _Constants, held_out:
     """State, held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
     force = settings.force_weight, constants.force_variance
     size = settings.batch // 2
-    denoising, residual = _losses(network, size, state.average, held_out, _noise_ranges(network), key, force)
-    loss = denoising + settings.fokker_planck_weight * residual
+    denoising, residual = _losses(
+        network, size, state.average, held_out, _noise_ranges(network), key, force, settings.fokker_planck_weight > 0
+    )
+    loss = denoising + (settings.fokker_planck_weight * residual if settings.fokker_planck_weight > 0 else 0.0)
     if loss < state.best_held_out:
         better = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
         state = state._replace(**better, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
     else:
         state = state._replace(idle_evaluations=state.idle_evaluations + 1)
-    return state, float(loss), float(residual)
+    return state, float(loss), _known(residual)
 
 
-@partial(jax.jit, static_argnames=("network", "size"))
-def _losses(network, size, weights, frames, noise_ranges, key, force):
-    """Both losses over `frames`, each frame drawn several times, in chunks of `size`."""
+@partial(jax.jit, static_argnames=("network", "size", "with_fokker_planck"))
+def _losses(network, size, weights, frames, noise_ranges, key, force, with_fokker_planck):
+    """Both losses over `frames`, each frame drawn several times, in chunks of `size`; nan for one that is left out."""
     n_frames = len(frames.positions)
     size = min(size, n_frames)
     n_chunks = n_frames // size
@@ -335,6 +337,8 @@ def _losses(network, size, weights, frames, noise_ranges, key, force):
         key_denoising, key_fp = jax.random.split(key)
         some = frames.take(indices)
         denoising = denoising_loss(network, weights, some, noise_ranges[0], key_denoising, *force)
+        if not with_fokker_planck:
+            return denoising, jnp.full((), jnp.nan)
         return denoising, fokker_planck_loss(network, weights, some, noise_ranges[1], key_fp)
 
     denoising, residual = jax.lax.map(one, (order, jax.random.split(key, len(order))))
@@ -348,9 +352,15 @@ def _bands(network, settings, state: _State, constants: _Constants, held_out: Fr
     found = []
     for low, high in zip(edges, edges[1:], strict=False):
         ranges = ((low, high), (low, high))
-        losses = _losses(network, settings.batch // 2, state.best, held_out, ranges, key, force)
-        found.append(Band(low, high, *map(float, losses)))
+        denoising, residual = _losses(
+            network, settings.batch // 2, state.best, held_out, ranges, key, force, settings.fokker_planck_weight > 0
+        )
+        found.append(Band(low, high, float(denoising), _known(residual)))
     return tuple(found)
+
+
+def _known(loss: jax.Array) -> float | None:
+    return None if np.isnan(loss) else float(loss)
 
 
 def _noise_ranges(network: Network) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -380,7 +390,7 @@ def _result(state: _State, stopped: str, bands: tuple[Band, ...]) -> TrainingRes
         step=int(state.step),
         best_step=int(state.best_step),
         held_out=float(state.best_held_out),
-        residual=float(state.best_residual),
+        residual=_known(state.best_residual),
         stopped=stopped,
         recoveries=int(state.recoveries),
         bands=bands,
