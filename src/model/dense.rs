@@ -406,3 +406,81 @@ impl<S: Simd> Dense<f32> for SingleFrame<S> {
         dispatch!(self.backward(layer, y, &mut x[..layer.n_in]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::Packed;
+    use pulp::{Arch, WithSimd};
+
+    /// Both passes for one frame and for a batch of the same frame: outputs, then derivatives by the inputs.
+    struct Passes<'a> {
+        layer: &'a Layer,
+        x: &'a [f32],
+    }
+
+    impl WithSimd for Passes<'_> {
+        type Output = [Vec<f32>; 2];
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            let Passes { layer, x } = self;
+            let room = layer.stride.max(layer.n_in + 16).next_multiple_of(BLOCK);
+            let mut lines = [(); 3].map(|_| CacheLine::buffer(room));
+            let [input, output, back] = lines.each_mut().map(|l| bytemuck::cast_slice_mut::<_, f32>(l));
+            input[..layer.n_in].copy_from_slice(x);
+            let single = SingleFrame(simd);
+            Dense::forward(single, 0.0, layer, input, output);
+            let mut results = output[..layer.n_out].to_vec();
+            output[layer.n_out..].fill(f32::NAN);
+            Dense::backward(single, 0.0, layer, output, back);
+            results.extend(&back[..layer.n_in]);
+
+            let zero = Packed::zero(simd);
+            let splat = |x: &[f32]| x.iter().map(|x| simd.splat_f32s(*x)).collect::<Vec<_>>();
+            let mut input = splat(input);
+            let mut output = splat(&vec![0.0; room]);
+            UnitMajor::<1, 12>.forward(zero, layer, &input, &mut output);
+            let first = |v: &[S::f32s]| {
+                bytemuck::cast_slice::<_, f32>(v).iter().copied().step_by(S::F32_LANES).collect::<Vec<_>>()
+            };
+            let mut batch = first(&output[..layer.n_out]);
+            output[layer.n_out..].fill(simd.splat_f32s(f32::NAN));
+            UnitMajor::<1, 12>.backward(zero, layer, &mut output, &mut input);
+            batch.extend(first(&input[..layer.n_in]));
+            [results, batch]
+        }
+    }
+
+    #[test]
+    fn one_frame_and_batches_have_the_same_bits_and_the_right_values() {
+        let number = |i: usize, j: usize| crate::noise::normals(3, 0, i as u32, j as u64)[0];
+        for (n_in, n_out) in [(1, 1), (3, 5), (7, 33), (59, 192), (192, 192), (18, 70), (64, 128)] {
+            for mask in [0xFFFF_0000, 0xFFFF_FFFF] {
+                let weight = |i: usize, o: usize| f32::from_bits(number(i, o).to_bits() & mask);
+                let layer = Layer::new(n_in, n_out, weight, |o| number(5000, o));
+                assert_eq!(layer.pairs.is_some(), mask == 0xFFFF_0000);
+                let x: Vec<f32> = (0..n_in).map(|i| number(6000, i)).collect();
+                let [single, batch] = Arch::new().dispatch(Passes { layer: &layer, x: &x });
+                assert_eq!(single, batch, "{n_in} × {n_out}");
+                #[cfg(target_arch = "x86_64")]
+                let others = pulp::x86::V3::try_new().map(Arch::V3);
+                #[cfg(not(target_arch = "x86_64"))]
+                let others = None;
+                for arch in others.into_iter().chain([Arch::Scalar]) {
+                    let passes = arch.dispatch(Passes { layer: &layer, x: &x });
+                    assert_eq!(passes, [&single[..], &single[..]], "{n_in} × {n_out}");
+                }
+                let y: Vec<f64> = (0..n_out)
+                    .map(|o| {
+                        let sum: f64 = (0..n_in).map(|i| x[i] as f64 * weight(i, o) as f64).sum();
+                        sum + number(5000, o) as f64
+                    })
+                    .collect();
+                let back = (0..n_in).map(|i| (0..n_out).map(|o| y[o] * weight(i, o) as f64).sum());
+                for (got, expected) in single.iter().zip(y.iter().copied().chain(back)) {
+                    let scale = (n_in * n_out) as f64;
+                    assert!((*got as f64 - expected).abs() < 2e-6 * scale.sqrt() * (1.0 + expected.abs()));
+                }
+            }
+        }
+    }
+}

@@ -75,7 +75,8 @@ class Band:
 class TrainingResult:
     """The weights with the lowest held-out loss, and how it ended: "finished", "early", "interrupted", "failed".
 
-    `bands` are the losses of these weights along the noise levels. Fokker-Planck losses are None where their weight is 0.
+    `bands` are the losses of these weights along the noise levels. Where the Fokker-Planck weight is 0, its losses are
+    None.
     """
 
     weights: Weights
