@@ -128,7 +128,7 @@ def read(path: str | os.PathLike) -> ModelFile:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read the tensors of the model file at `path`, by name, as float32; ModelFileError if not what their sha256 says."""
+    """Read the tensors of the model file at `path`, by name, as float32; ModelFileError if their sha256 is another."""
     model = read(path)
     data = Path(path).read_bytes()
     header_length = int.from_bytes(data[:8], "little")

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-# Half the bytes, and one replica is bound by reading them. On alanine dipeptide the rounding changes energies by 0.01 kT0
-# (standard deviation) and no population beyond its statistical error.
+# Half the bytes, and one replica is bound by reading them. On alanine dipeptide the rounding changes energies by
+# 0.01 kT0 (standard deviation) and no population beyond its statistical error.
 WEIGHT_TYPE = ml_dtypes.bfloat16
 
 
