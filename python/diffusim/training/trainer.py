@@ -268,7 +268,7 @@ def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
 
 
 def _fokker_planck_weight(settings: TrainingSettings, step: jax.Array) -> jax.Array:
-    """It grows linearly from 0 over the first part of the steps: a rough energy has residuals that say nothing."""
+    """It grows linearly from 0 over the first part of the steps, in which the energy is far from any density's."""
     ramp = settings.fokker_planck_ramp * settings.steps
     return settings.fokker_planck_weight * jnp.minimum(1.0, step / ramp if ramp > 0 else 1.0)
 
