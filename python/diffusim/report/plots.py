@@ -272,9 +272,9 @@ def _slow_modes(row: Sequence[Axes], shown: Comparison) -> None:
                 counts = modes.counts[name][number]
                 energy = -np.log(np.where(counts > 0, counts, np.nan) / counts.sum())
                 axes.plot(centres, energy - np.nanmin(energy), style, color=colour, label=LABELS[name])
-        axes.set(xlabel=f"slow component {number + 1} (TICA)", ylim=(-0.3, 10))
+        axes.set(xlabel=f"slow component {number + 1} (TICA)", ylim=(-0.3, 12))
         axes.set_title("Free energy / kT")
-        axes.legend(loc="upper center", ncols=3)
+        axes.legend(loc="upper center", ncols=2)
     axes = row[-1]
     for number, curve in enumerate(modes.timescales.T):
         axes.plot(modes.lags, curve, "o-", color=(SIMULATED, SECOND, INDEPENDENT)[number], label=f"{number + 1}")
