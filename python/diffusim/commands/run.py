@@ -249,11 +249,13 @@ class _OpenMM:
     """Steps through openmm.app.Simulation; one replica, every particle with the mobility kT/(m friction)."""
 
     def __init__(self, model, settings: Settings):
-        import openmm
-        from openmm import unit
+        try:
+            import openmm
+            from openmm import unit
 
-        import diffusim.openmm
-
+            import diffusim.openmm
+        except ImportError as error:
+            fail(f"--engine openmm cannot start: {error}")
         if settings.replicas != 1:
             fail(f"--replicas is {settings.replicas}; OpenMM runs one. Use --engine core.")
         if settings.effective_step is not None:
