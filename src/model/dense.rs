@@ -6,8 +6,10 @@
 
 use crate::lane::{CacheLine, Number};
 use pulp::Simd;
+use std::sync::Arc;
 
-/// A dense layer y = x W + b, its rows padded to whole cache lines.
+/// A dense layer y = x W + b, its rows padded to whole cache lines. Clones share the weights.
+#[derive(Clone)]
 pub struct Layer {
     /// Inputs.
     pub n_in: usize,
@@ -16,7 +18,7 @@ pub struct Layer {
     /// Outputs with padding; arrays over them must have room for these.
     pub stride: usize,
     /// `[n_in][stride]`
-    weight: Vec<CacheLine>,
+    weight: Arc<[CacheLine]>,
     /// `[stride]`
     bias: Vec<CacheLine>,
 }
@@ -30,21 +32,22 @@ impl Layer {
         bias: impl Fn(usize) -> f32,
     ) -> Self {
         let stride = n_out.next_multiple_of(CacheLine::LEN);
-        let mut layer = Layer {
-            n_in,
-            n_out,
-            stride,
-            weight: CacheLine::buffer(n_in * stride),
-            bias: CacheLine::buffer(stride),
-        };
-        let rows: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.weight);
+        let mut lines = CacheLine::buffer(n_in * stride);
+        let rows: &mut [f32] = bytemuck::cast_slice_mut(&mut lines);
         for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
             for (o, w) in row[..n_out].iter_mut().enumerate() {
                 *w = weight(i, o);
             }
         }
+        let layer = Layer { n_in, n_out, stride, weight: lines.into(), bias: Vec::new() };
+        layer.with_bias(bias)
+    }
+
+    /// The same weights with another bias.
+    pub fn with_bias(&self, bias: impl Fn(usize) -> f32) -> Self {
+        let mut layer = Layer { bias: CacheLine::buffer(self.stride), ..self.clone() };
         let biases: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.bias);
-        for (o, b) in biases[..n_out].iter_mut().enumerate() {
+        for (o, b) in biases[..self.n_out].iter_mut().enumerate() {
             *b = bias(o);
         }
         layer
