@@ -13,7 +13,7 @@
 //! score has the same bits either way.
 
 use super::dense::{Dense, Layer, SingleFrame, UnitMajor};
-use super::{ScoreModel, Scratch};
+use super::{Frames, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use crate::lane::{CacheLine, Number, Packed};
 use pulp::{Arch, Simd, WithSimd};
@@ -651,14 +651,17 @@ impl ScoreModel for Distance {
         self.n_particles
     }
 
-    fn evaluate(
-        &self,
-        positions: &[f64],
-        scores: &mut [f64],
-        energies: Option<&mut [f64]>,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        self.arch.dispatch(Batch { model: self, positions, scores, energies, scratch });
+    fn evaluate(&self, frames: Frames, mut outputs: Outputs, scratch: &mut Scratch) -> Result<()> {
+        let Outputs { scores, energies, .. } = &mut outputs;
+        let positions = frames.positions;
+        self.arch.dispatch(Batch {
+            model: self,
+            positions,
+            scores,
+            energies: energies.as_deref_mut(),
+            scratch,
+        });
+        outputs.fill_open_virials(positions, self.n_particles);
         Ok(())
     }
 
