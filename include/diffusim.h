@@ -101,6 +101,24 @@ typedef int32_t (*diffusim_score_callback_t)(void *user_data,
                                              double *scores,
                                              double *energies);
 
+// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_sample_options_t)
+  size_t struct_size;
+  // Seed of the noise. A frame depends on the seed and on its number alone.
+  uint64_t seed;
+  // Number of the first frame.
+  uint32_t first_frame;
+  // Steps of reverse diffusion, two scores each; 32 by default.
+  uint32_t n_steps;
+  // σ at which frames start, nm; 0 = half the greatest noise level of the training.
+  double start_level;
+  // Langevin steps at the end; 100 by default.
+  uint64_t corrector_steps;
+  // Threads; 0 = one per core.
+  size_t n_threads;
+} diffusim_sample_options_t;
+
 // What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
 //
 // The size of a step is given by at most one of `spring`, `effective_step` and `time_step`; with none, the model file's
@@ -267,7 +285,7 @@ diffusim_status_t diffusim_model_from_bytes(const void *data,
                                             const diffusim_model_options_t *options,
                                             diffusim_model_t **model);
 
-// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4, gaussian-mixture) from the JSON description
 // that a model file would hold.
 //
 // @since 0.1
@@ -399,6 +417,25 @@ diffusim_status_t diffusim_model_configurational_temperature(const diffusim_mode
                                                              const double *positions,
                                                              size_t n_frames,
                                                              double *temperature);
+
+// Fill `options` with the defaults; `size` is sizeof(diffusim_sample_options_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_sample_options_init(diffusim_sample_options_t *options,
+                                               size_t size);
+
+// Draw `n_frames` equilibrium frames by reverse diffusion, from the training's noise down to the level at which the model is
+// read: `positions` `[n_frames][n_particles][3]` in nm. `options` may be NULL. Frame f starts from the model's start frame
+// f mod n_start_frames, blurred by `start_level`: basins that lie farther apart keep the populations of the start frames.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of one density, or a subset), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+// DIFFUSIM_ERROR_NOT_FINITE (naming frame, particle and noise level).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_sample(const diffusim_model_t *model,
+                                        const diffusim_sample_options_t *options,
+                                        double *positions,
+                                        size_t n_frames);
 
 // Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
 //

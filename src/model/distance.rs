@@ -72,10 +72,7 @@ impl Conditioning {
             .map(|(i, (mean, spread))| {
                 let s = if i < self.n_pairs { noise_level } else { noise_level / self.signed_length };
                 let spread = *spread as f64;
-                Normalisation {
-                    mean: *mean,
-                    inverse_spread: (1.0 / (spread * spread + s * s).sqrt()) as f32,
-                }
+                Normalisation { mean: *mean, inverse_spread: (1.0 / (spread * spread + s * s).sqrt()) as f32 }
             })
             .collect()
     }
@@ -88,8 +85,7 @@ impl Conditioning {
         (0..n_out)
             .map(|o| {
                 let rows = embedding.iter().enumerate();
-                let constant: f64 =
-                    rows.map(|(j, e)| e * self.embedding_weight[j * n_out + o] as f64).sum();
+                let constant: f64 = rows.map(|(j, e)| e * self.embedding_weight[j * n_out + o] as f64).sum();
                 (self.bias[o] as f64 + constant) as f32
             })
             .collect()
@@ -132,12 +128,6 @@ impl Distance {
         noise_level: f64,
     ) -> Result<Self> {
         let [min, max] = noise_range;
-        if !(min >= 1e-9 && max > min && max <= 1e3) {
-            bail!(
-                InvalidModel,
-                "noise levels of the model are {min} to {max} nm; expected 0 < min < max, both reasonable"
-            );
-        }
         if !(min * 0.999..=max * 1.001).contains(&noise_level) {
             bail!(
                 InvalidArgument,

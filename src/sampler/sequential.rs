@@ -2,19 +2,17 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
+use super::threads::{self, Threads};
 use crate::backend::cpu::{self, Chunk, Failure, Job};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, Model, Outputs, Scratch};
 use crate::schedule::BOLTZMANN;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Steps between copies of the last good frame.
 const STEPS_PER_COPY: u64 = 200;
-/// More threads than any machine has cores are a mistake.
-const MAX_THREADS: usize = 1024;
 /// Positions and their copies, scores, bias, noise and its keys of one particle of one replica.
 const BYTES_PER_PARTICLE: usize = 3 * 8 * 5 + 3 * 4 * 2 + 8;
 
@@ -42,22 +40,6 @@ const BOND_MARGIN: [f64; 2] = [0.7, 1.4];
 
 fn bond_length(x: &[f64], [i, j]: [usize; 2]) -> f64 {
     (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt()
-}
-
-/// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
-struct Threads {
-    process: u32,
-    pool: ThreadPool,
-}
-
-impl Threads {
-    fn start(n: usize) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build()
-            .map_err(|e| Error::InvalidArgument(format!("{n} threads cannot be started: {e}")))?;
-        Ok(Threads { process: std::process::id(), pool })
-    }
 }
 
 /// What a simulation has done so far, and what its next step is.
@@ -125,13 +107,7 @@ impl Simulation {
         let Some(end) = options.first_replica.checked_add(options.n_replicas as u32) else {
             bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
         };
-        if options.n_threads > MAX_THREADS {
-            bail!(
-                InvalidArgument,
-                "n_threads is {}; expected 0 (one per core) to {MAX_THREADS}",
-                options.n_threads
-            );
-        }
+        let n_threads = threads::count(options.n_threads)?;
         let ids: Vec<u32> = match &options.particle_ids {
             Some(ids) if ids.len() != n => {
                 bail!(InvalidArgument, "{} particle ids were given for {n} particles", ids.len())
@@ -148,10 +124,6 @@ impl Simulation {
                 twice[0]
             );
         }
-        let n_threads = match options.n_threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            n => n,
-        };
         let size =
             cpu::replicas_per_chunk(self.model.score().preferred_batch(), options.n_replicas, n_threads)
                 as u32;

@@ -388,3 +388,30 @@ def test_drags_and_diffusion_coefficients_may_differ_between_particles():
     squares = (halved.positions**2).sum(axis=2).ravel()
     expected = 6 * 0.5e-4 * n_steps
     assert abs(squares.mean() - expected) < 4 * squares.std() / np.sqrt(squares.size)
+
+
+def test_samples_depend_on_seed_and_number_alone():
+    model = Model(SMALL)
+    settings = {"seed": 11, "n_steps": 4, "corrector_steps": 3}
+    frames = model.sample(600, **settings)
+    assert frames.shape == (600, 5, 3) and np.isfinite(frames).all()
+    assert np.abs(frames.mean(axis=1)).max() < 1e-12
+    assert np.array_equal(model.sample(3, **settings, first_frame=597, n_threads=1), frames[597:])
+    assert not np.array_equal(model.sample(3, **(settings | {"seed": 12})), frames[:3])
+    assert model.sample(0, **settings).shape == (0, 5, 3)
+
+
+def test_wrong_sampling_is_one_clear_sentence():
+    model = Model(SMALL)
+    for words, arguments in {
+        "n_frames is -1": {"n_frames": -1},
+        "n_steps is 0": {"n_frames": 2, "n_steps": 0},
+        "seed is -3": {"n_frames": 2, "seed": -3},
+        "start_level is 0": {"n_frames": 2, "start_level": 0},
+        "start level 9 nm": {"n_frames": 2, "start_level": 9},
+    }.items():
+        with pytest.raises(DiffusimError, match=words):
+            model.sample(**arguments)
+    with pytest.raises(DiffusimError, match="no noise levels") as failure:
+        harmonic().sample(2)
+    assert failure.value.status is Status.UNSUPPORTED

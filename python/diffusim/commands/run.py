@@ -130,7 +130,7 @@ def run(
             f"{trained:g} K and only the noise is scaled, which is right as far as it does not change with temperature",
             "yellow",
         )
-    topology = _write_topology(loaded, output.with_suffix(".pdb"))
+    topology = write_topology(loaded, output.with_suffix(".pdb"))
     if not saved:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -330,7 +330,7 @@ class _Checkpoint:
             fail(f"{path} is no checkpoint of 'diffusim run'. Start anew with --force.")
 
 
-def _write_topology(model, path: Path) -> Path | None:
+def write_topology(model, path: Path) -> Path | None:
     """The model's particles and bonds as a PDB, at its first start frame; None for models without either."""
     if not model.metadata.get("particles") or not len(model.start_positions):
         return None
