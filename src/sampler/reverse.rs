@@ -2,7 +2,7 @@
 //!
 //! Blurring is x = x₀ + σξ, whose probability flow dx/dσ = −σ s(x, σ) (Song et al., arXiv:2011.13456) carries the density of
 //! each σ into that of every other. It is integrated by Heun's method in σ (Karras et al., arXiv:2206.00364), exact where σ
-//! is large against the data, on levels in geometric progression:
+//! is large against the data, on levels in geometric progression (theory 19):
 //!
 //!   y = x + (σ_n − σ_{n+1}) σ_n s(x, σ_n),
 //!   x ← x + ½ (σ_n − σ_{n+1}) [σ_n s(x, σ_n) + σ_{n+1} s(y, σ_{n+1})].
