@@ -64,6 +64,9 @@
 // Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
 #define DIFFUSIM_LEIMKUHLER_MATTHEWS 1
 
+// Heun: two scores a step, weak order 2; takes no bias (theory 9).
+#define DIFFUSIM_HEUN 2
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -150,7 +153,7 @@ typedef struct {
   size_t n_replicas;
   // Number of the first replica, for the noise.
   uint32_t first_replica;
-  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_HEUN.
   int32_t adapter;
   // Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
   const uint32_t *particle_ids;

@@ -11,7 +11,7 @@ use diffusim::schedule::{BOLTZMANN, Mobility};
 use serde_json::json;
 use std::sync::Arc;
 
-const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
+const ADAPTERS: [Adapter; 3] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews, Adapter::Heun];
 
 /// ⟨Δx²⟩ = 6 D t per particle, with D = kT/(m γ): different masses, T ≠ T₀. Leimkuhler–Matthews shares half of its first and
 /// last noise with the neighbouring intervals: n − ½ steps' worth over n steps.
@@ -20,7 +20,8 @@ fn msd_is_six_d_t() {
     let model = analytic("free", 3, 283.0, json!({}));
     let masses = vec![2.3, 7.1, 15.9];
     let (temperature, rate, dt, n_steps, n_replicas) = (331.0, 3.7, 0.013, 40, 20_000);
-    for (adapter, effective) in ADAPTERS.into_iter().zip([n_steps as f64, n_steps as f64 - 0.5]) {
+    let counts = [n_steps as f64, n_steps as f64 - 0.5, n_steps as f64];
+    for (adapter, effective) in ADAPTERS.into_iter().zip(counts) {
         let options = Options {
             temperature: Some(temperature),
             masses: Some(masses.clone()),
@@ -65,8 +66,8 @@ fn msd_is_six_d_t() {
     }
 }
 
-/// Variance of a harmonic coordinate: (kT/κ)/(1 − κDΔt/2kT) under Euler–Maruyama, kT/κ under Leimkuhler–Matthews; here with
-/// τκ = 0.31 and 0.31·2.3/7.1 for two masses and T ≠ T₀.
+/// Variance of a harmonic coordinate, with z = τκ: (kT/κ)/(1 − z/2) under Euler–Maruyama, kT/κ under Leimkuhler–Matthews,
+/// (kT/κ)(1 − z/2)/(1 − z/2 + z²/4) under Heun; here with z = 0.31 and 0.31·2.3/7.1 for two masses and T ≠ T₀.
 #[test]
 fn harmonic_variance_is_that_of_each_adapter() {
     let stiffness = 87.0; // kT₀/nm²
@@ -104,6 +105,10 @@ fn harmonic_variance_is_that_of_each_adapter() {
             let bias = match adapter {
                 Adapter::EulerMaruyama => 1.0 / (1.0 - tau * stiffness / 2.0),
                 Adapter::LeimkuhlerMatthews => 1.0,
+                Adapter::Heun => {
+                    let z = tau * stiffness;
+                    (1.0 - z / 2.0) / (1.0 - z / 2.0 + z * z / 4.0)
+                }
             };
             assert_mean(
                 &format!("{adapter:?} particle {i}"),
@@ -148,10 +153,10 @@ fn average(energy: impl Fn(f64) -> f64, ratio: f64, half_range: f64, g: impl Fn(
     numerator / denominator
 }
 
-/// Every coordinate in E = c x⁴: the error of ⟨x²⟩ is of first order in τ under Euler–Maruyama and much smaller under
-/// Leimkuhler–Matthews.
+/// Every coordinate in E = c x⁴: the error of ⟨x²⟩ is of first order in τ under Euler–Maruyama, of second under Heun, and
+/// much smaller under Leimkuhler–Matthews.
 #[test]
-fn weak_order_is_one_and_leimkuhler_matthews_is_better() {
+fn weak_orders_are_one_and_two_and_leimkuhler_matthews_is_better() {
     let c = 0.27;
     let quartic = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
         x.iter().zip(s).for_each(|(x, s)| *s = -4.0 * c * x * x * x);
@@ -189,6 +194,12 @@ fn weak_order_is_one_and_leimkuhler_matthews_is_better() {
     assert!((ratio - 2.0).abs() < 0.35 + 3.0 * error && error < 0.15);
     let (better, error) = bias(Adapter::LeimkuhlerMatthews, 0.1);
     assert!(better.abs() + 3.0 * error < coarse / 4.0);
+    // Heun's second order: a quarter with half the step, and somewhat less with the next order in τ.
+    let ((coarse, e1), (fine, e2)) = (bias(Adapter::Heun, 0.1), bias(Adapter::Heun, 0.05));
+    let ratio = coarse / fine;
+    let error = ratio * ((e1 / coarse).powi(2) + (e2 / fine).powi(2)).sqrt();
+    println!("ratio {ratio:.3} ± {error:.3}");
+    assert!(ratio - 3.0 * error < 4.8 && ratio + 3.0 * error > 4.0 && error < 1.0);
 }
 
 /// υ = T/T₀ samples p^{1/υ} (theory 5): moments of a double well against quadrature, hotter and colder.

@@ -27,7 +27,7 @@ from diffusim._library import (
     Status,
 )
 
-ADAPTERS = ("euler-maruyama", "leimkuhler-matthews")  # in the order of the C API
+ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
@@ -303,7 +303,7 @@ class Simulation:
         masses          amu, [n_particles]; the model's by default; 0 freezes a particle
         seed            of the noise; a fresh one by default, kept in `seed`
         first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
-        adapter         "leimkuhler-matthews" or "euler-maruyama"
+        adapter         "leimkuhler-matthews", "euler-maruyama" or "heun", which takes no bias
         spring_schedule       factors on the spring, one per step
         noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`

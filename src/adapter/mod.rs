@@ -1,9 +1,11 @@
 //! The harmonic adapter: how one frame is drawn given the last. One file per step, one `update_particle` each.
 
 mod em;
+mod heun;
 mod leimkuhler_matthews;
 
 pub use em::EulerMaruyama;
+pub use heun::Heun;
 pub use leimkuhler_matthews::LeimkuhlerMatthews;
 
 /// Spring of one particle at one step, in the form the update needs.
@@ -19,6 +21,9 @@ pub struct ParticleStep {
 pub trait Step {
     /// Whether the update uses ξ_{n+1}.
     const NEXT_NOISE: bool;
+
+    /// Whether the step is taken again, from x_n, with the mean of the scores at both of its ends.
+    const CORRECTS: bool = false;
 
     /// New position (nm) from position, score (1/nm), ξ_n and, where it is used, ξ_{n+1}.
     fn update_particle(
@@ -38,4 +43,16 @@ pub enum Adapter {
     /// Theory (10): one score a step, equilibrium averages of order 2.
     #[default]
     LeimkuhlerMatthews,
+    /// Theory (9): two scores a step, weak order 2.
+    Heun,
+}
+
+impl Adapter {
+    /// Scores that a step needs.
+    pub fn scores_per_step(self) -> u64 {
+        match self {
+            Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews => 1,
+            Adapter::Heun => 2,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
-use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
+use crate::adapter::{Adapter, EulerMaruyama, Heun, LeimkuhlerMatthews, ParticleStep, Step};
 use crate::cell::Cell;
 use crate::error::Error;
 use crate::model::{Frames, Outputs, ScoreModel, Scratch};
@@ -56,6 +56,8 @@ pub enum Failure {
 /// Replicas that are evaluated together, with their work space.
 pub struct Chunk {
     scores: Vec<f64>,
+    /// Positions and scores at the end of a step that is taken again; empty for other adapters.
+    predicted: [Vec<f64>; 2],
     noise: Noise,
     next_noise: Noise,
     /// Seed and step for which `noise` holds ξ.
@@ -73,6 +75,7 @@ impl Chunk {
         let n = replicas.len() * particle_ids.len();
         Chunk {
             scores: vec![0.0; 3 * n],
+            predicted: Default::default(),
             noise: Noise::with_len(n),
             next_noise: Noise::with_len(n),
             noise_at: None,
@@ -90,7 +93,6 @@ impl Chunk {
         positions: &mut [f64],
         bias: Option<&[f64]>,
     ) -> Result<(), Failure> {
-        let n_particles = job.particles.len();
         for step in job.first_step..job.first_step + job.n_steps {
             let frames = Frames { positions, cell: job.cell };
             job.model
@@ -110,25 +112,57 @@ impl Chunk {
             if !self.is_sound(job, drift) {
                 return Err(self.failure(job, step, drift, positions));
             }
-            let frames =
-                positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
-            for (frame, (x, s)) in frames.enumerate() {
-                for (particle, base) in job.particles.iter().enumerate() {
-                    let step = ParticleStep {
-                        effective_step: base.effective_step * drift,
-                        noise_amplitude: base.noise_amplitude * noise,
-                    };
-                    let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
-                    let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
-                    let i = frame * n_particles + particle;
-                    *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+            if A::CORRECTS {
+                self.correct::<A>(job, drift, noise, positions).map_err(Failure::Model)?;
+                if !self.is_sound(job, drift) {
+                    return Err(self.failure(job, step, drift, positions));
                 }
             }
+            self.update::<A>(job, drift, noise, positions);
             if A::NEXT_NOISE {
                 std::mem::swap(&mut self.noise, &mut self.next_noise);
                 self.noise_at = Some((job.seed, step + 1));
             }
         }
+        Ok(())
+    }
+
+    /// Move every particle, by `scores` and noise, with the factors of this step.
+    fn update<A: Step>(&self, job: &Job, drift: f64, noise: f64, positions: &mut [f64]) {
+        let n_particles = job.particles.len();
+        let frames =
+            positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
+        for (frame, (x, s)) in frames.enumerate() {
+            for (particle, base) in job.particles.iter().enumerate() {
+                let step = ParticleStep {
+                    effective_step: base.effective_step * drift,
+                    noise_amplitude: base.noise_amplitude * noise,
+                };
+                let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
+                let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
+                let i = frame * n_particles + particle;
+                *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+            }
+        }
+    }
+
+    /// Make `scores` the mean of those at both ends of the step.
+    fn correct<A: Step>(
+        &mut self,
+        job: &Job,
+        drift: f64,
+        noise: f64,
+        positions: &[f64],
+    ) -> Result<(), Error> {
+        let [mut ends, mut end_scores] = std::mem::take(&mut self.predicted);
+        ends.clear();
+        ends.extend_from_slice(positions);
+        end_scores.resize(positions.len(), 0.0);
+        self.update::<A>(job, drift, noise, &mut ends);
+        let frames = Frames { positions: &ends, cell: job.cell };
+        job.model.evaluate(frames, Outputs::scores(&mut end_scores), &mut self.scratch)?;
+        self.scores.iter_mut().zip(&end_scores).for_each(|(s, end)| *s = 0.5 * (*s + end));
+        self.predicted = [ends, end_scores];
         Ok(())
     }
 
@@ -185,6 +219,7 @@ pub fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Result
     let run = |chunk: &mut Chunk, positions: &mut [f64], bias: Option<&[f64]>| match job.adapter {
         Adapter::EulerMaruyama => chunk.advance::<EulerMaruyama>(job, arch, positions, bias),
         Adapter::LeimkuhlerMatthews => chunk.advance::<LeimkuhlerMatthews>(job, arch, positions, bias),
+        Adapter::Heun => chunk.advance::<Heun>(job, arch, positions, bias),
     };
     if let [chunk] = chunks {
         return run(chunk, positions, job.bias);

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const DIFFUSIM_EULER_MARUYAMA: i32 = 0;
 /// Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
 pub const DIFFUSIM_LEIMKUHLER_MATTHEWS: i32 = 1;
+/// Heun: two scores a step, weak order 2; takes no bias (theory 9).
+pub const DIFFUSIM_HEUN: i32 = 2;
 
 /// Past its end a schedule keeps its last entry.
 pub const DIFFUSIM_HOLD_LAST: i32 = 0;
@@ -62,7 +64,7 @@ pub struct diffusim_simulation_options_t {
     pub n_replicas: usize,
     /// Number of the first replica, for the noise.
     pub first_replica: u32,
-    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_HEUN.
     pub adapter: i32,
     /// Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
     pub particle_ids: *const u32,
@@ -171,9 +173,10 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
     let adapter = match c.adapter {
         DIFFUSIM_EULER_MARUYAMA => Adapter::EulerMaruyama,
         DIFFUSIM_LEIMKUHLER_MATTHEWS => Adapter::LeimkuhlerMatthews,
+        DIFFUSIM_HEUN => Adapter::Heun,
         other => bail!(
             InvalidArgument,
-            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_LEIMKUHLER_MATTHEWS"
+            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_LEIMKUHLER_MATTHEWS or DIFFUSIM_HEUN"
         ),
     };
     let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;

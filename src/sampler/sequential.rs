@@ -297,6 +297,13 @@ impl Simulation {
                 self.step
             );
         }
+        if self.options.adapter.scores_per_step() > 1 {
+            bail!(
+                InvalidArgument,
+                "this adapter needs the bias forces at both ends of each step and has them at one; use \
+                 leimkuhler-matthews or euler-maruyama"
+            );
+        }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
         self.bias.clear();
         self.bias.extend(forces.iter().map(|f| f * beta));
@@ -346,7 +353,8 @@ impl Simulation {
         match outcome {
             Ok(()) => {
                 self.step = end;
-                self.score_evaluations += n_steps * self.options.n_replicas as u64;
+                self.score_evaluations +=
+                    n_steps * self.options.adapter.scores_per_step() * self.options.n_replicas as u64;
                 Ok(())
             }
             Err(failure) => {

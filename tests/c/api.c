@@ -159,6 +159,10 @@ static void simulations(const diffusim_model_t* network) {
     options.spring = 0.0;
     options.adapter = 77;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "adapter is 77");
+    options.adapter = DIFFUSIM_HEUN;
+    OK(diffusim_simulation_create(network, &options, &simulation));
+    OK(diffusim_simulation_step(simulation, 3));
+    diffusim_simulation_free(simulation);
     options.adapter = DIFFUSIM_EULER_MARUYAMA;
     options.device = "cuda";
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "CPU");

@@ -21,6 +21,7 @@ LARGEST_SEED = 2**63 - 1  # as in diffusim.core, which the help does not wait fo
 class Adapter(StrEnum):
     leimkuhler_matthews = "leimkuhler-matthews"
     euler_maruyama = "euler-maruyama"
+    heun = "heun"
 
 
 class Engine(StrEnum):
