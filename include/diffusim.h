@@ -67,6 +67,10 @@
 // Heun: two scores a step, weak order 2; takes no bias (theory 9).
 #define DIFFUSIM_HEUN 2
 
+// Metropolis-adjusted Langevin: Euler–Maruyama proposals, accepted or rejected, so that the density has no error of the step;
+// needs a model that gives energies, takes no bias (theory 8).
+#define DIFFUSIM_MALA 3
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -153,7 +157,7 @@ typedef struct {
   size_t n_replicas;
   // Number of the first replica, for the noise.
   uint32_t first_replica;
-  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_HEUN.
+  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
   int32_t adapter;
   // Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
   const uint32_t *particle_ids;
@@ -207,6 +211,8 @@ typedef struct {
   double stability_limit;
   // Seed of the noise, which a checkpoint brings along.
   uint64_t seed;
+  // Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+  double acceptance;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus

@@ -105,6 +105,7 @@ fn harmonic_variance_is_that_of_each_adapter() {
             let bias = match adapter {
                 Adapter::EulerMaruyama => 1.0 / (1.0 - tau * stiffness / 2.0),
                 Adapter::LeimkuhlerMatthews => 1.0,
+                Adapter::Mala => 1.0,
                 Adapter::Heun => {
                     let z = tau * stiffness;
                     (1.0 - z / 2.0) / (1.0 - z / 2.0 + z * z / 4.0)
@@ -200,6 +201,65 @@ fn weak_orders_are_one_and_two_and_leimkuhler_matthews_is_better() {
     let error = ratio * ((e1 / coarse).powi(2) + (e2 / fine).powi(2)).sqrt();
     println!("ratio {ratio:.3} ± {error:.3}");
     assert!(ratio - 3.0 * error < 4.8 && ratio + 3.0 * error > 4.0 && error < 1.0);
+}
+
+/// Metropolis (theory 8) has no error of the step, where Euler–Maruyama's is plain: a double well at a spring so soft that its
+/// proposals are often rejected, at T ≠ T₀ and with two mobilities.
+#[test]
+fn metropolis_is_exact_where_euler_maruyama_is_biased() {
+    let (h, a, kappa, ratio) = (2.1, 0.37, 95.0, 1.3);
+    let model = analytic("double-well", 2, 283.0, json!({"barrier": h, "half_width": a, "stiffness": kappa}));
+    let energy = |x: f64| h * ((x / a).powi(2) - 1.0).powi(2);
+    let moments = |adapter| {
+        let n_replicas = 1000;
+        let options = Options {
+            temperature: Some(283.0 * ratio),
+            masses: Some(vec![2.3, 7.1]),
+            mobility: Some(Mobility::FrictionRate(3.7)),
+            step_size: StepSize::EffectiveStep(2.5e-3),
+            n_replicas,
+            seed: 43,
+            adapter,
+            ..Options::default()
+        };
+        let mut s = simulation(&model, options);
+        let start: Vec<f64> = (0..6 * n_replicas)
+            .map(|i| {
+                if i % 3 > 0 {
+                    0.0
+                } else if i / 6 % 2 == 0 {
+                    a
+                } else {
+                    -a
+                }
+            })
+            .collect();
+        s.set_positions(&start).unwrap();
+        s.step(400).unwrap();
+        let (mut squares, mut transverse) = (vec![0.0; n_replicas], vec![0.0; n_replicas]);
+        let n_samples = 100;
+        for _ in 0..n_samples {
+            s.step(15).unwrap();
+            for (r, x) in s.positions().as_chunks::<6>().0.iter().enumerate() {
+                squares[r] += x[0] * x[0] / n_samples as f64;
+                transverse[r] += 0.5 * (x[1] * x[1] + x[2] * x[2]) / n_samples as f64;
+            }
+        }
+        (squares, transverse, s.statistics().acceptance)
+    };
+    let exact = average(energy, ratio, 4.0 * a, |x| x * x);
+    let (squares, transverse, acceptance) = moments(Adapter::Mala);
+    println!("acceptance {acceptance:?}");
+    assert!((0.2..0.99).contains(&acceptance.unwrap()));
+    assert_mean("⟨x²⟩", &squares, exact, 4.0, 0.01);
+    assert_mean("⟨y²⟩", &transverse, ratio / kappa, 4.0, 0.01);
+    let (squares, transverse, acceptance) = moments(Adapter::EulerMaruyama);
+    assert_eq!(acceptance, None);
+    for (biased, exact) in [(squares, exact), (transverse, ratio / kappa)] {
+        let (mean, error) = mean_and_error(&biased);
+        println!("Euler–Maruyama {mean:.5} ± {error:.5}, exact {exact:.5}");
+        assert!((mean - exact).abs() > 8.0 * error);
+    }
 }
 
 /// υ = T/T₀ samples p^{1/υ} (theory 5): moments of a double well against quadrature, hotter and colder.

@@ -30,7 +30,8 @@ const struct {
     int32_t value;
 } ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
                 {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
-                {"heun", DIFFUSIM_HEUN}};
+                {"heun", DIFFUSIM_HEUN},
+                {"mala", DIFFUSIM_MALA}};
 
 template <class... Types>
 bool isAnyOf(const Force& force) {
@@ -161,7 +162,7 @@ void DiffusionIntegrator::setAdapter(const std::string& name) {
             return apply(next);
         }
     throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "', '" +
-                          ADAPTERS[1].name + "' or '" + ADAPTERS[2].name + "'");
+                          ADAPTERS[1].name + "', '" + ADAPTERS[2].name + "' or '" + ADAPTERS[3].name + "'");
 }
 
 std::string DiffusionIntegrator::getAdapter() const {

@@ -117,6 +117,7 @@ class SimulationStatistics(Structure):
         ("diffusion_coefficient", c_double),
         ("stability_limit", c_double),
         ("seed", c_uint64),
+        ("acceptance", c_double),
     ]
 
 

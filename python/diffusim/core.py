@@ -27,7 +27,7 @@ from diffusim._library import (
     Status,
 )
 
-ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun")  # in the order of the C API
+ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
@@ -248,7 +248,8 @@ class Statistics:
     """What a simulation does and has done; None where it is not known.
 
     `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
-    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm.
+    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is the fraction of
+    accepted proposals, with the adapter "mala".
     """
 
     steps: int
@@ -261,6 +262,7 @@ class Statistics:
     diffusion_coefficient: float | None
     stability_limit: float | None
     seed: int
+    acceptance: float | None
 
 
 class Simulation:
@@ -303,7 +305,7 @@ class Simulation:
         masses          amu, [n_particles]; the model's by default; 0 freezes a particle
         seed            of the noise; a fresh one by default, kept in `seed`
         first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
-        adapter         "leimkuhler-matthews", "euler-maruyama" or "heun", which takes no bias
+        adapter         "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
         spring_schedule       factors on the spring, one per step
         noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`
@@ -447,6 +449,7 @@ class Simulation:
             diffusion_coefficient=native.diffusion_coefficient or None,
             stability_limit=native.stability_limit or None,
             seed=native.seed,
+            acceptance=native.acceptance if self.adapter == "mala" else None,
         )
 
     def checkpoint(self) -> bytes:

@@ -3,10 +3,12 @@
 mod em;
 mod heun;
 mod leimkuhler_matthews;
+mod mala;
 
 pub use em::EulerMaruyama;
 pub use heun::Heun;
 pub use leimkuhler_matthews::LeimkuhlerMatthews;
+pub use mala::log_proposal_ratio;
 
 /// Spring of one particle at one step, in the form the update needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,14 +47,21 @@ pub enum Adapter {
     LeimkuhlerMatthews,
     /// Theory (9): two scores a step, weak order 2.
     Heun,
+    /// Theory (8): Euler–Maruyama proposals, accepted or rejected, so that no step biases the density.
+    Mala,
 }
 
 impl Adapter {
     /// Scores that a step needs.
     pub fn scores_per_step(self) -> u64 {
         match self {
-            Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews => 1,
+            Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews | Adapter::Mala => 1,
             Adapter::Heun => 2,
         }
+    }
+
+    /// Whether a step can do with the bias forces at its beginning, which are all that an engine gives.
+    pub fn takes_bias(self) -> bool {
+        matches!(self, Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews)
     }
 }

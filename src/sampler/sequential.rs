@@ -3,6 +3,7 @@
 use super::checkpoint;
 use super::options::{Dynamics, Options};
 use super::threads::{self, Threads};
+use crate::adapter::Adapter;
 use crate::backend::cpu::{self, Chunk, Failure, Job};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
@@ -26,6 +27,8 @@ pub struct Simulation {
     cell: Option<Cell>,
     step: u64,
     score_evaluations: u64,
+    /// Proposals made and accepted.
+    proposals: [u64; 2],
     chunks: Vec<Chunk>,
     threads: Option<Threads>,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
@@ -51,6 +54,8 @@ pub struct Statistics {
     pub score_evaluations: u64,
     /// Largest |component| of any score, 1/nm.
     pub largest_score: f64,
+    /// Fraction of the proposals that were accepted, with [`Adapter::Mala`](crate::adapter::Adapter::Mala).
+    pub acceptance: Option<f64>,
     /// τ, nm², of the most mobile particle.
     pub effective_step: f64,
     /// Δt, ps, where a mobility was given.
@@ -89,6 +94,7 @@ impl Simulation {
             cell: None,
             step: 0,
             score_evaluations: 0,
+            proposals: [0; 2],
             chunks: Vec::new(),
             threads: None,
             bias: Vec::new(),
@@ -297,11 +303,12 @@ impl Simulation {
                 self.step
             );
         }
-        if self.options.adapter.scores_per_step() > 1 {
+        if !self.options.adapter.takes_bias() {
             bail!(
                 InvalidArgument,
-                "this adapter needs the bias forces at both ends of each step and has them at one; use \
-                 leimkuhler-matthews or euler-maruyama"
+                "adapter {:?} needs the bias at both ends of each step and has its forces at one; use \
+                 LeimkuhlerMatthews or EulerMaruyama",
+                self.options.adapter
             );
         }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
@@ -353,6 +360,11 @@ impl Simulation {
         match outcome {
             Ok(()) => {
                 self.step = end;
+                if self.options.adapter == Adapter::Mala {
+                    let accepted = self.chunks.iter_mut().map(|c| std::mem::take(&mut c.accepted));
+                    self.proposals[1] += accepted.sum::<u64>();
+                    self.proposals[0] += n_steps * self.options.n_replicas as u64;
+                }
                 self.score_evaluations +=
                     n_steps * self.options.adapter.scores_per_step() * self.options.n_replicas as u64;
                 Ok(())
@@ -413,6 +425,7 @@ impl Simulation {
             steps: self.step,
             score_evaluations: self.score_evaluations,
             largest_score: self.largest_score(),
+            acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),

@@ -159,10 +159,15 @@ static void simulations(const diffusim_model_t* network) {
     options.spring = 0.0;
     options.adapter = 77;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "adapter is 77");
-    options.adapter = DIFFUSIM_HEUN;
-    OK(diffusim_simulation_create(network, &options, &simulation));
-    OK(diffusim_simulation_step(simulation, 3));
-    diffusim_simulation_free(simulation);
+    for (int32_t adapter = DIFFUSIM_HEUN; adapter <= DIFFUSIM_MALA; adapter++) {
+        diffusim_statistics_t done = {.struct_size = sizeof done};
+        options.adapter = adapter;
+        OK(diffusim_simulation_create(network, &options, &simulation));
+        OK(diffusim_simulation_step(simulation, 3));
+        OK(diffusim_simulation_statistics(simulation, &done));
+        TRUE((adapter == DIFFUSIM_MALA) == (done.acceptance > 0.0));
+        diffusim_simulation_free(simulation);
+    }
     options.adapter = DIFFUSIM_EULER_MARUYAMA;
     options.device = "cuda";
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "CPU");

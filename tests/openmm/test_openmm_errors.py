@@ -249,7 +249,7 @@ def test_arguments():
     with pytest.raises(openmm.OpenMMException, match=f"seed is {2**63}; .* the largest is {2**63 - 1}"):
         network_integrator().setRandomNumberSeed(2**63)
     assert network_integrator(seed=2**63 - 1).getRandomNumberSeed() == 2**63 - 1
-    with pytest.raises(TypeError, match="adapter is None; expected 'euler-maruyama' or 'leimkuhler-matthews' or 'heun'"):
+    with pytest.raises(TypeError, match="adapter is None; expected 'euler-maruyama' or 'leimkuhler-matthews' or 'heun' or 'mala'"):
         network_integrator(adapter=None)
     with pytest.raises(openmm.OpenMMException, match="temperature is 0 K"):
         network_integrator().setTemperature(0)

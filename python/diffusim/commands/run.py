@@ -22,6 +22,7 @@ class Adapter(StrEnum):
     leimkuhler_matthews = "leimkuhler-matthews"
     euler_maruyama = "euler-maruyama"
     heun = "heun"
+    mala = "mala"
 
 
 class Engine(StrEnum):
