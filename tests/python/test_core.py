@@ -391,7 +391,7 @@ def test_drags_and_diffusion_coefficients_may_differ_between_particles():
 
 
 def test_metropolis_reports_its_acceptance_and_wants_energies():
-    tau = 0.03
+    tau = 0.02
     simulation = Simulation(harmonic(), effective_step=tau, adapter="mala", n_replicas=2000, seed=21)
     simulation.step(400)
     assert 0.2 < simulation.statistics.acceptance < 0.9
