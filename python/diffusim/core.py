@@ -248,8 +248,8 @@ class Statistics:
     """What a simulation does and has done; None where it is not known.
 
     `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
-    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is the fraction of
-    accepted proposals, with the adapter "mala".
+    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is
+    the fraction of accepted proposals, with the adapter "mala".
     """
 
     steps: int

@@ -163,8 +163,7 @@ fn descend(
     let mut predicted = vec![0.0; positions.len()];
     let mut evaluate = |(level, model): &Level, positions: &[f64], scores: &mut [f64]| {
         model.evaluate(Frames::open(positions), Outputs::scores(scores), &mut scratch)?;
-        // The comparison is false for NaN.
-        match scores.iter().position(|s| !(s.abs() * level < RUNAWAY)) {
+        match scores.iter().position(|s| !s.is_finite() || s.abs() * level >= RUNAWAY) {
             Some(i) => Err(failure(numbers.start as usize + i / n, i % n / 3, *level, scores[i])),
             None => Ok(()),
         }

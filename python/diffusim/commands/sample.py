@@ -34,8 +34,8 @@ def sample(
 ) -> None:
     """Draw independent equilibrium frames, without a simulation, and write them with a PDB of their topology.
 
-    Frames start as the model's start frames blurred by the start level and are led down its noise levels: basins that the
-    start level does not join keep the populations of the start frames.
+    Frames start as the model's start frames blurred by the start level and are led down its noise levels: basins that
+    the start level does not join keep the populations of the start frames.
     """
     if output.suffix not in FORMATS:
         fail(f"--output is {output}; expected a name that ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
