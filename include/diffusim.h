@@ -64,6 +64,13 @@
 // Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
 #define DIFFUSIM_LEIMKUHLER_MATTHEWS 1
 
+// Heun: two scores a step, weak order 2; takes no bias (theory 9).
+#define DIFFUSIM_HEUN 2
+
+// Metropolis-adjusted Langevin: Euler–Maruyama proposals, accepted or rejected, so that the density has no error of the step;
+// needs a model that gives energies, takes no bias (theory 8).
+#define DIFFUSIM_MALA 3
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -101,6 +108,24 @@ typedef int32_t (*diffusim_score_callback_t)(void *user_data,
                                              double *scores,
                                              double *energies);
 
+// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_sample_options_t)
+  size_t struct_size;
+  // Seed of the noise. A frame depends on the seed and on its number alone.
+  uint64_t seed;
+  // Number of the first frame.
+  uint32_t first_frame;
+  // Steps of reverse diffusion, two scores each; 32 by default.
+  uint32_t n_steps;
+  // σ at which frames start, nm; 0 = half the greatest noise level of the training.
+  double start_level;
+  // Langevin steps at the end; 100 by default.
+  uint64_t corrector_steps;
+  // Threads; 0 = one per core.
+  size_t n_threads;
+} diffusim_sample_options_t;
+
 // What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
 //
 // The size of a step is given by at most one of `spring`, `effective_step` and `time_step`; with none, the model file's
@@ -132,7 +157,7 @@ typedef struct {
   size_t n_replicas;
   // Number of the first replica, for the noise and the start frame.
   uint32_t first_replica;
-  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
   int32_t adapter;
   // Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
   const uint32_t *particle_ids;
@@ -186,6 +211,8 @@ typedef struct {
   double stability_limit;
   // Seed of the noise, which a checkpoint brings along.
   uint64_t seed;
+  // Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+  double acceptance;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus
@@ -267,7 +294,7 @@ diffusim_status_t diffusim_model_from_bytes(const void *data,
                                             const diffusim_model_options_t *options,
                                             diffusim_model_t **model);
 
-// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4, gaussian-mixture) from the JSON description
 // that a model file would hold.
 //
 // @since 0.1
@@ -399,6 +426,25 @@ diffusim_status_t diffusim_model_configurational_temperature(const diffusim_mode
                                                              const double *positions,
                                                              size_t n_frames,
                                                              double *temperature);
+
+// Fill `options` with the defaults; `size` is sizeof(diffusim_sample_options_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_sample_options_init(diffusim_sample_options_t *options,
+                                               size_t size);
+
+// Draw `n_frames` equilibrium frames by reverse diffusion, from the training's noise down to the level at which the model is
+// read: `positions` `[n_frames][n_particles][3]` in nm. `options` may be NULL. Frame f starts from the model's start frame
+// f mod n_start_frames, blurred by `start_level`: basins that lie farther apart keep the populations of the start frames.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of one density, or a subset), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+// DIFFUSIM_ERROR_NOT_FINITE (naming frame, particle and noise level).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_sample(const diffusim_model_t *model,
+                                        const diffusim_sample_options_t *options,
+                                        double *positions,
+                                        size_t n_frames);
 
 // Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
 //

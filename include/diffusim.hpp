@@ -57,6 +57,11 @@ inline void check_abi() {
     }
 }
 
+/// diffusim_sample_options_t with its defaults filled in.
+struct sample_options : diffusim_sample_options_t {
+    sample_options() { check(diffusim_sample_options_init(this, sizeof(diffusim_sample_options_t))); }
+};
+
 /// A score model: immutable, safe to use from several threads. Move-only.
 class model {
 public:
@@ -187,6 +192,13 @@ public:
         double temperature = 0;
         check(diffusim_model_configurational_temperature(get(), positions, n_frames, &temperature));
         return temperature;
+    }
+
+    /// `n_frames` equilibrium frames by reverse diffusion, `[n_frames][n_particles][3]` in nm.
+    std::vector<double> sample(std::size_t n_frames, const sample_options& options = {}) const {
+        std::vector<double> positions(3 * n_frames * n_particles());
+        check(diffusim_model_sample(get(), &options, positions.data(), n_frames));
+        return positions;
     }
 
     /// The handle, still owned by this object.

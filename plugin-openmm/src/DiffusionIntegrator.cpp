@@ -28,7 +28,10 @@ const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', 'M'};
 const struct {
     const char* name;
     int32_t value;
-} ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS}, {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA}};
+} ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
+                {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
+                {"heun", DIFFUSIM_HEUN},
+                {"mala", DIFFUSIM_MALA}};
 
 template <class... Types>
 bool isAnyOf(const Force& force) {
@@ -158,8 +161,8 @@ void DiffusionIntegrator::setAdapter(const std::string& name) {
             next.adapter = adapter.value;
             return apply(next);
         }
-    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "' or '" +
-                          ADAPTERS[1].name + "'");
+    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "', '" +
+                          ADAPTERS[1].name + "', '" + ADAPTERS[2].name + "' or '" + ADAPTERS[3].name + "'");
 }
 
 std::string DiffusionIntegrator::getAdapter() const {

@@ -55,6 +55,20 @@ class ModelOptions(Structure):
     _fields_ = [("struct_size", c_size_t), ("noise_level", c_double), ("name", c_char_p)]
 
 
+class SampleOptions(Structure):
+    """diffusim_sample_options_t"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("seed", c_uint64),
+        ("first_frame", c_uint32),
+        ("n_steps", c_uint32),
+        ("start_level", c_double),
+        ("corrector_steps", c_uint64),
+        ("n_threads", c_size_t),
+    ]
+
+
 class SimulationOptions(Structure):
     """diffusim_simulation_options_t"""
 
@@ -103,6 +117,7 @@ class SimulationStatistics(Structure):
         ("diffusion_coefficient", c_double),
         ("stability_limit", c_double),
         ("seed", c_uint64),
+        ("acceptance", c_double),
     ]
 
 
@@ -132,6 +147,8 @@ CALLS = {
     "diffusim_model_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES],
     "diffusim_model_largest_curvature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
     "diffusim_model_configurational_temperature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
+    "diffusim_sample_options_init": [POINTER(SampleOptions), c_size_t],
+    "diffusim_model_sample": [c_void_p, POINTER(SampleOptions), _DOUBLES, c_size_t],
     "diffusim_simulation_options_init": [POINTER(SimulationOptions), c_size_t],
     "diffusim_simulation_create": [c_void_p, POINTER(SimulationOptions), POINTER(c_void_p)],
     "diffusim_simulation_reconfigure": [c_void_p, POINTER(SimulationOptions)],

@@ -20,17 +20,19 @@ from diffusim import _library
 from diffusim._library import (
     DiffusimError,
     ModelOptions,
+    SampleOptions,
     ScoreCallback,
     SimulationOptions,
     SimulationStatistics,
     Status,
 )
 
-ADAPTERS = ("euler-maruyama", "leimkuhler-matthews")  # in the order of the C API
+ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
 SLICE_SECONDS = 0.2  # a step() call comes back to Python this often, so that Ctrl-C works
+FRAMES_PER_CALL = 256  # and a sample() call after so many frames
 
 ScoreFunction = Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, np.ndarray]]
 
@@ -170,6 +172,54 @@ class Model:
         self._call("configurational_temperature", _doubles(positions), len(positions), byref(value))
         return value.value
 
+    def sample(
+        self,
+        n_frames: int,
+        seed: int | None = None,
+        n_steps: int = 32,
+        *,
+        start_level: float | None = None,
+        corrector_steps: int = 100,
+        first_frame: int = 0,
+        n_threads: int = 0,
+    ) -> np.ndarray:
+        """Equilibrium frames [n_frames, n_particles, 3] by reverse diffusion (theory 9), no simulation in between.
+
+        seed            of the noise; a fresh one by default. A frame depends on the seed and on its number alone
+        n_steps         steps of the reverse diffusion, two scores each
+        start_level     noise level to start from, nm; half the greatest of the training by default
+        corrector_steps Langevin steps at the end, for bonds and angles
+        first_frame     number of the first frame: the frames after those of an earlier call
+        n_threads       0: one per core
+
+        Frame f starts as the model's start frame f mod len(start_positions), blurred by `start_level`: basins that lie
+        farther apart keep the populations of the start frames. Frames of a network are centred.
+        """
+        seed = fresh_seed() if seed is None else seed
+        options = SampleOptions()
+        _library.call("diffusim_sample_options_init", byref(options), sizeof(options))
+        if start_level is not None:
+            if start_level == 0:  # which the C API would read as "not given"
+                raise DiffusimError("start_level is 0 nm; expected a positive number", Status.INVALID_ARGUMENT)
+            options.start_level = start_level
+        given = {
+            "seed": (seed, 2**64),
+            "first_frame": (first_frame, 2**32),
+            "n_steps": (n_steps, 2**32),
+            "corrector_steps": (corrector_steps, 2**32),
+            "n_threads": (n_threads, 2**32),
+        }
+        for name, (value, limit) in given.items():
+            _expect_whole(name, value, limit)
+            setattr(options, name, value)
+        _expect_whole("n_frames", n_frames, 2**32 + 1 - first_frame)
+        positions = np.empty((n_frames, self.n_particles, 3))
+        for first in range(0, n_frames, FRAMES_PER_CALL):  # so that Ctrl-C works
+            part = positions[first : first + FRAMES_PER_CALL]
+            options.first_frame = first_frame + first
+            self._call("sample", byref(options), _doubles(part), len(part))
+        return positions
+
     def check_masses(self, masses: Sequence[float]) -> None:
         """DiffusimError naming the first particle whose mass in an engine is not that of the model; 0 passes."""
         masses = np.ascontiguousarray(masses, dtype=float)
@@ -198,7 +248,8 @@ class Statistics:
     """What a simulation does and has done; None where it is not known.
 
     `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
-    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm.
+    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is
+    the fraction of accepted proposals, with the adapter "mala".
     """
 
     steps: int
@@ -211,6 +262,7 @@ class Statistics:
     diffusion_coefficient: float | None
     stability_limit: float | None
     seed: int
+    acceptance: float | None
 
 
 class Simulation:
@@ -253,7 +305,7 @@ class Simulation:
         masses          amu, [n_particles]; the model's by default; 0 freezes a particle
         seed            of the noise; a fresh one by default, kept in `seed`
         first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
-        adapter         "leimkuhler-matthews" or "euler-maruyama"
+        adapter         "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
         spring_schedule       factors on the spring, one per step
         noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`
@@ -272,7 +324,7 @@ class Simulation:
             "drag": drag,
             "diffusion_coefficient": diffusion_coefficient,
             "masses": masses,
-            "seed": 1 + secrets.randbelow(LARGEST_SEED) if seed is None else seed,
+            "seed": fresh_seed() if seed is None else seed,
             "n_replicas": n_replicas,
             "first_replica": first_replica,
             "particle_ids": particle_ids,
@@ -397,6 +449,7 @@ class Simulation:
             diffusion_coefficient=native.diffusion_coefficient or None,
             stability_limit=native.stability_limit or None,
             seed=native.seed,
+            acceptance=native.acceptance if self.adapter == "mala" else None,
         )
 
     def checkpoint(self) -> bytes:
@@ -455,14 +508,18 @@ class Simulation:
                 setattr(native, f"n_{name}", array.size)
                 keep.append(array)
         for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32)):
-            if not 0 <= options[name] < limit:
-                raise DiffusimError(f"{name} is {options[name]}; expected 0 to {limit - 1}", Status.INVALID_ARGUMENT)
+            _expect_whole(name, options[name], limit)
             setattr(native, name, options[name])
         native.adapter = _index("adapter", options["adapter"], ADAPTERS)
         native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         return native, keep
+
+
+def fresh_seed() -> int:
+    """A seed that nobody has used."""
+    return 1 + secrets.randbelow(LARGEST_SEED)
 
 
 class _Callback:
@@ -527,6 +584,11 @@ def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         raise DiffusimError(
             f"{name} has the shape {list(array.shape)}; expected {list(shape)}", Status.INVALID_ARGUMENT
         )
+
+
+def _expect_whole(name: str, value: int, limit: int) -> None:
+    if not 0 <= value < limit:
+        raise DiffusimError(f"{name} is {value}; expected 0 to {limit - 1}", Status.INVALID_ARGUMENT)
 
 
 def _index(name: str, value: str, known: tuple[str, ...]) -> int:

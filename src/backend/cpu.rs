@@ -1,10 +1,12 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
-use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
+use crate::adapter::{
+    Adapter, EulerMaruyama, Heun, LeimkuhlerMatthews, ParticleStep, Step, log_proposal_ratio,
+};
 use crate::cell::Cell;
 use crate::error::Error;
 use crate::model::{Frames, Outputs, ScoreModel, Scratch};
-use crate::noise::Noise;
+use crate::noise::{Noise, uniform};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -56,6 +58,10 @@ pub enum Failure {
 /// Replicas that are evaluated together, with their work space.
 pub struct Chunk {
     scores: Vec<f64>,
+    /// Positions and scores at the end of a step that is taken again or may be rejected; empty for other adapters.
+    ends: [Vec<f64>; 2],
+    /// Energies of the frames and of their proposals, where those decide.
+    energies: [Vec<f64>; 2],
     noise: Noise,
     next_noise: Noise,
     /// Seed and step for which `noise` holds ξ.
@@ -65,6 +71,8 @@ pub struct Chunk {
     scratch: Scratch,
     /// Largest |score| met, 1/nm.
     pub largest_score: f64,
+    /// Proposals that were accepted.
+    pub accepted: u64,
 }
 
 impl Chunk {
@@ -73,6 +81,8 @@ impl Chunk {
         let n = replicas.len() * particle_ids.len();
         Chunk {
             scores: vec![0.0; 3 * n],
+            ends: Default::default(),
+            energies: Default::default(),
             noise: Noise::with_len(n),
             next_noise: Noise::with_len(n),
             noise_at: None,
@@ -80,6 +90,7 @@ impl Chunk {
             particles: replicas.flat_map(|_| particle_ids.iter().copied()).collect(),
             scratch: Scratch::default(),
             largest_score: 0.0,
+            accepted: 0,
         }
     }
 
@@ -90,7 +101,6 @@ impl Chunk {
         positions: &mut [f64],
         bias: Option<&[f64]>,
     ) -> Result<(), Failure> {
-        let n_particles = job.particles.len();
         for step in job.first_step..job.first_step + job.n_steps {
             let frames = Frames { positions, cell: job.cell };
             job.model
@@ -110,25 +120,125 @@ impl Chunk {
             if !self.is_sound(job, drift) {
                 return Err(self.failure(job, step, drift, positions));
             }
-            let frames =
-                positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
-            for (frame, (x, s)) in frames.enumerate() {
-                for (particle, base) in job.particles.iter().enumerate() {
-                    let step = ParticleStep {
-                        effective_step: base.effective_step * drift,
-                        noise_amplitude: base.noise_amplitude * noise,
-                    };
-                    let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
-                    let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
-                    let i = frame * n_particles + particle;
-                    *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+            if A::CORRECTS {
+                self.correct::<A>(job, drift, noise, positions).map_err(Failure::Model)?;
+                if !self.is_sound(job, drift) {
+                    return Err(self.failure(job, step, drift, positions));
                 }
             }
+            self.update::<A>(job, drift, noise, positions);
             if A::NEXT_NOISE {
                 std::mem::swap(&mut self.noise, &mut self.next_noise);
                 self.noise_at = Some((job.seed, step + 1));
             }
         }
+        Ok(())
+    }
+
+    /// Move every particle, by `scores` and noise, with the factors of this step.
+    fn update<A: Step>(&self, job: &Job, drift: f64, noise: f64, positions: &mut [f64]) {
+        let n_particles = job.particles.len();
+        let frames =
+            positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
+        for (frame, (x, s)) in frames.enumerate() {
+            for (particle, base) in job.particles.iter().enumerate() {
+                let step = ParticleStep {
+                    effective_step: base.effective_step * drift,
+                    noise_amplitude: base.noise_amplitude * noise,
+                };
+                let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
+                let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
+                let i = frame * n_particles + particle;
+                *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+            }
+        }
+    }
+
+    /// Make `scores` the mean of those at both ends of the step.
+    fn correct<A: Step>(
+        &mut self,
+        job: &Job,
+        drift: f64,
+        noise: f64,
+        positions: &[f64],
+    ) -> Result<(), Error> {
+        let [mut ends, mut end_scores] = std::mem::take(&mut self.ends);
+        ends.clear();
+        ends.extend_from_slice(positions);
+        end_scores.resize(positions.len(), 0.0);
+        self.update::<A>(job, drift, noise, &mut ends);
+        let frames = Frames { positions: &ends, cell: job.cell };
+        job.model.evaluate(frames, Outputs::scores(&mut end_scores), &mut self.scratch)?;
+        self.scores.iter_mut().zip(&end_scores).for_each(|(s, end)| *s = 0.5 * (*s + end));
+        self.ends = [ends, end_scores];
+        Ok(())
+    }
+
+    /// As [`Chunk::advance`], each step a proposal that is accepted or rejected (theory 8).
+    fn metropolis(&mut self, job: &Job, arch: Arch, positions: &mut [f64]) -> Result<(), Failure> {
+        let n_particles = job.particles.len();
+        let n = 3 * n_particles;
+        let [mut energies, mut end_energies] = std::mem::take(&mut self.energies);
+        let [mut ends, mut end_scores] = std::mem::take(&mut self.ends);
+        for energies in [&mut energies, &mut end_energies] {
+            energies.clear();
+            energies.resize(positions.len() / n, f64::NAN); // stays where a caller's function writes none
+        }
+        end_scores.resize(positions.len(), 0.0);
+        let frames = Frames { positions, cell: job.cell };
+        let outputs = Outputs::energies(&mut self.scores, &mut energies);
+        job.model.evaluate(frames, outputs, &mut self.scratch).map_err(Failure::Model)?;
+        for step in job.first_step..job.first_step + job.n_steps {
+            let (drift, noise) = (job.factors)(step);
+            if !self.is_sound(job, drift) {
+                return Err(self.failure(job, step, drift, positions));
+            }
+            if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
+                return Err(Failure::Model(Error::Unsupported(format!(
+                    "the energy of replica {} is {}, and Metropolis steps need one; use a model that gives energies, or \
+                     another adapter",
+                    self.replicas[i * n_particles],
+                    energies[i]
+                ))));
+            }
+            self.noise.fill(arch, job.seed, &self.replicas, &self.particles, step);
+            ends.clear();
+            ends.extend_from_slice(positions);
+            self.update::<EulerMaruyama>(job, drift, noise, &mut ends);
+            let frames = Frames { positions: &ends, cell: job.cell };
+            let outputs = Outputs::energies(&mut end_scores, &mut end_energies);
+            job.model.evaluate(frames, outputs, &mut self.scratch).map_err(Failure::Model)?;
+            for frame in 0..energies.len() {
+                let range = frame * n..(frame + 1) * n;
+                let (mut logarithm, mut per_energy) = (0.0, 0.0);
+                for (particle, base) in job.particles.iter().enumerate() {
+                    let step = ParticleStep {
+                        effective_step: base.effective_step * drift,
+                        noise_amplitude: base.noise_amplitude * noise,
+                    };
+                    let of = |array: &[f64]| -> [f64; 3] {
+                        *array[range.start + 3 * particle..].first_chunk().expect("three coordinates")
+                    };
+                    logarithm +=
+                        log_proposal_ratio(of(positions), of(&self.scores), of(&ends), of(&end_scores), step);
+                    if step.noise_amplitude > 0.0 {
+                        per_energy = 2.0 * step.effective_step / step.noise_amplitude.powi(2); // 1/υ
+                    }
+                }
+                logarithm += per_energy * (energies[frame] - end_energies[frame]);
+                let replica = self.replicas[frame * n_particles];
+                // False for NaN: a proposal without a finite energy is never accepted.
+                if uniform(job.seed, replica, step).ln() < logarithm {
+                    positions[range.clone()].copy_from_slice(&ends[range.clone()]);
+                    self.scores[range.clone()].copy_from_slice(&end_scores[range]);
+                    energies[frame] = end_energies[frame];
+                    self.accepted += 1;
+                }
+            }
+        }
+        self.noise_at = None;
+        self.ends = [ends, end_scores];
+        self.energies = [energies, end_energies];
         Ok(())
     }
 
@@ -185,6 +295,8 @@ pub fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Result
     let run = |chunk: &mut Chunk, positions: &mut [f64], bias: Option<&[f64]>| match job.adapter {
         Adapter::EulerMaruyama => chunk.advance::<EulerMaruyama>(job, arch, positions, bias),
         Adapter::LeimkuhlerMatthews => chunk.advance::<LeimkuhlerMatthews>(job, arch, positions, bias),
+        Adapter::Heun => chunk.advance::<Heun>(job, arch, positions, bias),
+        Adapter::Mala => chunk.metropolis(job, arch, positions),
     };
     if let [chunk] = chunks {
         return run(chunk, positions, job.bias);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::{Frames, Model, Outputs, Scratch, curvature};
+use crate::sampler::{SampleOptions, sample};
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
@@ -107,7 +108,7 @@ pub unsafe extern "C" fn diffusim_model_from_bytes(
     })
 }
 
-/// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+/// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4, gaussian-mixture) from the JSON description
 /// that a model file would hold.
 ///
 /// @since 0.1
@@ -471,6 +472,89 @@ pub unsafe extern "C" fn diffusim_model_configurational_temperature(
         let frames = Frames::open(frames(model, positions, n_frames)?);
         let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), frames)?;
         *out = model.metadata().training_temperature * square / laplacian;
+        Ok(())
+    })
+}
+
+/// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct diffusim_sample_options_t {
+    /// sizeof(diffusim_sample_options_t)
+    pub struct_size: usize,
+    /// Seed of the noise. A frame depends on the seed and on its number alone.
+    pub seed: u64,
+    /// Number of the first frame.
+    pub first_frame: u32,
+    /// Steps of reverse diffusion, two scores each; 32 by default.
+    pub n_steps: u32,
+    /// σ at which frames start, nm; 0 = half the greatest noise level of the training.
+    pub start_level: f64,
+    /// Langevin steps at the end; 100 by default.
+    pub corrector_steps: u64,
+    /// Threads; 0 = one per core.
+    pub n_threads: usize,
+}
+
+fn sample_options() -> diffusim_sample_options_t {
+    let defaults = SampleOptions::default();
+    diffusim_sample_options_t {
+        struct_size: size_of::<diffusim_sample_options_t>(),
+        seed: defaults.seed,
+        first_frame: defaults.first_frame,
+        n_steps: defaults.n_steps as u32,
+        start_level: 0.0,
+        corrector_steps: defaults.corrector_steps,
+        n_threads: defaults.n_threads,
+    }
+}
+
+/// Fill `options` with the defaults; `size` is sizeof(diffusim_sample_options_t).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_sample_options_init(
+    options: *mut diffusim_sample_options_t,
+    size: usize,
+) -> diffusim_status_t {
+    guard(|| write_struct(options, size, sample_options(), "diffusim_sample_options"))
+}
+
+/// Draw `n_frames` equilibrium frames by reverse diffusion, from the training's noise down to the level at which the model is
+/// read: `positions` `[n_frames][n_particles][3]` in nm. `options` may be NULL. Frame f starts from the model's start frame
+/// f mod n_start_frames, blurred by `start_level`: basins that lie farther apart keep the populations of the start frames.
+///
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of one density, or a subset), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+/// DIFFUSIM_ERROR_NOT_FINITE (naming frame, particle and noise level).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_sample(
+    model: *const diffusim_model_t,
+    options: *const diffusim_sample_options_t,
+    positions: *mut f64,
+    n_frames: usize,
+) -> diffusim_status_t {
+    guard(|| {
+        let model = &reference(model, "model")?.model;
+        let c = read_options(options, sample_options(), "diffusim_sample_options")?;
+        let options = SampleOptions {
+            seed: c.seed,
+            first_frame: c.first_frame,
+            n_steps: c.n_steps as usize,
+            start_level: (c.start_level != 0.0).then_some(c.start_level),
+            corrector_steps: c.corrector_steps,
+            n_threads: c.n_threads,
+        };
+        let mut drawn = Vec::new();
+        let len = n_frames.checked_mul(3 * model.n_particles());
+        let Some(len) = len.filter(|len| drawn.try_reserve_exact(*len).is_ok()) else {
+            bail!(InvalidArgument, "{n_frames} frames do not fit into memory");
+        };
+        check_slice(positions, len, "positions")?;
+        drawn.resize(len, 0.0);
+        sample(model, &options, &mut drawn)?;
+        slice_mut(positions, len, "positions")?.copy_from_slice(&drawn);
         Ok(())
     })
 }

@@ -14,6 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const DIFFUSIM_EULER_MARUYAMA: i32 = 0;
 /// Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
 pub const DIFFUSIM_LEIMKUHLER_MATTHEWS: i32 = 1;
+/// Heun: two scores a step, weak order 2; takes no bias (theory 9).
+pub const DIFFUSIM_HEUN: i32 = 2;
+/// Metropolis-adjusted Langevin: Euler–Maruyama proposals, accepted or rejected, so that the density has no error of the step;
+/// needs a model that gives energies, takes no bias (theory 8).
+pub const DIFFUSIM_MALA: i32 = 3;
 
 /// Past its end a schedule keeps its last entry.
 pub const DIFFUSIM_HOLD_LAST: i32 = 0;
@@ -62,7 +67,7 @@ pub struct diffusim_simulation_options_t {
     pub n_replicas: usize,
     /// Number of the first replica, for the noise and the start frame.
     pub first_replica: u32,
-    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
     pub adapter: i32,
     /// Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
     pub particle_ids: *const u32,
@@ -171,9 +176,11 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
     let adapter = match c.adapter {
         DIFFUSIM_EULER_MARUYAMA => Adapter::EulerMaruyama,
         DIFFUSIM_LEIMKUHLER_MATTHEWS => Adapter::LeimkuhlerMatthews,
+        DIFFUSIM_HEUN => Adapter::Heun,
+        DIFFUSIM_MALA => Adapter::Mala,
         other => bail!(
             InvalidArgument,
-            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_LEIMKUHLER_MATTHEWS"
+            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_LEIMKUHLER_MATTHEWS, DIFFUSIM_HEUN or DIFFUSIM_MALA"
         ),
     };
     let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;
@@ -458,6 +465,8 @@ pub struct diffusim_statistics_t {
     pub stability_limit: f64,
     /// Seed of the noise, which a checkpoint brings along.
     pub seed: u64,
+    /// Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+    pub acceptance: f64,
 }
 
 /// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
@@ -483,6 +492,7 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
             diffusion_coefficient: known.diffusion_coefficient.unwrap_or(0.0),
             stability_limit: known.stability_limit.unwrap_or(0.0),
             seed: s.options().seed,
+            acceptance: known.acceptance.unwrap_or(0.0),
         };
         write_struct(statistics, size, value, "diffusim_statistics")
     })

@@ -181,12 +181,6 @@ impl Model {
                 })?;
             (Arc::new(distance), start, Some(level))
         } else {
-            if let Some(level) = noise_level {
-                bail!(
-                    InvalidArgument,
-                    "{name} is an analytic model and has no noise level; {level} nm was asked for"
-                );
-            }
             let tagged =
                 serde_json::json!({ "kind": metadata.kind, "hyperparameters": metadata.hyperparameters });
             let potential: Potential = serde_json::from_value(tagged).map_err(|e| {
@@ -194,7 +188,15 @@ impl Model {
             })?;
             let analytic =
                 Analytic::new(metadata.n_particles, potential).map_err(|e| wrong(e.to_string()))?;
-            (Arc::new(analytic), Vec::new(), None)
+            let level = noise_level.or(metadata.noise_levels.map(|levels| levels.simulation));
+            match (level.and_then(|level| analytic.at_noise_level(level)), noise_level) {
+                (Some(blurred), _) => (blurred, Vec::new(), level),
+                (None, None) => (Arc::new(analytic), Vec::new(), None),
+                (None, Some(level)) => bail!(
+                    InvalidArgument,
+                    "{name} is an analytic model and has no noise level; {level} nm was asked for"
+                ),
+            }
         };
         let sha256 = hex(&Sha256::digest(bytes.as_deref().unwrap_or(json.as_bytes())));
         let known = vec![true; metadata.particles.len()];
@@ -428,6 +430,15 @@ impl Metadata {
         }
         if let Some(b) = self.bonds.iter().find(|[i, j]| *i >= n || *j >= n || i == j) {
             bail!(InvalidModel, "bond {b:?} must join two different particles below {n}");
+        }
+        if let Some(NoiseLevels { min, max, simulation }) = self.noise_levels
+            && !(min >= 1e-9 && max > min && max <= 1e3 && (min * 0.999..=max * 1.001).contains(&simulation))
+        {
+            bail!(
+                InvalidModel,
+                "noise levels of the model are {min} to {max} nm, {simulation} for simulations; expected 0 < min < max, \
+                 both reasonable, and the last between them"
+            );
         }
         if self.length_unit != "nm" {
             bail!(InvalidModel, "length unit '{}' is not supported; expected 'nm'", self.length_unit);

@@ -17,6 +17,7 @@ pub use subset::Subset;
 use crate::cell::Cell;
 use crate::error::{Result, bail};
 use crate::lane::CacheLine;
+use std::sync::Arc;
 
 /// What is evaluated: a batch of frames.
 #[derive(Clone, Copy)]
@@ -95,6 +96,17 @@ pub trait ScoreModel: Send + Sync {
     /// Frames that are cheapest to evaluate together.
     fn preferred_batch(&self) -> usize {
         1
+    }
+
+    /// The same density blurred to another σ (nm) of the training's range, sharing the weights (theory §9); `None` for a
+    /// model of one density.
+    fn at_noise_level(&self, _noise_level: f64) -> Option<Arc<dyn ScoreModel>> {
+        None
+    }
+
+    /// Whether a frame moved as a whole has the same energy.
+    fn is_translation_invariant(&self) -> bool {
+        false
     }
 }
 

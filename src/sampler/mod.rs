@@ -2,7 +2,10 @@
 
 mod checkpoint;
 mod options;
+mod reverse;
 mod sequential;
+mod threads;
 
 pub use options::{Dynamics, Options, StepSize};
+pub use reverse::{SampleOptions, sample};
 pub use sequential::{Simulation, Statistics};

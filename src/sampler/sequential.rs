@@ -2,19 +2,18 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
+use super::threads::{self, Threads};
+use crate::adapter::Adapter;
 use crate::backend::cpu::{self, Chunk, Failure, Job};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, Model, Outputs, Scratch};
 use crate::schedule::BOLTZMANN;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Steps between copies of the last good frame.
 const STEPS_PER_COPY: u64 = 200;
-/// More threads than any machine has cores are a mistake.
-const MAX_THREADS: usize = 1024;
 /// Positions and their copies, scores, bias, noise and its keys of one particle of one replica.
 const BYTES_PER_PARTICLE: usize = 3 * 8 * 5 + 3 * 4 * 2 + 8;
 
@@ -28,6 +27,8 @@ pub struct Simulation {
     cell: Option<Cell>,
     step: u64,
     score_evaluations: u64,
+    /// Proposals made and accepted.
+    proposals: [u64; 2],
     chunks: Vec<Chunk>,
     threads: Option<Threads>,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
@@ -44,22 +45,6 @@ fn bond_length(x: &[f64], [i, j]: [usize; 2]) -> f64 {
     (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt()
 }
 
-/// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
-struct Threads {
-    process: u32,
-    pool: ThreadPool,
-}
-
-impl Threads {
-    fn start(n: usize) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build()
-            .map_err(|e| Error::InvalidArgument(format!("{n} threads cannot be started: {e}")))?;
-        Ok(Threads { process: std::process::id(), pool })
-    }
-}
-
 /// What a simulation has done so far, and what its next step is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistics {
@@ -69,6 +54,8 @@ pub struct Statistics {
     pub score_evaluations: u64,
     /// Largest |component| of any score, 1/nm.
     pub largest_score: f64,
+    /// Fraction of the proposals that were accepted, with [`Adapter::Mala`](crate::adapter::Adapter::Mala).
+    pub acceptance: Option<f64>,
     /// τ, nm², of the most mobile particle.
     pub effective_step: f64,
     /// Δt, ps, where a mobility was given.
@@ -109,6 +96,7 @@ impl Simulation {
             cell: None,
             step: 0,
             score_evaluations: 0,
+            proposals: [0; 2],
             chunks: Vec::new(),
             threads: None,
             bias: Vec::new(),
@@ -127,13 +115,7 @@ impl Simulation {
         let Some(end) = options.first_replica.checked_add(options.n_replicas as u32) else {
             bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
         };
-        if options.n_threads > MAX_THREADS {
-            bail!(
-                InvalidArgument,
-                "n_threads is {}; expected 0 (one per core) to {MAX_THREADS}",
-                options.n_threads
-            );
-        }
+        let n_threads = threads::count(options.n_threads)?;
         let ids: Vec<u32> = match &options.particle_ids {
             Some(ids) if ids.len() != n => {
                 bail!(InvalidArgument, "{} particle ids were given for {n} particles", ids.len())
@@ -150,10 +132,6 @@ impl Simulation {
                 twice[0]
             );
         }
-        let n_threads = match options.n_threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-            n => n,
-        };
         let size =
             cpu::replicas_per_chunk(self.model.score().preferred_batch(), options.n_replicas, n_threads)
                 as u32;
@@ -328,6 +306,14 @@ impl Simulation {
                 self.step
             );
         }
+        if !self.options.adapter.takes_bias() {
+            bail!(
+                InvalidArgument,
+                "adapter {:?} needs the bias at both ends of each step and has its forces at one; use \
+                 LeimkuhlerMatthews or EulerMaruyama",
+                self.options.adapter
+            );
+        }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
         self.bias.clear();
         self.bias.extend(forces.iter().map(|f| f * beta));
@@ -377,7 +363,13 @@ impl Simulation {
         match outcome {
             Ok(()) => {
                 self.step = end;
-                self.score_evaluations += n_steps * self.options.n_replicas as u64;
+                if self.options.adapter == Adapter::Mala {
+                    let accepted = self.chunks.iter_mut().map(|c| std::mem::take(&mut c.accepted));
+                    self.proposals[1] += accepted.sum::<u64>();
+                    self.proposals[0] += n_steps * self.options.n_replicas as u64;
+                }
+                self.score_evaluations +=
+                    n_steps * self.options.adapter.scores_per_step() * self.options.n_replicas as u64;
                 Ok(())
             }
             Err(failure) => {
@@ -436,6 +428,7 @@ impl Simulation {
             steps: self.step,
             score_evaluations: self.score_evaluations,
             largest_score: self.largest_score(),
+            acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),

@@ -116,11 +116,28 @@ static void models(const char* path, diffusim_model_t** network) {
     FAILS(diffusim_model_evaluate(copy, NULL, 1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
     FAILS(diffusim_model_evaluate(copy, start, (size_t)-1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
 
+    diffusim_sample_options_t sampling;
+    OK(diffusim_sample_options_init(&sampling, sizeof sampling));
+    TRUE(sampling.n_steps == 32 && sampling.corrector_steps == 100);
+    sampling.seed = 77;
+    sampling.n_steps = 3;
+    sampling.corrector_steps = 0;
+    double drawn[45], third[15];
+    OK(diffusim_model_sample(copy, &sampling, drawn, 3));
+    sampling.first_frame = 2;
+    OK(diffusim_model_sample(*network, &sampling, third, 1));
+    TRUE(memcmp(drawn + 30, third, sizeof third) == 0 && isfinite(third[0]));
+    FAILS(diffusim_model_sample(copy, &sampling, NULL, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
+    FAILS(diffusim_model_sample(copy, NULL, drawn, (size_t)-1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
+    sampling.start_level = 70.0;
+    FAILS(diffusim_model_sample(copy, &sampling, drawn, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "start level 70");
+
     const size_t where[5] = {6, 0, 3, 1, 4};
     diffusim_model_t* subset;
     OK(diffusim_model_subset(copy, 8, where, &subset));
     TRUE(diffusim_model_n_particles(subset) == 8);
     FAILS(diffusim_model_subset(copy, 5, where, &subset), DIFFUSIM_ERROR_MISMATCH, "particles[0] is 6");
+    FAILS(diffusim_model_sample(subset, NULL, drawn, 1), DIFFUSIM_ERROR_UNSUPPORTED, "reverse diffusion");
     diffusim_model_free(subset);
     diffusim_model_free(copy);
     diffusim_model_free(NULL);
@@ -142,6 +159,15 @@ static void simulations(const diffusim_model_t* network) {
     options.spring = 0.0;
     options.adapter = 77;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "adapter is 77");
+    for (int32_t adapter = DIFFUSIM_HEUN; adapter <= DIFFUSIM_MALA; adapter++) {
+        diffusim_statistics_t done = {.struct_size = sizeof done};
+        options.adapter = adapter;
+        OK(diffusim_simulation_create(network, &options, &simulation));
+        OK(diffusim_simulation_step(simulation, 3));
+        OK(diffusim_simulation_statistics(simulation, &done));
+        TRUE((adapter == DIFFUSIM_MALA) == (done.acceptance > 0.0));
+        diffusim_simulation_free(simulation);
+    }
     options.adapter = DIFFUSIM_EULER_MARUYAMA;
     options.device = "cuda";
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "CPU");

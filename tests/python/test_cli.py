@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusim import Simulation, _library, model_file
+from diffusim import Model, Simulation, _library, model_file
 from diffusim.cli import main
 from diffusim.dcd import DcdWriter
 
@@ -268,3 +268,30 @@ def test_a_resumed_run_refuses_another_model(command, engine):
     assert command("run", SMALL, "-o", "a.dcd", "--steps", 200, "--engine", engine)[0] == 0
     status, _, err = command("run", "other.safetensors", "-o", "a.dcd", "--steps", 400, "--resume")
     assert status == 1 and "other.safetensors is not the model of the earlier run" in err
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".dcd", ".xtc"])
+def test_sample_writes_the_frames_of_its_seed(command, tmp_path, suffix):
+    arguments = ("sample", SMALL, "-n", 70, "--seed", 5, "--steps", 4, "--corrector-steps", 3, "-o", f"frames{suffix}")
+    status, out, _ = command(*arguments)
+    assert status == 0 and "70 frames" in out and "seed 5" in out
+    expected = Model(SMALL).sample(70, 5, 4, corrector_steps=3)
+    if suffix == ".npz":
+        found, tolerance = np.load(tmp_path / "frames.npz")["positions"], 1e-7
+    else:
+        found = mdtraj.load(tmp_path / f"frames{suffix}", top=tmp_path / "frames.pdb").xyz
+        tolerance = 1e-6 if suffix == ".dcd" else 6e-4  # XTC rounds
+    assert np.allclose(found, expected, atol=tolerance)
+    status, _, err = command(*arguments)
+    assert status == 1 and "--force" in err
+    assert command(*arguments, "--force")[0] == 0
+
+
+def test_sample_says_what_is_wrong(command):
+    for words, arguments in {
+        "ends in .npz, .dcd or .xtc": ("-o", "frames.pdb"),
+        "start level 3 nm is outside": ("--start-level", 3),
+        "there is no directory": ("-o", "nowhere/frames.npz"),
+    }.items():
+        status, _, err = command("sample", SMALL, *arguments)
+        assert status == 1 and words in err and err.count("\n") == 1

@@ -21,6 +21,8 @@ LARGEST_SEED = 2**63 - 1  # as in diffusim.core, which the help does not wait fo
 class Adapter(StrEnum):
     leimkuhler_matthews = "leimkuhler-matthews"
     euler_maruyama = "euler-maruyama"
+    heun = "heun"
+    mala = "mala"
 
 
 class Engine(StrEnum):
@@ -130,7 +132,7 @@ def run(
             f"{trained:g} K and only the noise is scaled, which is right as far as it does not change with temperature",
             "yellow",
         )
-    topology = _write_topology(loaded, output.with_suffix(".pdb"))
+    topology = write_topology(loaded, output.with_suffix(".pdb"))
     if not saved:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -332,7 +334,7 @@ class _Checkpoint:
             fail(f"{path} is no checkpoint of 'diffusim run'. Start anew with --force.")
 
 
-def _write_topology(model, path: Path) -> Path | None:
+def write_topology(model, path: Path) -> Path | None:
     """The model's particles and bonds as a PDB, at its first start frame; None for models without either."""
     if not model.metadata.get("particles") or not len(model.start_positions):
         return None

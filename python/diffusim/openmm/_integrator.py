@@ -49,7 +49,7 @@ class DiffusionIntegrator(openmm.Integrator):
         frictionCoeff  friction rate, 1/ps: particles diffuse with D = kT/(m frictionCoeff)
         stepSize       ps; without it and `spring`, the step that the model recommends
         spring         1/nm^2, in place of stepSize: stiffness of the harmonic adapter of the most mobile particle
-        adapter        "leimkuhler-matthews" or "euler-maruyama"
+        adapter        "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
         particles      indices in the System of the model's particles, in its order; by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
         seed           of the noise; 0 = a fresh one for every Context
@@ -105,7 +105,7 @@ class DiffusionIntegrator(openmm.Integrator):
         _plugin.call("set_spring", self, _value(spring, unit.nanometer**-2))
 
     def getAdapter(self) -> str:
-        """How a step is taken: "leimkuhler-matthews" or "euler-maruyama"."""
+        """How a step is taken: "leimkuhler-matthews", "euler-maruyama", "heun" or "mala"."""
         return _plugin.get("get_adapter", self, c_char_p).decode()
 
     def getRandomNumberSeed(self) -> int:
