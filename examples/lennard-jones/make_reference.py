@@ -15,6 +15,7 @@ os.environ.setdefault("OPENMM_CPU_THREADS", "1")
 import numpy as np
 import openmm as mm
 from openmm import unit
+from scipy.spatial import cKDTree
 
 HERE = Path(__file__).parent
 TEMPERATURE = 120.0  # K
@@ -93,23 +94,19 @@ def pair_virial(r: np.ndarray) -> np.ndarray:
 
 def pair_distances(frame: np.ndarray, length: float, most: float) -> np.ndarray:
     """Distances below `most` of all pairs of a frame in a cubic cell."""
-    found = []
-    for i in range(len(frame) - 1):
-        d = frame[i + 1 :] - frame[i]
-        d -= length * np.round(d / length)
-        r = np.sqrt((d * d).sum(axis=-1))
-        found.append(r[r < most])
-    return np.concatenate(found)
+    tree = cKDTree(frame.astype(float) % length, boxsize=length)
+    pairs = tree.query_pairs(most, output_type="ndarray")
+    d = frame[pairs[:, 0]].astype(float) - frame[pairs[:, 1]]
+    d -= length * np.round(d / length)
+    return np.sqrt((d * d).sum(axis=-1))
 
 
 def radial_distribution(trajectory: np.ndarray, length: float, edges: np.ndarray) -> np.ndarray:
     """g(r) of each frame, [n_frames, n_bins]."""
     n = trajectory.shape[1]
-    shells = 4 / 3 * np.pi * np.diff(edges**3)
-    ideal = 0.5 * n * (n - 1) * shells / length**3
-    return np.array(
-        [np.histogram(pair_distances(f.astype(float), length, edges[-1]), edges)[0] / ideal for f in trajectory]
-    )
+    ideal = n * (n - 1) * 4 / 3 * np.pi * np.diff(edges**3) / length**3
+    trees = [cKDTree(f.astype(float) % length, boxsize=length) for f in trajectory]
+    return np.array([np.diff(t.count_neighbors(t, edges)) / ideal for t in trees])
 
 
 def pressures(trajectory: np.ndarray, length: float) -> np.ndarray:

@@ -122,7 +122,7 @@ def export(positions, cell, out, path):
         model_file.write(path, header, tensors)
 
     write()
-    curvature = Model(path).largest_curvature(positions[:8], cell)
+    curvature = Model(path).largest_curvature(positions[:8])
     write(largest_curvature=float(f"{curvature:.3g}"), recommended_effective_step=float(f"{SAFE_STEP / curvature:.2g}"))
     print(json.dumps({"largest_curvature": curvature, "bytes": path.stat().st_size}))
 
