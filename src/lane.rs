@@ -253,6 +253,11 @@ impl<S: Simd> PackedWord<S> {
     pub fn zero(simd: S) -> Self {
         PackedWord { simd, value: simd.splat_u32s(0) }
     }
+    /// These words.
+    #[inline(always)]
+    pub fn from_vector(simd: S, value: S::u32s) -> Self {
+        PackedWord { simd, value }
+    }
     /// Up to one lane's worth of words; missing lanes are zero.
     #[inline(always)]
     pub fn load(simd: S, words: &[u32]) -> Self {
@@ -428,7 +433,7 @@ impl<S: Simd> Lanes for Packed<S> {
 /// A cache line of single-precision numbers: buffers made of it are aligned for every instruction set.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub struct CacheLine([f32; CacheLine::LEN]);
+pub struct CacheLine(pub [f32; CacheLine::LEN]);
 
 impl CacheLine {
     /// Numbers in a line.

@@ -3,6 +3,7 @@
 mod analytic;
 pub mod callback;
 pub mod curvature;
+mod dense;
 pub mod distance;
 mod file;
 pub mod message_passing;
