@@ -175,7 +175,8 @@ public:
         check(diffusim_model_evaluate(get(), positions, n_frames, scores, energies));
     }
 
-    /// The same in a periodic cell, [3][3], rows are lattice vectors, nm, or nullptr; and virials [n_frames][3][3], kT₀.
+    /// The same in a periodic cell, [3][3], rows are lattice vectors, nm, or nullptr; and virials [n_frames][3][3],
+    /// kT₀.
     void evaluate(const double* cell, const double* positions, std::size_t n_frames, double* scores, double* energies,
                   double* virials) const {
         check(diffusim_model_evaluate_in_cell(get(), cell, positions, n_frames, scores, energies, virials));

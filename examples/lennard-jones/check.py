@@ -2,8 +2,8 @@
 
     python check.py [--steps 20000] [--out DIR]     # writes report.json and g.npz
 
-The start is a liquid of the true potential, so that no lattice has to melt; a quarter of the steps is left out. The figure is the
-largest relative error of g(r) beyond the first peak's half height, with the statistical error of both at that distance.
+The start is a liquid of the true potential, so that no lattice has to melt; a quarter of the steps is left out. The
+figure is the largest relative error of g(r) beyond the first peak's half height, with the statistical error of both.
 """
 
 import argparse

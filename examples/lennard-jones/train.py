@@ -3,8 +3,8 @@
     python train.py snapshots.npz --out DIR     # about an hour on one core; writes weights.npz as it goes
     python train.py snapshots.npz --out DIR --export model.safetensors
 
-Denoising score matching alone (theory 16), in score units: each frame is used with xi and with -xi, so that the variance
-stays bounded at small noise levels, and all levels from noise_min to noise_max, all small against the core, count alike.
+Denoising score matching alone (theory 16), in score units: each frame is used with xi and with -xi, so that the
+variance stays bounded at small noise levels, and all levels, which are small against the core, count alike.
 """
 
 import argparse

@@ -102,7 +102,7 @@ class Model:
         return Model.__new__(Model)._own(handle, self._callback, self.noise_level)
 
     def for_species(self, species: Sequence[str]) -> "Model":
-        """A transferable model (kind `message-passing`) for other particles: element symbols or bead names, in order."""
+        """A model of kind `message-passing` for other particles: element symbols or bead names, in order."""
         handle = c_void_p()
         names = (c_char_p * len(species))(*(name.encode() for name in species))
         _library.call("diffusim_model_for_species", self._handle, names, len(species), byref(handle))

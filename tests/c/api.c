@@ -1,4 +1,5 @@
-/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors PERIODIC.safetensors. Exits with 0 if all behaved. */
+/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors PERIODIC.safetensors. Exits with
+ * 0 if all behaved. */
 #include "diffusim.h"
 #include <math.h>
 #include <stdio.h>

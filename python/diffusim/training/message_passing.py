@@ -1,23 +1,23 @@
 """The `message-passing` network in JAX: the energy of any number of particles from their neighbours (theory 9).
 
-A network of the PaiNN kind (Schuett et al., arXiv:2102.03150). Particle i has scalar features s_i [F] and vector features
-v_i [3, F]. With d = x_j - x_i in nm (its nearest image in a periodic cell), r = |d|, n = d / r, cutoff c and e the
-embedding of ln sigma:
+A network of the PaiNN kind (Schuett et al., arXiv:2102.03150). Particle i has scalar features s_i [F] and vector
+features v_i [3, F]. With d = x_j - x_i in nm (its nearest image in a periodic cell), r = |d|, n = d / r, cutoff c and e
+the embedding of ln sigma:
 
     basis       b_k(r) = exp(-((r - k w) / w)^2 / 2),  k = 0 ... R - 1,  w = c / (R - 1)
     envelope    f(r) = 1 - 28 u^6 + 48 u^7 - 21 u^8,  u = r / c;  0 beyond the cutoff
     filter      W_ij = f(r) dense([b(r), e])
     at first    s_i = embedding of the species of i,  v_i = 0
     message     p_j = dense([s_j, e]), in parts p, p', p'' [F] each, as W has W, W', W''
-                s_i += sum_j p_j W_ij,   v_i += sum_j n p'_j W'_ij + v_j p''_j W''_ij   (the last not in the first block)
+                s_i += sum_j p_j W_ij,   v_i += sum_j n p'_j W'_ij + v_j p''_j W''_ij  (the last not in block 0)
     update      U v_i, V v_i, T v_i: mixtures of the channels;  g = dense([s_i, sqrt(1 + |V v_i|^2), e]) in parts
-                s_i += g + g' (U v_i . V v_i) + g* (T v_i . (U v_i x V v_i)),   v_i += g'' U v_i   (not in the last block)
+                s_i += g + g' (U v_i . V v_i) + g* (T v_i . (U v_i x V v_i)),  v_i += g'' U v_i  (not in the last)
     energy      E = sum_i [silu(s_i A + a), s_i] B + b  +  sum_{i<j} f(r) (d_ij^2 / (r^2 + (10 sigma)^2))^6
 
-in kT0, where every dense([...]) is silu([...] A + a) B + b and the first a of the energy has e folded in as well. The term
-with g* changes sign under reflection; it is there in a `chiral` network only. Without it mirror images are alike. The last
-term keeps particles apart where there are no data; d_ij, the `repulsion` of the two species, is below every distance in
-them. The blocks' message and update alternate `n_blocks` times.
+in kT0, where every dense([...]) is silu([...] A + a) B + b and the first a of the energy has e folded in as well. The
+term with g* changes sign under reflection; it is there in a `chiral` network only. Without it mirror images are alike.
+The last term keeps particles apart where there are no data; d_ij, the `repulsion` of the two species, is below every
+distance in them. The blocks' message and update alternate `n_blocks` times.
 
 Everything is smooth in positions and sigma up to the second derivative at the cutoff.
 """
@@ -109,7 +109,7 @@ class MessagePassingNetwork:
         return shapes
 
     def initial_weights(self, key: jax.Array) -> Weights:
-        """Random weights: normal of variance 1 / n_in, zero biases; filters such that sums over neighbours are of order 1."""
+        """Random weights: normal of variance 1 / n_in, zero biases; sums over neighbours are of order 1."""
         shapes = self.shapes()
         neighbors = self.max_neighbors or max(1, self.n_particles - 1)
         weights = {}
@@ -225,8 +225,10 @@ class MessagePassingNetwork:
 
 
 def nearest(positions: np.ndarray, n_neighbors: int, cell: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-    """The `n_neighbors` nearest others of each particle of a frame [n_particles, 3], [n_particles, n_neighbors], and the
-    least distance in nm of one that is left out."""
+    """The `n_neighbors` nearest others [n_particles, n_neighbors] of each particle of a frame [n_particles, 3].
+
+    Also the least distance in nm of one that is left out.
+    """
     d = np.asarray(positions, dtype=float)[:, None] - positions
     if cell is not None:
         d -= np.round(d @ np.linalg.inv(cell)) @ cell

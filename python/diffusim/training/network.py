@@ -136,7 +136,7 @@ class DistanceNetwork:
 
 
 def noise_embedding(log_noise: jax.Array, noise_min: float, noise_max: float, n_frequencies: int) -> jax.Array:
-    """2t - 1, then sin and cos of k pi t / 2 for k = 1 ... n_frequencies; t runs from 0 at noise_min to 1 at noise_max."""
+    """2t - 1, then sin and cos of k pi t / 2 for k = 1 ... n_frequencies; t is 0 at noise_min and 1 at noise_max."""
     t = (log_noise - np.log(noise_min)) / (np.log(noise_max) - np.log(noise_min))
     angles = t * np.arange(1, n_frequencies + 1) * (np.pi / 2)
     return jnp.concatenate([jnp.array([2 * t - 1]), jnp.sin(angles), jnp.cos(angles)])
