@@ -56,7 +56,7 @@ def main():
     expected = reference["g"]
     peak = int(expected.argmax())
     first = int(np.argmax(expected > expected[peak] / 2))
-    relative = np.abs(g / expected - 1, where=expected > 0, out=np.zeros_like(g))
+    relative = np.abs(np.divide(g, expected, where=expected > 0, out=np.ones_like(g)) - 1)
     worst = first + int(relative[first:].argmax())
     p = np.array([b.mean() for b in np.array_split(pressures, 5)])
     report = {
