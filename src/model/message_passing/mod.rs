@@ -73,7 +73,7 @@ enum Message {
     /// Of each species, `[n_species][2F]`.
     First(Vec<CacheLine>),
     /// Dense layers on s.
-    Later(TwoLayers),
+    Later(Box<TwoLayers>),
 }
 
 struct Block {
@@ -239,7 +239,7 @@ impl Network {
                 }
                 Message::First(rows)
             } else {
-                Message::Later(two_layers(&name, f, f, 3 * f)?)
+                Message::Later(Box::new(two_layers(&name, f, f, 3 * f)?))
             };
             let n_mixed = if chiral { 3 } else { 2 };
             let mix = layer(f, n_mixed * f, &tensor(&format!("blocks.{b}.mix"), &[f, n_mixed * f])?, &[]);
