@@ -321,6 +321,18 @@ diffusim_status_t diffusim_model_subset(const diffusim_model_t *model,
                                         const size_t *particles,
                                         diffusim_model_t **subset);
 
+// A transferable model (kind `message-passing`) for `count` other particles, given by their `species` in order: element symbols
+// or names of beads, as the model file lists them. The caller frees `*other` with diffusim_model_free.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a species the model does not know, DIFFUSIM_ERROR_UNSUPPORTED for a model that is made for
+// its own particles.
+//
+// @since 0.2
+diffusim_status_t diffusim_model_for_species(const diffusim_model_t *model,
+                                             const char *const *species,
+                                             size_t count,
+                                             diffusim_model_t **other);
+
 // Free a model; NULL is ignored.
 //
 // @since 0.1
@@ -380,6 +392,19 @@ diffusim_status_t diffusim_model_start_positions(const diffusim_model_t *model,
                                                  size_t *n_frames,
                                                  const double **positions);
 
+// Whether the model lives in a periodic cell: 1, or 0, also for NULL.
+//
+// @since 0.2
+int32_t diffusim_model_is_periodic(const diffusim_model_t *model);
+
+// The cell of the frames to start from, `cell` `[3][3]` in nm, rows are lattice vectors.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model has none.
+//
+// @since 0.2
+diffusim_status_t diffusim_model_start_cell(const diffusim_model_t *model,
+                                            double *cell);
+
 // Whether `masses` `[count]` (amu) of an engine are those of the model's particles, in order, within 0.6 amu; 0 passes.
 //
 // Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
@@ -401,7 +426,7 @@ diffusim_status_t diffusim_model_check_particles(const diffusim_model_t *model,
                                                  const char *const *names);
 
 // Scores and, unless `energies` is NULL, energies of `n_frames` frames: `positions` and `scores` `[n_frames][n_particles][3]`
-// in nm and 1/nm, `energies` `[n_frames]` in kT₀.
+// in nm and 1/nm, `energies` `[n_frames]` in kT₀. A periodic model is evaluated in its own cell.
 //
 // @since 0.1
 diffusim_status_t diffusim_model_evaluate(const diffusim_model_t *model,
@@ -409,6 +434,21 @@ diffusim_status_t diffusim_model_evaluate(const diffusim_model_t *model,
                                           size_t n_frames,
                                           double *scores,
                                           double *energies);
+
+// As diffusim_model_evaluate, in a given `cell` `[3][3]` in nm (rows are lattice vectors), or in open space where `cell` is NULL;
+// and, unless `virials` is NULL, virials −∂E/∂ε_ab under x_a → x_a + ε_ab x_b of positions and cell, `[n_frames][3][3]` in kT₀.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+// the model's cutoff.
+//
+// @since 0.2
+diffusim_status_t diffusim_model_evaluate_in_cell(const diffusim_model_t *model,
+                                                  const double *cell,
+                                                  const double *positions,
+                                                  size_t n_frames,
+                                                  double *scores,
+                                                  double *energies,
+                                                  double *virials);
 
 // Largest eigenvalue (1/nm²) of −∇s over `n_frames` frames `[n_frames][n_particles][3]` in nm, by power iteration: a step is
 // stable while τ times it stays below 2 (theory §2).
@@ -493,6 +533,23 @@ diffusim_status_t diffusim_simulation_get_positions(const diffusim_simulation_t 
                                                     void *positions,
                                                     int32_t dtype,
                                                     size_t n_values);
+
+// Set the periodic cell of all replicas, `cell` `[3][3]` in nm, rows are lattice vectors; NULL for none. Positions stay, and need
+// not be wrapped. A simulation starts with the cell of the model's start frames.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+// the model's cutoff.
+//
+// @since 0.2
+diffusim_status_t diffusim_simulation_set_cell(diffusim_simulation_t *simulation,
+                                               const double *cell);
+
+// The periodic cell, `cell` `[3][3]` in nm; `*is_periodic` is 0, and `cell` zero, where there is none.
+//
+// @since 0.2
+diffusim_status_t diffusim_simulation_get_cell(const diffusim_simulation_t *simulation,
+                                               double *cell,
+                                               int32_t *is_periodic);
 
 // Take `n_steps` steps with every replica. On DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_CALLBACK the positions are those
 // of the last good frame and the step count is its number.

@@ -214,8 +214,10 @@ ContextImpl& DiffusionIntegrator::bound() const {
 
 double DiffusionIntegrator::computeModelEnergy() const {
     std::vector<Vec3> current;
+    Vec3 box[3];
     bound().getPositions(current);
-    return model.computeEnergy(current);
+    context->getPeriodicBoxVectors(box[0], box[1], box[2]);
+    return model.computeEnergy(current, &box[0][0]);
 }
 
 double DiffusionIntegrator::computeSystemTemperature() const {
@@ -270,7 +272,7 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     if (nonbonded)
         warn("the System has a NonbondedForce, which acts on top of the learned score. The score replaces the force "
              "field: remove the force field's Forces, or leave their groups out with setIntegrationForceGroups()");
-    if (periodic)
+    if (periodic && !model.getModel().is_periodic())
         warn("the System is periodic and the model is not: the model sees coordinates as they are, so keep its "
              "molecule whole and write trajectories with enforcePeriodicBox=False");
 }
@@ -299,6 +301,11 @@ bool DiffusionIntegrator::isBiased() const {
 }
 
 void DiffusionIntegrator::importPositions() {
+    if (model.getModel().is_periodic()) {
+        Vec3 box[3];
+        context->getPeriodicBoxVectors(box[0], box[1], box[2]);
+        simulation->set_cell(&box[0][0]);
+    }
     context->getPositions(positions);
     const double* current = &positions[0][0];
     if (!corePositions.empty() && std::equal(corePositions.begin(), corePositions.end(), current))

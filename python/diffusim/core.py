@@ -11,7 +11,20 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import POINTER, byref, c_char_p, c_double, c_size_t, c_uint32, c_uint64, c_void_p, cast, sizeof, string_at
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_double,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    cast,
+    sizeof,
+    string_at,
+)
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +103,13 @@ class Model:
         _library.call("diffusim_model_subset", self._handle, n_particles_total, indices, byref(handle))
         return Model.__new__(Model)._own(handle, self._callback, self.noise_level)
 
+    def for_species(self, species: Sequence[str]) -> "Model":
+        """A model of kind `message-passing` for other particles: element symbols or bead names, in order."""
+        handle = c_void_p()
+        names = (c_char_p * len(species))(*(name.encode() for name in species))
+        _library.call("diffusim_model_for_species", self._handle, names, len(species), byref(handle))
+        return Model.__new__(Model)._own(handle, None, self.noise_level)
+
     def _own(self, handle: c_void_p, callback: "_Callback | None" = None, noise_level: float | None = None) -> "Model":
         self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
         self._handle = handle
@@ -151,8 +171,36 @@ class Model:
         shape = (n_frames.value, self.n_particles, 3)
         return np.ctypeslib.as_array(positions, shape).copy() if n_frames.value else np.empty(shape)
 
+    @property
+    def is_periodic(self) -> bool:
+        """Whether the model lives in a periodic cell."""
+        return bool(_library.library().diffusim_model_is_periodic(self._handle))
+
+    @property
+    def start_cell(self) -> np.ndarray:
+        """Cell [3, 3] of the start positions, rows are lattice vectors; DiffusimError where the model has none."""
+        cell = np.empty((3, 3))
+        _library.call("diffusim_model_start_cell", self._handle, _doubles(cell))
+        return cell
+
+    def evaluate_in_cell(
+        self, positions: np.ndarray, cell: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, energies [n_frames] and virials [n_frames, 3, 3] (kT0) of positions [n_frames, n_particles, 3].
+
+        `cell` [3, 3] has the lattice vectors as rows; None: open space. The virial is -dE/d(strain).
+        """
+        positions = self._frames(positions)
+        scores, energies, virials = np.empty_like(positions), np.empty(len(positions)), np.empty((len(positions), 3, 3))
+        outputs = (_doubles(scores), _doubles(energies), _doubles(virials))
+        self._call("evaluate_in_cell", _cell(cell), _doubles(positions), len(positions), *outputs)
+        return scores, energies, virials
+
     def evaluate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores, shaped like `positions`, and energies [n_frames] of positions [n_frames, n_particles, 3]."""
+        """Scores, shaped like `positions`, and energies [n_frames] of positions [n_frames, n_particles, 3].
+
+        A periodic model is evaluated in its own `start_cell`.
+        """
         positions = self._frames(positions)
         scores, energies = np.empty_like(positions), np.empty(len(positions))
         self._call("evaluate", _doubles(positions), len(positions), _doubles(scores), _doubles(energies))
@@ -385,6 +433,17 @@ class Simulation:
         self._call("set_positions", positions.ctypes.data, FLOAT64, positions.size)
 
     @property
+    def cell(self) -> np.ndarray | None:
+        """Periodic cell [3, 3] of all replicas, rows are lattice vectors, nm; None in open space."""
+        cell, is_periodic = np.empty((3, 3)), c_int32()
+        self._call("get_cell", _doubles(cell), byref(is_periodic))
+        return cell if is_periodic.value else None
+
+    @cell.setter
+    def cell(self, cell: np.ndarray | None) -> None:
+        self._call("set_cell", _cell(cell))
+
+    @property
     def step_count(self) -> int:
         """Number of the next step, which is also that of its noise. Setting it continues the noise from there."""
         step = c_uint64()
@@ -577,6 +636,15 @@ def _model_options(noise_level: float | None, name: str | None = None):
 
 def _doubles(array: np.ndarray):
     return cast(array.ctypes.data, POINTER(c_double))
+
+
+def _cell(cell: np.ndarray | None):
+    """Pointer to a cell [3, 3], or None."""
+    if cell is None:
+        return None
+    cell = np.ascontiguousarray(cell, dtype=float)
+    _expect_shape("cell", cell, (3, 3))
+    return _doubles(cell)
 
 
 def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

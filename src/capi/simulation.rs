@@ -1,6 +1,6 @@
 //! `diffusim_simulation_*`
 
-use super::model::diffusim_model_t;
+use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
 use crate::sampler::{Options, Simulation, StepSize};
@@ -357,6 +357,41 @@ pub unsafe extern "C" fn diffusim_simulation_get_positions(
 
 fn unknown_dtype(dtype: i32) -> Error {
     Error::InvalidArgument(format!("dtype is {dtype}; expected DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64"))
+}
+
+/// Set the periodic cell of all replicas, `cell` `[3][3]` in nm, rows are lattice vectors; NULL for none. Positions stay, and need
+/// not be wrapped. A simulation starts with the cell of the model's start frames.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+/// the model's cutoff.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_set_cell(
+    simulation: *mut diffusim_simulation_t,
+    cell: *const f64,
+) -> diffusim_status_t {
+    with(simulation, |s| s.set_cell(cell_from(cell)?))
+}
+
+/// The periodic cell, `cell` `[3][3]` in nm; `*is_periodic` is 0, and `cell` zero, where there is none.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_cell(
+    simulation: *const diffusim_simulation_t,
+    cell: *mut f64,
+    is_periodic: *mut i32,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let (cell, is_periodic) = (slice_mut(cell, 9, "cell")?, output(is_periodic, "is_periodic")?);
+        *is_periodic = s.cell().is_some().into();
+        cell.fill(0.0);
+        if let Some(known) = s.cell() {
+            cell.copy_from_slice(known.vectors().as_flattened());
+        }
+        Ok(())
+    })
 }
 
 /// Take `n_steps` steps with every replica. On DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_CALLBACK the positions are those

@@ -711,7 +711,7 @@ impl ScoreModel for Distance {
 }
 
 /// Embedding of t = ln(σ/σ_min)/ln(σ_max/σ_min): 2t − 1, then sines and cosines of kπt/2, k = 1..=n.
-fn embed(t: f64, n: usize) -> Vec<f64> {
+pub(super) fn embed(t: f64, n: usize) -> Vec<f64> {
     let angle = |k: usize| k as f64 * std::f64::consts::FRAC_PI_2 * t;
     std::iter::once(2.0 * t - 1.0)
         .chain((1..=n).map(|k| angle(k).sin()))

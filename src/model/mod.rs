@@ -6,12 +6,14 @@ pub mod curvature;
 mod dense;
 pub mod distance;
 mod file;
+pub mod message_passing;
 mod subset;
 
 pub use analytic::{Analytic, Potential};
 pub use callback::Callback;
 pub use distance::Distance;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
+pub use message_passing::MessagePassing;
 pub use subset::Subset;
 
 use crate::cell::Cell;
@@ -116,6 +118,7 @@ pub struct Scratch {
     single: Vec<CacheLine>,
     /// For models that work on a copy of the frames.
     pub(crate) frames: Vec<f64>,
+    pub(crate) message_passing: message_passing::Workspace<f32>,
     /// For models that wrap another one.
     pub(crate) inner: Option<Box<Scratch>>,
 }

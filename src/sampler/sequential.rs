@@ -89,11 +89,11 @@ impl Simulation {
         }
         let mut simulation = Simulation {
             last_good: [(0, positions.clone()), (0, positions.clone())],
-            has_positions: !start.is_empty() || model.metadata().kind != "distance",
+            cell: model.start_cell().cloned(),
+            has_positions: !start.is_empty() || model.noise_level().is_none(),
             model,
             dynamics,
             positions,
-            cell: None,
             step: 0,
             score_evaluations: 0,
             proposals: [0; 2],
@@ -328,6 +328,7 @@ impl Simulation {
                 self.model.name()
             );
         }
+        self.model.score().check_cell(self.cell.as_ref())?;
         let Some(end) = self.step.checked_add(n_steps) else {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
@@ -447,6 +448,7 @@ impl Simulation {
                 self.options.n_replicas
             );
         }
+        self.model.score().check_cell(self.cell.as_ref())?;
         let frames = Frames { positions: &self.positions, cell: self.cell.as_ref() };
         let outputs = Outputs { scores, energies, virials: None };
         self.model.score().evaluate(frames, outputs, &mut Scratch::default())

@@ -1,4 +1,5 @@
-/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors. Exits with 0 if all behaved. */
+/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors PERIODIC.safetensors. Exits with
+ * 0 if all behaved. */
 #include "diffusim.h"
 #include <math.h>
 #include <stdio.h>
@@ -282,8 +283,51 @@ static void analytic_and_callback(void) {
     diffusim_simulation_free(b);
 }
 
+/* A transferable model in its cell: 18 particles, species C and N. */
+static void periodic(const char* path, const diffusim_model_t* network) {
+    diffusim_model_t *model, *other;
+    OK(diffusim_model_load(path, NULL, &model));
+    TRUE(diffusim_model_is_periodic(model) == 1 && diffusim_model_is_periodic(NULL) == 0);
+    double cell[9], found[9], scores[54], again[54], energy, virial[9];
+    OK(diffusim_model_start_cell(model, cell));
+    TRUE(fabs(cell[4] - 1.21) < 1e-6);
+    FAILS(diffusim_model_start_cell(network, cell), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no cell of its own");
+    const double* start;
+    size_t n_frames;
+    OK(diffusim_model_start_positions(model, &n_frames, &start));
+    OK(diffusim_model_evaluate_in_cell(model, cell, start, 1, scores, &energy, virial));
+    OK(diffusim_model_evaluate(model, start, 1, again, NULL));
+    TRUE(memcmp(scores, again, sizeof scores) == 0 && isfinite(energy) && virial[0] != 0.0);
+    FAILS(diffusim_model_evaluate_in_cell(model, NULL, start, 1, scores, NULL, NULL), DIFFUSIM_ERROR_MISMATCH,
+          "none was given");
+    FAILS(diffusim_model_evaluate_in_cell(network, cell, start, 1, scores, NULL, NULL), DIFFUSIM_ERROR_MISMATCH,
+          "no periodic cell");
+
+    const char* species[3] = {"N", "C", "Xe"};
+    FAILS(diffusim_model_for_species(model, species, 3, &other), DIFFUSIM_ERROR_MISMATCH, "particle 2 is 'Xe'");
+    FAILS(diffusim_model_for_species(network, species, 2, &other), DIFFUSIM_ERROR_UNSUPPORTED, "message-passing");
+    OK(diffusim_model_for_species(model, species, 2, &other));
+    TRUE(diffusim_model_n_particles(other) == 2);
+    diffusim_simulation_t* simulation;
+    int32_t is_periodic;
+    OK(diffusim_simulation_create(other, NULL, &simulation));
+    OK(diffusim_simulation_get_cell(simulation, found, &is_periodic));
+    TRUE(is_periodic == 0 && found[0] == 0.0);
+    OK(diffusim_simulation_set_cell(simulation, cell));
+    OK(diffusim_simulation_get_cell(simulation, found, &is_periodic));
+    TRUE(is_periodic == 1 && memcmp(cell, found, sizeof cell) == 0);
+    FAILS(diffusim_simulation_set_cell(simulation, NULL), DIFFUSIM_ERROR_MISMATCH, "none was given");
+    cell[4] = 0.0;
+    cell[3] = 0.0;
+    cell[5] = 0.0;
+    FAILS(diffusim_simulation_set_cell(simulation, cell), DIFFUSIM_ERROR_INVALID_ARGUMENT, "spans no volume");
+    diffusim_simulation_free(simulation);
+    diffusim_model_free(other);
+    diffusim_model_free(model);
+}
+
 int main(int argc, char** argv) {
-    TRUE(argc == 2);
+    TRUE(argc == 3);
     TRUE(diffusim_abi_version() == DIFFUSIM_ABI_VERSION);
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", DIFFUSIM_VERSION_MAJOR, DIFFUSIM_VERSION_MINOR,
@@ -294,6 +338,7 @@ int main(int argc, char** argv) {
     models(argv[1], &network);
     simulations(network);
     analytic_and_callback();
+    periodic(argv[2], network);
     diffusim_model_free(network);
     return 0;
 }

@@ -161,9 +161,14 @@ class DistanceNetwork:
         return jnp.sqrt(jnp.sum(vectors**2, axis=-1) + self.softening**2)
 
     def _embedding(self, log_noise: jax.Array) -> jax.Array:
-        t = (log_noise - np.log(self.noise_min)) / (np.log(self.noise_max) - np.log(self.noise_min))
-        angles = t * np.arange(1, self.n_frequencies + 1) * (np.pi / 2)
-        return jnp.concatenate([jnp.array([2 * t - 1]), jnp.sin(angles), jnp.cos(angles)])
+        return noise_embedding(log_noise, self.noise_min, self.noise_max, self.n_frequencies)
+
+
+def noise_embedding(log_noise: jax.Array, noise_min: float, noise_max: float, n_frequencies: int) -> jax.Array:
+    """2t - 1, then sin and cos of k pi t / 2 for k = 1 ... n_frequencies; t is 0 at noise_min and 1 at noise_max."""
+    t = (log_noise - np.log(noise_min)) / (np.log(noise_max) - np.log(noise_min))
+    angles = t * np.arange(1, n_frequencies + 1) * (np.pi / 2)
+    return jnp.concatenate([jnp.array([2 * t - 1]), jnp.sin(angles), jnp.cos(angles)])
 
 
 def _difference_matrix(n_particles: int, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
