@@ -25,6 +25,7 @@ from rich.table import Table
 import diffusim
 import diffusim.openmm
 from diffusim import model_file
+from diffusim.training.message_passing import MessagePassingNetwork
 from diffusim.training.network import DistanceNetwork, Weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,6 +151,44 @@ def lammps_rows(model, folder):
     )
 
 
+def message_passing_rows():
+    """Scores of a message-passing network: 11 particles, width 32, two blocks."""
+    path = ROOT / "tests/fixtures/message_passing_open.safetensors"
+    model, tensors = diffusim.Model(path), model_file.read_tensors(path)
+    h, noise = model.metadata["hyperparameters"], model.metadata["noise_levels"]
+    species = tuple(h.pop("species"))
+    network = MessagePassingNetwork(
+        species=species,
+        particles=tuple(species.index(p["element"] or p["name"]) for p in model.metadata["particles"]),
+        noise_min=noise["min"],
+        noise_max=noise["max"],
+        repulsion=tuple(map(tuple, h.pop("repulsion"))),
+        **h,
+    )
+    weights = {name: jnp.asarray(tensors[name]) for name in network.shapes()}
+    log_noise = jnp.log(jnp.float32(noise["simulation"]))
+    score = jax.jit(jax.vmap(lambda x: network.score(weights, x, log_noise)))
+    for n_frames, n_ours, n_jax in [(1, 20_000, 2_000), (256, 200, 50)]:
+        simulation = diffusim.Simulation(model, n_replicas=n_frames, effective_step=1e-12, seed=1)
+        x = jnp.asarray(simulation.positions, jnp.float32)
+
+        def peer(n=n_jax, x=x, count=n_jax * n_frames):
+            def repeat():
+                for _ in range(n):
+                    score(x).block_until_ready()
+
+            return rate(repeat, count)
+
+        yield compare(
+            f"message-passing score {n_frames} frame" + ("s" if n_frames > 1 else ""),
+            "frames/s",
+            lambda s=simulation, n=n_ours, count=n_ours * n_frames: rate(lambda: s.step(n), count),
+            peer,
+            "JAX, jitted, float32; ours takes the step as well",
+            2.0,
+        )
+
+
 def all_atom():
     """Picoseconds per second of the all-atom simulation that made the data, on one core."""
     sys.path.insert(0, str(ROOT / "examples/ala2"))
@@ -193,6 +232,7 @@ def main():
         simulation.integrator.step(n // 20)
         return rate(lambda: simulation.integrator.step(n), n)
 
+    rows += message_passing_rows()
     peer_name = f"the core alone (OpenMM {openmm.__version__}, platform Reference)"
     rows.append(compare("openmm step", "steps/s", door, partial(core_rate, n), peer_name, 0.95))
     with tempfile.TemporaryDirectory() as folder:

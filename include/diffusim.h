@@ -67,6 +67,13 @@
 // Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
 #define DIFFUSIM_LEIMKUHLER_MATTHEWS 1
 
+// Heun: two scores a step, weak order 2; takes no bias (theory 9).
+#define DIFFUSIM_HEUN 2
+
+// Metropolis-adjusted Langevin: Euler–Maruyama proposals, accepted or rejected, so that the density has no error of the step;
+// needs a model that gives energies, takes no bias (theory 8).
+#define DIFFUSIM_MALA 3
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -104,6 +111,24 @@ typedef int32_t (*diffusim_score_callback_t)(void *user_data,
                                              double *scores,
                                              double *energies);
 
+// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_sample_options_t)
+  size_t struct_size;
+  // Seed of the noise. A frame depends on the seed and on its number alone.
+  uint64_t seed;
+  // Number of the first frame.
+  uint32_t first_frame;
+  // Steps of reverse diffusion, two scores each; 32 by default.
+  uint32_t n_steps;
+  // σ at which frames start, nm; 0 = half the greatest noise level of the training.
+  double start_level;
+  // Langevin steps at the end; 100 by default.
+  uint64_t corrector_steps;
+  // Threads; 0 = one per core.
+  size_t n_threads;
+} diffusim_sample_options_t;
+
 // What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
 //
 // The size of a step is given by at most one of `spring`, `effective_step` and `time_step`; with none, the model file's
@@ -135,7 +160,7 @@ typedef struct {
   size_t n_replicas;
   // Number of the first replica, for the noise and the start frame.
   uint32_t first_replica;
-  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
   int32_t adapter;
   // Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
   const uint32_t *particle_ids;
@@ -189,6 +214,8 @@ typedef struct {
   double stability_limit;
   // Seed of the noise, which a checkpoint brings along.
   uint64_t seed;
+  // Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+  double acceptance;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus
@@ -285,7 +312,7 @@ diffusim_status_t diffusim_model_from_bytes(const void *data,
                                             const diffusim_model_options_t *options,
                                             diffusim_model_t **model);
 
-// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4, gaussian-mixture) from the JSON description
 // that a model file would hold.
 //
 // @since 0.1
@@ -311,6 +338,18 @@ diffusim_status_t diffusim_model_subset(const diffusim_model_t *model,
                                         size_t n_particles_total,
                                         const size_t *particles,
                                         diffusim_model_t **subset);
+
+// A transferable model (kind `message-passing`) for `count` other particles, given by their `species` in order: element symbols
+// or names of beads, as the model file lists them. The caller frees `*other` with diffusim_model_free.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a species the model does not know, DIFFUSIM_ERROR_UNSUPPORTED for a model that is made for
+// its own particles.
+//
+// @since 0.2
+diffusim_status_t diffusim_model_for_species(const diffusim_model_t *model,
+                                             const char *const *species,
+                                             size_t count,
+                                             diffusim_model_t **other);
 
 // Free a model; NULL is ignored.
 //
@@ -371,6 +410,19 @@ diffusim_status_t diffusim_model_start_positions(const diffusim_model_t *model,
                                                  size_t *n_frames,
                                                  const double **positions);
 
+// Whether the model lives in a periodic cell: 1, or 0, also for NULL.
+//
+// @since 0.2
+int32_t diffusim_model_is_periodic(const diffusim_model_t *model);
+
+// The cell of the frames to start from, `cell` `[3][3]` in nm, rows are lattice vectors.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model has none.
+//
+// @since 0.2
+diffusim_status_t diffusim_model_start_cell(const diffusim_model_t *model,
+                                            double *cell);
+
 // Whether `masses` `[count]` (amu) of an engine are those of the model's particles, in order, within 0.6 amu; 0 passes.
 //
 // Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
@@ -392,7 +444,7 @@ diffusim_status_t diffusim_model_check_particles(const diffusim_model_t *model,
                                                  const char *const *names);
 
 // Scores and, unless `energies` is NULL, energies of `n_frames` frames: `positions` and `scores` `[n_frames][n_particles][3]`
-// in nm and 1/nm, `energies` `[n_frames]` in kT₀.
+// in nm and 1/nm, `energies` `[n_frames]` in kT₀. A periodic model is evaluated in its own cell.
 //
 // @since 0.1
 diffusim_status_t diffusim_model_evaluate(const diffusim_model_t *model,
@@ -400,6 +452,21 @@ diffusim_status_t diffusim_model_evaluate(const diffusim_model_t *model,
                                           size_t n_frames,
                                           double *scores,
                                           double *energies);
+
+// As diffusim_model_evaluate, in a given `cell` `[3][3]` in nm (rows are lattice vectors), or in open space where `cell` is NULL;
+// and, unless `virials` is NULL, virials −∂E/∂ε_ab under x_a → x_a + ε_ab x_b of positions and cell, `[n_frames][3][3]` in kT₀.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+// the model's cutoff.
+//
+// @since 0.2
+diffusim_status_t diffusim_model_evaluate_in_cell(const diffusim_model_t *model,
+                                                  const double *cell,
+                                                  const double *positions,
+                                                  size_t n_frames,
+                                                  double *scores,
+                                                  double *energies,
+                                                  double *virials);
 
 // Largest eigenvalue (1/nm²) of −∇s over `n_frames` frames `[n_frames][n_particles][3]` in nm, by power iteration: a step is
 // stable while τ times it stays below 2 (theory §2).
@@ -417,6 +484,25 @@ diffusim_status_t diffusim_model_configurational_temperature(const diffusim_mode
                                                              const double *positions,
                                                              size_t n_frames,
                                                              double *temperature);
+
+// Fill `options` with the defaults; `size` is sizeof(diffusim_sample_options_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_sample_options_init(diffusim_sample_options_t *options,
+                                               size_t size);
+
+// Draw `n_frames` equilibrium frames by reverse diffusion, from the training's noise down to the level at which the model is
+// read: `positions` `[n_frames][n_particles][3]` in nm. `options` may be NULL. Frame f starts from the model's start frame
+// f mod n_start_frames, blurred by `start_level`: basins that lie farther apart keep the populations of the start frames.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of one density, or a subset), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+// DIFFUSIM_ERROR_NOT_FINITE (naming frame, particle and noise level).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_sample(const diffusim_model_t *model,
+                                        const diffusim_sample_options_t *options,
+                                        double *positions,
+                                        size_t n_frames);
 
 // Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
 //
@@ -465,6 +551,23 @@ diffusim_status_t diffusim_simulation_get_positions(const diffusim_simulation_t 
                                                     void *positions,
                                                     int32_t dtype,
                                                     size_t n_values);
+
+// Set the periodic cell of all replicas, `cell` `[3][3]` in nm, rows are lattice vectors; NULL for none. Positions stay, and need
+// not be wrapped. A simulation starts with the cell of the model's start frames.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+// the model's cutoff.
+//
+// @since 0.2
+diffusim_status_t diffusim_simulation_set_cell(diffusim_simulation_t *simulation,
+                                               const double *cell);
+
+// The periodic cell, `cell` `[3][3]` in nm; `*is_periodic` is 0, and `cell` zero, where there is none.
+//
+// @since 0.2
+diffusim_status_t diffusim_simulation_get_cell(const diffusim_simulation_t *simulation,
+                                               double *cell,
+                                               int32_t *is_periodic);
 
 // Take `n_steps` steps with every replica. On DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_CALLBACK the positions are those
 // of the last good frame and the step count is its number.

@@ -64,6 +64,11 @@ inline std::string describe_device(const std::string& name) {
     return description;
 }
 
+/// diffusim_sample_options_t with its defaults filled in.
+struct sample_options : diffusim_sample_options_t {
+    sample_options() { check(diffusim_sample_options_init(this, sizeof(diffusim_sample_options_t))); }
+};
+
 /// A score model: immutable, safe to use from several threads. Move-only.
 class model {
 public:
@@ -182,6 +187,23 @@ public:
         check(diffusim_model_evaluate(get(), positions, n_frames, scores, energies));
     }
 
+    /// The same in a periodic cell, [3][3], rows are lattice vectors, nm, or nullptr; and virials [n_frames][3][3],
+    /// kT₀.
+    void evaluate(const double* cell, const double* positions, std::size_t n_frames, double* scores, double* energies,
+                  double* virials) const {
+        check(diffusim_model_evaluate_in_cell(get(), cell, positions, n_frames, scores, energies, virials));
+    }
+
+    /// Whether the model lives in a periodic cell.
+    bool is_periodic() const noexcept { return diffusim_model_is_periodic(get()) != 0; }
+
+    /// A transferable model for other particles: element symbols or names of beads, in order.
+    model for_species(const std::vector<const char*>& species) const {
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_for_species(get(), species.data(), species.size(), &handle));
+        return model(handle);
+    }
+
     /// 1/nm²
     double largest_curvature(const double* positions, std::size_t n_frames) const {
         double curvature = 0;
@@ -194,6 +216,13 @@ public:
         double temperature = 0;
         check(diffusim_model_configurational_temperature(get(), positions, n_frames, &temperature));
         return temperature;
+    }
+
+    /// `n_frames` equilibrium frames by reverse diffusion, `[n_frames][n_particles][3]` in nm.
+    std::vector<double> sample(std::size_t n_frames, const sample_options& options = {}) const {
+        std::vector<double> positions(3 * n_frames * n_particles());
+        check(diffusim_model_sample(get(), &options, positions.data(), n_frames));
+        return positions;
     }
 
     /// The handle, still owned by this object.
@@ -252,6 +281,9 @@ public:
     void get_positions(std::vector<double>& positions) const {
         check(diffusim_simulation_get_positions(get(), positions.data(), DIFFUSIM_FLOAT64, positions.size()));
     }
+
+    /// The periodic cell, [3][3], rows are lattice vectors, nm; nullptr for none.
+    void set_cell(const double* cell) { check(diffusim_simulation_set_cell(get(), cell)); }
 
     /// Take `n_steps` steps. If it throws because a score was not finite, the last good frame is in place.
     void step(std::uint64_t n_steps) { check(diffusim_simulation_step(get(), n_steps)); }

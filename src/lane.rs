@@ -298,6 +298,138 @@ impl<S: Simd> Word for PackedWord<S> {
     }
 }
 
+/// A single number in which a computation can be done: `f32`, or `f64` where precision is wanted.
+pub trait Real: Number<Stored = Self> + PartialOrd + Default + Send + Sync + 'static {
+    /// Rounded to nearest.
+    fn from_f64(x: f64) -> Self;
+    /// Exact.
+    fn to_f64(self) -> f64;
+}
+
+impl Real for f32 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> f32 {
+        x as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self as f64
+    }
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> f64 {
+        x
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// Numbers whose lanes run along an array, such as the features of a particle, so that sums go across lanes.
+///
+/// Arrays come in whole rows of [`CacheLine::LEN`] numbers. Sums over them are taken row by row and then by halves of a row,
+/// which gives the same bits for every number of lanes.
+pub trait Lanes: Number {
+    /// Numbers in a vector; divides [`CacheLine::LEN`].
+    const LANES: usize;
+    /// One of them.
+    type Scalar: Real;
+    /// As many single-precision weights.
+    type Weights: Copy;
+    /// `x` in every lane.
+    fn splat(self, x: Self::Scalar) -> Self;
+    /// Weights, widened where needed.
+    fn widen(self, weights: Self::Weights) -> Self;
+    /// Weights in vectors.
+    fn weights(array: &[f32]) -> &[Self::Weights];
+    /// An array in vectors.
+    fn vectors(array: &[Self::Scalar]) -> &[Self::Stored];
+    /// An array in vectors.
+    fn vectors_mut(array: &mut [Self::Scalar]) -> &mut [Self::Stored];
+    /// Sum of the numbers of one row, held in `row[..LEN / LANES]`.
+    fn sum(row: [Self; CacheLine::LEN]) -> Self::Scalar;
+}
+
+impl Lanes for f64 {
+    const LANES: usize = 1;
+    type Scalar = f64;
+    type Weights = f32;
+    #[inline(always)]
+    fn splat(self, x: f64) -> f64 {
+        x
+    }
+    #[inline(always)]
+    fn widen(self, weights: f32) -> f64 {
+        weights as f64
+    }
+    #[inline(always)]
+    fn weights(array: &[f32]) -> &[f32] {
+        array
+    }
+    #[inline(always)]
+    fn vectors(array: &[f64]) -> &[f64] {
+        array
+    }
+    #[inline(always)]
+    fn vectors_mut(array: &mut [f64]) -> &mut [f64] {
+        array
+    }
+    #[inline(always)]
+    fn sum(row: [f64; CacheLine::LEN]) -> f64 {
+        row.iter().sum()
+    }
+}
+
+impl<S: Simd> Lanes for Packed<S> {
+    const LANES: usize = S::F32_LANES;
+    type Scalar = f32;
+    type Weights = S::f32s;
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self {
+        self.constant(x)
+    }
+    #[inline(always)]
+    fn widen(self, weights: S::f32s) -> Self {
+        self.load(weights)
+    }
+    #[inline(always)]
+    fn weights(array: &[f32]) -> &[S::f32s] {
+        S::as_simd_f32s(array).0
+    }
+    #[inline(always)]
+    fn vectors(array: &[f32]) -> &[S::f32s] {
+        S::as_simd_f32s(array).0
+    }
+    #[inline(always)]
+    fn vectors_mut(array: &mut [f32]) -> &mut [S::f32s] {
+        S::as_mut_simd_f32s(array).0
+    }
+    #[inline(always)]
+    fn sum(row: [Self; CacheLine::LEN]) -> f32 {
+        let mut row = row;
+        let mut n = CacheLine::LEN / Self::LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                row[i] = row[i] + row[i + n];
+            }
+        }
+        let mut line = [0.0; CacheLine::LEN];
+        S::as_mut_simd_f32s(&mut line).0[0] = row[0].value;
+        let mut n = Self::LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                line[i] += line[i + n];
+            }
+        }
+        line[0]
+    }
+}
+
 /// A cache line of single-precision numbers: buffers made of it are aligned for every instruction set.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]

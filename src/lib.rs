@@ -7,6 +7,7 @@ pub mod cell;
 pub mod error;
 pub mod lane;
 pub mod model;
+pub mod neighbors;
 pub mod noise;
 pub mod sampler;
 pub mod schedule;

@@ -101,6 +101,12 @@ pub fn normals(seed: u64, replica: u32, particle: u32, step: u64) -> [f32; 4] {
     box_muller(philox([low, high, particle, replica], halves(seed)))
 }
 
+/// A uniform number in (0, 1) of one replica at one step, from the block of a particle that no system has.
+pub fn uniform(seed: u64, replica: u32, step: u64) -> f64 {
+    let [low, high] = halves(step);
+    (philox([low, high, u32::MAX, replica], halves(seed))[0] as f64 + 0.5) / 4_294_967_296.0
+}
+
 /// Normals for many particles at one step, one row per coordinate.
 #[derive(Clone, Debug, Default)]
 pub struct Noise {

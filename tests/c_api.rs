@@ -51,7 +51,8 @@ fn run(program: &Path, arguments: &[&str]) -> String {
 fn c99_program_exercises_every_function() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path(), "gcc", "c99", "tests/c/api.c");
-    run(&program, &[fixture("distance_small.safetensors").to_str().unwrap()]);
+    let models = ["distance_small.safetensors", "message_passing_periodic.safetensors"].map(fixture);
+    run(&program, &models.each_ref().map(|path| path.to_str().unwrap()));
 }
 
 #[test]

@@ -6,11 +6,15 @@
 
 mod common;
 
-use common::{analytic, network, simulation};
+use common::{analytic, description, fixture, network, simulation};
+use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
-use diffusim::sampler::{Options, StepSize};
+use diffusim::model::Model;
+use diffusim::sampler::{Options, Simulation, StepSize};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 /// Build tests/simt/libcuda.cpp into a folder of its own.
 fn host_driver(name: &str, flags: &[&str]) -> PathBuf {
@@ -49,6 +53,45 @@ fn assert_passes(folder: &Path, settings: &[(&str, &str)]) {
         "{settings:?}: {}\n{text}",
         output.status
     );
+}
+
+/// With or without a GPU: nothing of the driver is looked for before.
+#[test]
+fn what_has_no_kernel_is_refused_by_name() {
+    let free = |_: &[f64], scores: &mut [f64], _: Option<&mut [f64]>| {
+        scores.fill(0.0);
+        Ok(())
+    };
+    let components = json!([{"weight": 1.3, "mean": [[0.2, 0.0, 0.0]], "spread": [0.4, 0.3, 0.5]}]);
+    let mixture = description("gaussian-mixture", 1, 290.0, json!({ "components": components }));
+    let file = |name: &str| Model::load(&fixture(name), None);
+    let options = Options {
+        device: "cuda:1".into(),
+        step_size: StepSize::EffectiveStep(1e-9),
+        allow_unstable: true,
+        ..Options::default()
+    };
+    let refusal = |model: &Arc<Model>, options: &Options| {
+        Simulation::new(model.clone(), options.clone()).err().unwrap().to_string()
+    };
+    let sentence = |what: &str| format!("device 'cuda:1' has no kernel for {what}; use device 'cpu'");
+    for (model, what) in [
+        (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
+        (Model::from_json(&mixture), "Gaussian mixtures"),
+        (file("message_passing_open.safetensors"), "message-passing networks"),
+        (file("message_passing_periodic.safetensors"), "message-passing networks"),
+    ] {
+        assert_eq!(refusal(&Arc::new(model.unwrap()), &options), sentence(what));
+    }
+
+    for adapter in [Adapter::Heun, Adapter::Mala] {
+        let options = Options { adapter, ..options.clone() };
+        let expected = sentence(&format!("steps of the adapter {adapter:?}"));
+        assert_eq!(refusal(&network(), &options), expected);
+        let mut s = simulation(&network(), Options { device: "cpu".into(), ..options.clone() });
+        assert_eq!(s.reconfigure(options).unwrap_err().to_string(), expected);
+        s.step(3).unwrap();
+    }
 }
 
 /// Build tests/simt/test_simt.cpp, whose argument names a kernel that must fail.
@@ -207,17 +250,12 @@ mod sentence {
 
 mod device {
     use super::*;
-    use diffusim::adapter::Adapter;
     use diffusim::error::Error;
-    use diffusim::model::Model;
     use diffusim::noise::normals;
-    use diffusim::sampler::Simulation;
     use diffusim::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
     use safetensors::tensor::TensorView;
     use safetensors::{Dtype, SafeTensors};
-    use serde_json::json;
     use sha2::{Digest, Sha256};
-    use std::sync::Arc;
 
     const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
 
@@ -554,19 +592,5 @@ mod device {
                 s.step(2).unwrap();
             }
         }
-    }
-
-    #[test]
-    #[ignore = "needs a GPU, or the driver of tests/simt"]
-    fn models_without_a_kernel_say_so() {
-        let free = |_: &[f64], scores: &mut [f64], _: Option<&mut [f64]>| {
-            scores.fill(0.0);
-            Ok(())
-        };
-        let model = Model::callback(2, 300.0, Box::new(free));
-        let options =
-            Options { device: "cuda".into(), step_size: StepSize::EffectiveStep(1e-3), ..Options::default() };
-        let error = Simulation::new(Arc::new(model.unwrap()), options).err().unwrap();
-        assert!(error.to_string().contains("has no kernel for this kind of model"), "{error}");
     }
 }

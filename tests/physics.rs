@@ -11,7 +11,7 @@ use diffusim::schedule::{BOLTZMANN, Mobility};
 use serde_json::json;
 use std::sync::Arc;
 
-const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
+const ADAPTERS: [Adapter; 3] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews, Adapter::Heun];
 
 /// ⟨Δx²⟩ = 6 D t per particle, with D = kT/(m γ): different masses, T ≠ T₀. Leimkuhler–Matthews shares half of its first and
 /// last noise with the neighbouring intervals: n − ½ steps' worth over n steps.
@@ -20,7 +20,8 @@ fn msd_is_six_d_t() {
     let model = analytic("free", 3, 283.0, json!({}));
     let masses = vec![2.3, 7.1, 15.9];
     let (temperature, rate, dt, n_steps, n_replicas) = (331.0, 3.7, 0.013, 40, 20_000);
-    for (adapter, effective) in ADAPTERS.into_iter().zip([n_steps as f64, n_steps as f64 - 0.5]) {
+    let counts = [n_steps as f64, n_steps as f64 - 0.5, n_steps as f64];
+    for (adapter, effective) in ADAPTERS.into_iter().zip(counts) {
         let options = Options {
             temperature: Some(temperature),
             masses: Some(masses.clone()),
@@ -65,8 +66,8 @@ fn msd_is_six_d_t() {
     }
 }
 
-/// Variance of a harmonic coordinate: (kT/κ)/(1 − κDΔt/2kT) under Euler–Maruyama, kT/κ under Leimkuhler–Matthews; here with
-/// τκ = 0.31 and 0.31·2.3/7.1 for two masses and T ≠ T₀.
+/// Variance of a harmonic coordinate, with z = τκ: (kT/κ)/(1 − z/2) under Euler–Maruyama, kT/κ under Leimkuhler–Matthews,
+/// (kT/κ)(1 − z/2)/(1 − z/2 + z²/4) under Heun; here with z = 0.31 and 0.31·2.3/7.1 for two masses and T ≠ T₀.
 #[test]
 fn harmonic_variance_is_that_of_each_adapter() {
     let stiffness = 87.0; // kT₀/nm²
@@ -104,6 +105,11 @@ fn harmonic_variance_is_that_of_each_adapter() {
             let bias = match adapter {
                 Adapter::EulerMaruyama => 1.0 / (1.0 - tau * stiffness / 2.0),
                 Adapter::LeimkuhlerMatthews => 1.0,
+                Adapter::Mala => 1.0,
+                Adapter::Heun => {
+                    let z = tau * stiffness;
+                    (1.0 - z / 2.0) / (1.0 - z / 2.0 + z * z / 4.0)
+                }
             };
             assert_mean(
                 &format!("{adapter:?} particle {i}"),
@@ -148,10 +154,10 @@ fn average(energy: impl Fn(f64) -> f64, ratio: f64, half_range: f64, g: impl Fn(
     numerator / denominator
 }
 
-/// Every coordinate in E = c x⁴: the error of ⟨x²⟩ is of first order in τ under Euler–Maruyama and much smaller under
-/// Leimkuhler–Matthews.
+/// Every coordinate in E = c x⁴: the error of ⟨x²⟩ is of first order in τ under Euler–Maruyama, of second under Heun, and
+/// much smaller under Leimkuhler–Matthews.
 #[test]
-fn weak_order_is_one_and_leimkuhler_matthews_is_better() {
+fn weak_orders_are_one_and_two_and_leimkuhler_matthews_is_better() {
     let c = 0.27;
     let quartic = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
         x.iter().zip(s).for_each(|(x, s)| *s = -4.0 * c * x * x * x);
@@ -189,6 +195,71 @@ fn weak_order_is_one_and_leimkuhler_matthews_is_better() {
     assert!((ratio - 2.0).abs() < 0.35 + 3.0 * error && error < 0.15);
     let (better, error) = bias(Adapter::LeimkuhlerMatthews, 0.1);
     assert!(better.abs() + 3.0 * error < coarse / 4.0);
+    // Heun's second order: a quarter with half the step, and somewhat less with the next order in τ.
+    let ((coarse, e1), (fine, e2)) = (bias(Adapter::Heun, 0.1), bias(Adapter::Heun, 0.05));
+    let ratio = coarse / fine;
+    let error = ratio * ((e1 / coarse).powi(2) + (e2 / fine).powi(2)).sqrt();
+    println!("ratio {ratio:.3} ± {error:.3}");
+    assert!(ratio - 3.0 * error < 4.8 && ratio + 3.0 * error > 4.0 && error < 1.0);
+}
+
+/// Metropolis (theory 8) has no error of the step, where Euler–Maruyama's is plain: a double well at a spring so soft that its
+/// proposals are often rejected, at T ≠ T₀ and with two mobilities.
+#[test]
+fn metropolis_is_exact_where_euler_maruyama_is_biased() {
+    let (h, a, kappa, ratio) = (2.1, 0.37, 95.0, 1.3);
+    let model = analytic("double-well", 2, 283.0, json!({"barrier": h, "half_width": a, "stiffness": kappa}));
+    let energy = |x: f64| h * ((x / a).powi(2) - 1.0).powi(2);
+    let moments = |adapter| {
+        let n_replicas = 1000;
+        let options = Options {
+            temperature: Some(283.0 * ratio),
+            masses: Some(vec![2.3, 7.1]),
+            mobility: Some(Mobility::FrictionRate(3.7)),
+            step_size: StepSize::EffectiveStep(2.5e-3),
+            n_replicas,
+            seed: 43,
+            adapter,
+            ..Options::default()
+        };
+        let mut s = simulation(&model, options);
+        let start: Vec<f64> = (0..6 * n_replicas)
+            .map(|i| {
+                if i % 3 > 0 {
+                    0.0
+                } else if i / 6 % 2 == 0 {
+                    a
+                } else {
+                    -a
+                }
+            })
+            .collect();
+        s.set_positions(&start).unwrap();
+        s.step(400).unwrap();
+        let (mut squares, mut transverse) = (vec![0.0; n_replicas], vec![0.0; n_replicas]);
+        let n_samples = 100;
+        for _ in 0..n_samples {
+            s.step(15).unwrap();
+            for (r, x) in s.positions().as_chunks::<6>().0.iter().enumerate() {
+                squares[r] += x[0] * x[0] / n_samples as f64;
+                transverse[r] += 0.5 * (x[1] * x[1] + x[2] * x[2]) / n_samples as f64;
+            }
+        }
+        (squares, transverse, s.statistics().acceptance)
+    };
+    let exact = average(energy, ratio, 4.0 * a, |x| x * x);
+    let (squares, transverse, acceptance) = moments(Adapter::Mala);
+    println!("acceptance {acceptance:?}");
+    assert!((0.2..0.99).contains(&acceptance.unwrap()));
+    assert_mean("⟨x²⟩", &squares, exact, 4.0, 0.01);
+    assert_mean("⟨y²⟩", &transverse, ratio / kappa, 4.0, 0.01);
+    let (squares, transverse, acceptance) = moments(Adapter::EulerMaruyama);
+    assert_eq!(acceptance, None);
+    for (biased, exact) in [(squares, exact), (transverse, ratio / kappa)] {
+        let (mean, error) = mean_and_error(&biased);
+        println!("Euler–Maruyama {mean:.5} ± {error:.5}, exact {exact:.5}");
+        assert!((mean - exact).abs() > 8.0 * error);
+    }
 }
 
 /// υ = T/T₀ samples p^{1/υ} (theory 5): moments of a double well against quadrature, hotter and colder.

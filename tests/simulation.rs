@@ -20,7 +20,8 @@ fn options() -> Options {
     }
 }
 
-const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
+const ADAPTERS: [Adapter; 4] =
+    [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews, Adapter::Heun, Adapter::Mala];
 
 #[test]
 fn same_seed_same_trajectory_however_it_is_computed() {
@@ -49,8 +50,13 @@ fn same_seed_same_trajectory_however_it_is_computed() {
         // A bias of zero is no bias.
         let mut biased = simulation(&model, batch.clone());
         let zero = vec![0.0; biased.positions().len()];
-        (0..450).for_each(|_| biased.step_biased(&zero).unwrap());
-        assert_eq!(biased.positions(), reference.positions());
+        if !adapter.takes_bias() {
+            let error = biased.step_biased(&zero).unwrap_err().to_string();
+            assert!(error.contains("at both ends of each step"), "{error}");
+        } else {
+            (0..450).for_each(|_| biased.step_biased(&zero).unwrap());
+            assert_eq!(biased.positions(), reference.positions());
+        }
 
         let mut other_seed = simulation(&model, Options { seed: 1234, ..batch });
         other_seed.step(450).unwrap();
@@ -481,4 +487,18 @@ fn frames_unlike_the_snapshots_are_refused() {
     }
     assert_eq!(s.positions(), good);
     s.set_positions(&good).unwrap();
+}
+
+/// A caller's function that writes no energies cannot decide a proposal.
+#[test]
+fn metropolis_refuses_a_model_without_energies() {
+    let no_energies = |_: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
+        s.fill(0.5);
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(no_energies)).unwrap());
+    let mut s = simulation(&model, Options { adapter: Adapter::Mala, ..options() });
+    let error = s.step(3).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported(t) if t.contains("Metropolis steps need one")), "{error}");
+    assert_eq!(s.step_count(), 0);
 }

@@ -83,8 +83,15 @@ std::string first_failure(const std::string& mine, MPI_Comm world) {
 
 std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world) {
     std::unique_ptr<diffusim::model> model;
-    const std::string failure = first_failure(
-        failure_of([&] { model = std::make_unique<diffusim::model>(diffusim::model::load(path)); }), world);
+    const std::string failure =
+        first_failure(failure_of([&] {
+                          model = std::make_unique<diffusim::model>(diffusim::model::load(path));
+                          if (model->is_periodic())
+                              throw std::runtime_error(
+                                  model->name() + " is a periodic model, which LAMMPS does not run yet; use OpenMM "
+                                                  "or diffusim's own simulations");
+                      }),
+                      world);
     if (!failure.empty())
         throw std::runtime_error(failure);
     return model;

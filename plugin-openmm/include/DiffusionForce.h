@@ -19,7 +19,7 @@ public:
     /** Whether the masses of the System must be those of the model's particles (default true). */
     bool getCheckMasses() const { return checkMasses; }
     void setCheckMasses(bool check) { checkMasses = check; }
-    bool usesPeriodicBoundaryConditions() const override { return false; }
+    bool usesPeriodicBoundaryConditions() const override { return model.getModel().is_periodic(); }
 
 protected:
     OpenMM::ForceImpl* createImpl() const override;

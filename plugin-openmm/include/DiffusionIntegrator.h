@@ -55,7 +55,7 @@ public:
     /** The step as it was set: the step size in ps, the spring in 1/nm², or, both being 0, as the model recommends. */
     double getRequestedStepSize() const { return settings.stepSize; }
     double getRequestedSpring() const { return settings.spring; }
-    /** "leimkuhler-matthews" (default) or "euler-maruyama". */
+    /** "leimkuhler-matthews" (default), "euler-maruyama", or, without bias, "heun" or "mala". */
     std::string getAdapter() const;
     void setAdapter(const std::string& name);
     /** Where the core computes: "auto" (default), "cpu", "cuda", "cuda:1", …; independent of OpenMM's platform. */

@@ -40,9 +40,17 @@ public:
      * @throws diffusim::error if it does not fit: the numbers of particles, or the first particle that differs
      */
     std::shared_ptr<const diffusim::model> fit(const OpenMM::System& system, bool checkMasses) const;
-    /** The learned energy (kJ/mol) of a System's positions (nm). */
-    double computeEnergy(const std::vector<OpenMM::Vec3>& positions) const;
-    /** The configurational temperature (K) of the learned energy at a System's positions (nm). */
+    /**
+     * The learned energy (kJ/mol) of a System's positions (nm).
+     *
+     * @param cell   its periodic box [3][3] (nm), which only a periodic model looks at
+     */
+    double computeEnergy(const std::vector<OpenMM::Vec3>& positions, const double* cell) const;
+    /**
+     * The configurational temperature (K) of the learned energy at a System's positions (nm).
+     *
+     * @throws OpenMM::OpenMMException for a periodic model
+     */
     double computeTemperature(const std::vector<OpenMM::Vec3>& positions) const;
 
 private:

@@ -21,11 +21,13 @@ public:
         scores.resize(frame.size());
     }
 
-    double computeForce(ContextImpl&, const std::vector<Vec3>& positions, std::vector<Vec3>& forces) override {
+    double computeForce(ContextImpl& context, const std::vector<Vec3>& positions, std::vector<Vec3>& forces) override {
         for (std::size_t i = 0; i < frame.size(); i++)
             frame[i] = positions[i / 3][i % 3];
         double energy = 0;
-        model->evaluate(frame.data(), 1, scores.data(), &energy);
+        Vec3 box[3];
+        context.getPeriodicBoxVectors(box[0], box[1], box[2]);
+        model->evaluate(model->is_periodic() ? &box[0][0] : nullptr, frame.data(), 1, scores.data(), &energy, nullptr);
         const double unit = energyUnit(*model);
         for (std::size_t i = 0; i < frame.size(); i++)
             forces[i / 3][i % 3] = unit * scores[i];

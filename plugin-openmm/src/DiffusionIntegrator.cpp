@@ -28,7 +28,10 @@ const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', 'M'};
 const struct {
     const char* name;
     int32_t value;
-} ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS}, {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA}};
+} ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
+                {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
+                {"heun", DIFFUSIM_HEUN},
+                {"mala", DIFFUSIM_MALA}};
 
 template <class... Types>
 bool isAnyOf(const Force& force) {
@@ -159,8 +162,8 @@ void DiffusionIntegrator::setAdapter(const std::string& name) {
             next.adapter = adapter.value;
             return apply(next);
         }
-    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "' or '" +
-                          ADAPTERS[1].name + "'");
+    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "', '" +
+                          ADAPTERS[1].name + "', '" + ADAPTERS[2].name + "' or '" + ADAPTERS[3].name + "'");
 }
 
 std::string DiffusionIntegrator::getAdapter() const {
@@ -225,8 +228,10 @@ ContextImpl& DiffusionIntegrator::bound() const {
 
 double DiffusionIntegrator::computeModelEnergy() const {
     std::vector<Vec3> current;
+    Vec3 box[3];
     bound().getPositions(current);
-    return model.computeEnergy(current);
+    context->getPeriodicBoxVectors(box[0], box[1], box[2]);
+    return model.computeEnergy(current, &box[0][0]);
 }
 
 double DiffusionIntegrator::computeSystemTemperature() const {
@@ -281,7 +286,7 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     if (nonbonded)
         warn("the System has a NonbondedForce, which acts on top of the learned score. The score replaces the force "
              "field: remove the force field's Forces, or leave their groups out with setIntegrationForceGroups()");
-    if (periodic)
+    if (periodic && !model.getModel().is_periodic())
         warn("the System is periodic and the model is not: the model sees coordinates as they are, so keep its "
              "molecule whole and write trajectories with enforcePeriodicBox=False");
 }
@@ -310,6 +315,11 @@ bool DiffusionIntegrator::isBiased() const {
 }
 
 void DiffusionIntegrator::importPositions() {
+    if (model.getModel().is_periodic()) {
+        Vec3 box[3];
+        context->getPeriodicBoxVectors(box[0], box[1], box[2]);
+        simulation->set_cell(&box[0][0]);
+    }
     context->getPositions(positions);
     const double* current = &positions[0][0];
     if (!corePositions.empty() && std::equal(corePositions.begin(), corePositions.end(), current))

@@ -65,15 +65,17 @@ std::vector<double> ScoreModel::gather(const std::vector<Vec3>& positions) const
     return gathered;
 }
 
-double ScoreModel::computeEnergy(const std::vector<Vec3>& positions) const {
+double ScoreModel::computeEnergy(const std::vector<Vec3>& positions, const double* cell) const {
     const std::vector<double> frame = gather(positions);
     std::vector<double> scores(frame.size());
     double energy = 0;
-    model->evaluate(frame.data(), 1, scores.data(), &energy);
+    model->evaluate(model->is_periodic() ? cell : nullptr, frame.data(), 1, scores.data(), &energy, nullptr);
     return energyUnit(*model) * energy;
 }
 
 double ScoreModel::computeTemperature(const std::vector<Vec3>& positions) const {
+    if (model->is_periodic())
+        throw OpenMMException("The configurational temperature is not computed for a periodic model: " + model->name());
     return model->configurational_temperature(gather(positions).data(), 1);
 }
 

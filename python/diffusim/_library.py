@@ -56,6 +56,20 @@ class ModelOptions(Structure):
     _fields_ = [("struct_size", c_size_t), ("noise_level", c_double), ("name", c_char_p)]
 
 
+class SampleOptions(Structure):
+    """diffusim_sample_options_t"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("seed", c_uint64),
+        ("first_frame", c_uint32),
+        ("n_steps", c_uint32),
+        ("start_level", c_double),
+        ("corrector_steps", c_uint64),
+        ("n_threads", c_size_t),
+    ]
+
+
 class SimulationOptions(Structure):
     """diffusim_simulation_options_t"""
 
@@ -104,6 +118,7 @@ class SimulationStatistics(Structure):
         ("diffusion_coefficient", c_double),
         ("stability_limit", c_double),
         ("seed", c_uint64),
+        ("acceptance", c_double),
     ]
 
 
@@ -121,6 +136,9 @@ CALLS = {
     "diffusim_model_from_json": [c_char_p, POINTER(c_void_p)],
     "diffusim_model_callback": [c_size_t, ScoreCallback, c_void_p, c_double, POINTER(c_void_p)],
     "diffusim_model_subset": [c_void_p, c_size_t, _SIZE, POINTER(c_void_p)],
+    "diffusim_model_for_species": [c_void_p, POINTER(c_char_p), c_size_t, POINTER(c_void_p)],
+    "diffusim_model_start_cell": [c_void_p, _DOUBLES],
+    "diffusim_model_evaluate_in_cell": [c_void_p, _DOUBLES, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES, _DOUBLES],
     "diffusim_model_metadata": [c_void_p, POINTER(c_char_p)],
     "diffusim_model_name": [c_void_p, POINTER(c_char_p)],
     "diffusim_model_sha256": [c_void_p, POINTER(c_char_p)],
@@ -135,11 +153,15 @@ CALLS = {
     "diffusim_model_configurational_temperature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
     "diffusim_device_describe": [c_char_p, POINTER(c_char_p)],
     "diffusim_device_count": [_SIZE],
+    "diffusim_sample_options_init": [POINTER(SampleOptions), c_size_t],
+    "diffusim_model_sample": [c_void_p, POINTER(SampleOptions), _DOUBLES, c_size_t],
     "diffusim_simulation_options_init": [POINTER(SimulationOptions), c_size_t],
     "diffusim_simulation_create": [c_void_p, POINTER(SimulationOptions), POINTER(c_void_p)],
     "diffusim_simulation_reconfigure": [c_void_p, POINTER(SimulationOptions)],
     "diffusim_simulation_set_positions": [c_void_p, c_void_p, c_int32, c_size_t],
     "diffusim_simulation_get_positions": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_set_cell": [c_void_p, _DOUBLES],
+    "diffusim_simulation_get_cell": [c_void_p, _DOUBLES, POINTER(c_int32)],
     "diffusim_simulation_step": [c_void_p, c_uint64],
     "diffusim_simulation_step_biased": [c_void_p, _DOUBLES, c_size_t],
     "diffusim_simulation_get_step": [c_void_p, POINTER(c_uint64)],
@@ -161,6 +183,7 @@ OTHERS = {
     "diffusim_abi_version": (c_int32, []),
     "diffusim_last_error": (c_char_p, []),
     "diffusim_model_n_particles": (c_size_t, [c_void_p]),
+    "diffusim_model_is_periodic": (c_int32, [c_void_p]),
     "diffusim_model_free": (None, [c_void_p]),
     "diffusim_simulation_free": (None, [c_void_p]),
 }

@@ -1,4 +1,4 @@
-"""The command line: `diffusim train | run | report | info | doctor`."""
+"""The command line: `diffusim train | run | sample | report | info | doctor`."""
 
 import sys
 from typing import Annotated
@@ -10,6 +10,7 @@ from diffusim.commands.doctor import doctor
 from diffusim.commands.info import info
 from diffusim.commands.report import report
 from diffusim.commands.run import run
+from diffusim.commands.sample import sample
 from diffusim.commands.train import train
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, run, report, info, doctor):
+for command in (train, run, sample, report, info, doctor):
     app.command()(command)
 
 

@@ -11,7 +11,20 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import POINTER, byref, c_char_p, c_double, c_size_t, c_uint32, c_uint64, c_void_p, cast, sizeof, string_at
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_double,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    cast,
+    sizeof,
+    string_at,
+)
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +33,19 @@ from diffusim import _library
 from diffusim._library import (
     DiffusimError,
     ModelOptions,
+    SampleOptions,
     ScoreCallback,
     SimulationOptions,
     SimulationStatistics,
     Status,
 )
 
-ADAPTERS = ("euler-maruyama", "leimkuhler-matthews")  # in the order of the C API
+ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
 SLICE_SECONDS = 0.2  # a step() call comes back to Python this often, so that Ctrl-C works
+FRAMES_PER_CALL = 256  # and a sample() call after so many frames
 
 ScoreFunction = Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, np.ndarray]]
 
@@ -87,6 +102,13 @@ class Model:
         indices = particles.ctypes.data_as(POINTER(c_size_t))
         _library.call("diffusim_model_subset", self._handle, n_particles_total, indices, byref(handle))
         return Model.__new__(Model)._own(handle, self._callback, self.noise_level)
+
+    def for_species(self, species: Sequence[str]) -> "Model":
+        """A model of kind `message-passing` for other particles: element symbols or bead names, in order."""
+        handle = c_void_p()
+        names = (c_char_p * len(species))(*(name.encode() for name in species))
+        _library.call("diffusim_model_for_species", self._handle, names, len(species), byref(handle))
+        return Model.__new__(Model)._own(handle, None, self.noise_level)
 
     def _own(self, handle: c_void_p, callback: "_Callback | None" = None, noise_level: float | None = None) -> "Model":
         self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
@@ -149,8 +171,36 @@ class Model:
         shape = (n_frames.value, self.n_particles, 3)
         return np.ctypeslib.as_array(positions, shape).copy() if n_frames.value else np.empty(shape)
 
+    @property
+    def is_periodic(self) -> bool:
+        """Whether the model lives in a periodic cell."""
+        return bool(_library.library().diffusim_model_is_periodic(self._handle))
+
+    @property
+    def start_cell(self) -> np.ndarray:
+        """Cell [3, 3] of the start positions, rows are lattice vectors; DiffusimError where the model has none."""
+        cell = np.empty((3, 3))
+        _library.call("diffusim_model_start_cell", self._handle, _doubles(cell))
+        return cell
+
+    def evaluate_in_cell(
+        self, positions: np.ndarray, cell: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, energies [n_frames] and virials [n_frames, 3, 3] (kT0) of positions [n_frames, n_particles, 3].
+
+        `cell` [3, 3] has the lattice vectors as rows; None: open space. The virial is -dE/d(strain).
+        """
+        positions = self._frames(positions)
+        scores, energies, virials = np.empty_like(positions), np.empty(len(positions)), np.empty((len(positions), 3, 3))
+        outputs = (_doubles(scores), _doubles(energies), _doubles(virials))
+        self._call("evaluate_in_cell", _cell(cell), _doubles(positions), len(positions), *outputs)
+        return scores, energies, virials
+
     def evaluate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores, shaped like `positions`, and energies [n_frames] of positions [n_frames, n_particles, 3]."""
+        """Scores, shaped like `positions`, and energies [n_frames] of positions [n_frames, n_particles, 3].
+
+        A periodic model is evaluated in its own `start_cell`.
+        """
         positions = self._frames(positions)
         scores, energies = np.empty_like(positions), np.empty(len(positions))
         self._call("evaluate", _doubles(positions), len(positions), _doubles(scores), _doubles(energies))
@@ -169,6 +219,54 @@ class Model:
         positions = self._frames(positions)
         self._call("configurational_temperature", _doubles(positions), len(positions), byref(value))
         return value.value
+
+    def sample(
+        self,
+        n_frames: int,
+        seed: int | None = None,
+        n_steps: int = 32,
+        *,
+        start_level: float | None = None,
+        corrector_steps: int = 100,
+        first_frame: int = 0,
+        n_threads: int = 0,
+    ) -> np.ndarray:
+        """Equilibrium frames [n_frames, n_particles, 3] by reverse diffusion (theory 9), no simulation in between.
+
+        seed            of the noise; a fresh one by default. A frame depends on the seed and on its number alone
+        n_steps         steps of the reverse diffusion, two scores each
+        start_level     noise level to start from, nm; half the greatest of the training by default
+        corrector_steps Langevin steps at the end, for bonds and angles
+        first_frame     number of the first frame: the frames after those of an earlier call
+        n_threads       0: one per core
+
+        Frame f starts as the model's start frame f mod len(start_positions), blurred by `start_level`: basins that lie
+        farther apart keep the populations of the start frames. Frames of a network are centred.
+        """
+        seed = fresh_seed() if seed is None else seed
+        options = SampleOptions()
+        _library.call("diffusim_sample_options_init", byref(options), sizeof(options))
+        if start_level is not None:
+            if start_level == 0:  # which the C API would read as "not given"
+                raise DiffusimError("start_level is 0 nm; expected a positive number", Status.INVALID_ARGUMENT)
+            options.start_level = start_level
+        given = {
+            "seed": (seed, 2**64),
+            "first_frame": (first_frame, 2**32),
+            "n_steps": (n_steps, 2**32),
+            "corrector_steps": (corrector_steps, 2**32),
+            "n_threads": (n_threads, 2**32),
+        }
+        for name, (value, limit) in given.items():
+            _expect_whole(name, value, limit)
+            setattr(options, name, value)
+        _expect_whole("n_frames", n_frames, 2**32 + 1 - first_frame)
+        positions = np.empty((n_frames, self.n_particles, 3))
+        for first in range(0, n_frames, FRAMES_PER_CALL):  # so that Ctrl-C works
+            part = positions[first : first + FRAMES_PER_CALL]
+            options.first_frame = first_frame + first
+            self._call("sample", byref(options), _doubles(part), len(part))
+        return positions
 
     def check_masses(self, masses: Sequence[float]) -> None:
         """DiffusimError naming the first particle whose mass in an engine is not that of the model; 0 passes."""
@@ -198,7 +296,8 @@ class Statistics:
     """What a simulation does and has done; None where it is not known.
 
     `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
-    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm.
+    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is
+    the fraction of accepted proposals, with the adapter "mala".
     """
 
     steps: int
@@ -211,6 +310,7 @@ class Statistics:
     diffusion_coefficient: float | None
     stability_limit: float | None
     seed: int
+    acceptance: float | None
 
 
 class Simulation:
@@ -253,7 +353,7 @@ class Simulation:
         masses          amu, [n_particles]; the model's by default; 0 freezes a particle
         seed            of the noise; a fresh one by default, kept in `seed`
         first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
-        adapter         "leimkuhler-matthews" or "euler-maruyama"
+        adapter         "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
         spring_schedule       factors on the spring, one per step
         noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`
@@ -272,7 +372,7 @@ class Simulation:
             "drag": drag,
             "diffusion_coefficient": diffusion_coefficient,
             "masses": masses,
-            "seed": 1 + secrets.randbelow(LARGEST_SEED) if seed is None else seed,
+            "seed": fresh_seed() if seed is None else seed,
             "n_replicas": n_replicas,
             "first_replica": first_replica,
             "particle_ids": particle_ids,
@@ -331,6 +431,17 @@ class Simulation:
         _expect_shape("positions", positions, self._shape)
         positions = np.ascontiguousarray(positions)
         self._call("set_positions", positions.ctypes.data, FLOAT64, positions.size)
+
+    @property
+    def cell(self) -> np.ndarray | None:
+        """Periodic cell [3, 3] of all replicas, rows are lattice vectors, nm; None in open space."""
+        cell, is_periodic = np.empty((3, 3)), c_int32()
+        self._call("get_cell", _doubles(cell), byref(is_periodic))
+        return cell if is_periodic.value else None
+
+    @cell.setter
+    def cell(self, cell: np.ndarray | None) -> None:
+        self._call("set_cell", _cell(cell))
 
     @property
     def step_count(self) -> int:
@@ -397,6 +508,7 @@ class Simulation:
             diffusion_coefficient=native.diffusion_coefficient or None,
             stability_limit=native.stability_limit or None,
             seed=native.seed,
+            acceptance=native.acceptance if self.adapter == "mala" else None,
         )
 
     def checkpoint(self) -> bytes:
@@ -455,8 +567,7 @@ class Simulation:
                 setattr(native, f"n_{name}", array.size)
                 keep.append(array)
         for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32)):
-            if not 0 <= options[name] < limit:
-                raise DiffusimError(f"{name} is {options[name]}; expected 0 to {limit - 1}", Status.INVALID_ARGUMENT)
+            _expect_whole(name, options[name], limit)
             setattr(native, name, options[name])
         native.adapter = _index("adapter", options["adapter"], ADAPTERS)
         native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
@@ -477,6 +588,11 @@ def describe_device(name: str) -> str:
     description = c_char_p()
     _library.call("diffusim_device_describe", name.encode(), byref(description))
     return description.value.decode()
+
+
+def fresh_seed() -> int:
+    """A seed that nobody has used."""
+    return 1 + secrets.randbelow(LARGEST_SEED)
 
 
 class _Callback:
@@ -536,11 +652,25 @@ def _doubles(array: np.ndarray):
     return cast(array.ctypes.data, POINTER(c_double))
 
 
+def _cell(cell: np.ndarray | None):
+    """Pointer to a cell [3, 3], or None."""
+    if cell is None:
+        return None
+    cell = np.ascontiguousarray(cell, dtype=float)
+    _expect_shape("cell", cell, (3, 3))
+    return _doubles(cell)
+
+
 def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise DiffusimError(
             f"{name} has the shape {list(array.shape)}; expected {list(shape)}", Status.INVALID_ARGUMENT
         )
+
+
+def _expect_whole(name: str, value: int, limit: int) -> None:
+    if not 0 <= value < limit:
+        raise DiffusimError(f"{name} is {value}; expected 0 to {limit - 1}", Status.INVALID_ARGUMENT)
 
 
 def _index(name: str, value: str, known: tuple[str, ...]) -> int:

@@ -128,7 +128,7 @@ def read(path: str | os.PathLike) -> ModelFile:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read the tensors of the model file at `path`, by name, as float32; ModelFileError if not what their sha256 says."""
+    """Read the tensors of the model file at `path`, by name, as float32; ModelFileError if their sha256 is another."""
     model = read(path)
     data = Path(path).read_bytes()
     header_length = int.from_bytes(data[:8], "little")
@@ -145,7 +145,9 @@ def _as_float32(view: dict) -> np.ndarray:
         case "BF16":
             values = (np.frombuffer(view["data"], "<u2").astype("<u4") << 16).view("<f4")
         case other:
-            raise ModelFileError(f"a tensor of the model is {other}; this diffusim reads F32 and BF16. Update diffusim.")
+            raise ModelFileError(
+                f"a tensor of the model is {other}; this diffusim reads F32 and BF16. Update diffusim."
+            )
     return values.reshape(view["shape"])
 
 

@@ -1,44 +1,38 @@
-"""Snapshots of one molecule: read from the usual files, selected, converted to nm, and checked.
-
-.npz .npy                positions [n_frames, n_atoms, 3], nm unless the npz has `unit`; the topology from a PDB
-.dcd .xtc .trr .nc       through mdtraj, each in its own unit; the topology from a PDB
-.h5 .pdb .cif .gro       through mdtraj; they bring their topology
-.xyz .extxyz             species and positions, Angstrom; a topology adds names and bonds
-"""
+"""Snapshots of a molecule or a periodic system: read, selected, converted to nm, checked, mapped to beads."""
 
 import hashlib
-import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 
+from diffusim.beads import read_beads
 from diffusim.model_file import Particle
+from diffusim.snapshot_files import (
+    FORCE_PER_UNIT,
+    KINDS,
+    NEED_TOPOLOGY,
+    NM_PER_UNIT,
+    SnapshotError,
+    first_line,
+    read_content,
+    read_topology,
+)
 
-NM_PER_UNIT = {"nm": 1.0, "angstrom": 0.1, "pm": 0.001, "bohr": 0.0529177210903}
-ARRAYS = {".npz", ".npy"}
-XYZ = {".xyz", ".extxyz"}
-TRAJECTORIES = {".dcd", ".xtc", ".trr"}
-SELF_DESCRIBING = {".h5", ".pdb", ".gro"}
-IN_ANGSTROM = {".dcd", ".pdb"}
 NEIGHBOUR_RANGE = (0.07, 0.8)  # nm: nearest neighbours, from a bonded hydrogen to coarse beads
 BROKEN_BOND = 1.6  # times its median length: no thermal bond, but a bond across a cell
-
-
-class SnapshotError(ValueError):
-    """Snapshots that cannot be trained on; the message names the file, what is wrong and the fix."""
+ALIKE = 0.5  # consecutive frames closer than this, relative to random pairs, follow one another in time
+MOLAR_GAS_CONSTANT = 0.00831446261815324  # kJ/mol/K
 
 
 @dataclass(frozen=True)
 class Snapshots:
     """Frames [n_frames, n_particles, 3] in nm (float32), what the particles are, and where it all came from.
 
-    `notes` are sentences for the user about what was repaired or left out.
+    `cells` [n_frames, 3, 3] in nm (rows are vectors) is that of a periodic system, `forces` like the positions are in
+    kJ/mol/nm; None where there are none. `notes` are sentences for the user about what was repaired or left out.
     """
 
     positions: np.ndarray
@@ -46,6 +40,8 @@ class Snapshots:
     bonds: list[tuple[int, int]]
     source: dict
     notes: list[str] = field(default_factory=list)
+    cells: np.ndarray | None = None
+    forces: np.ndarray | None = None
 
     @property
     def n_frames(self) -> int:
@@ -61,6 +57,10 @@ class Snapshots:
         of = f" of {particle.residue} {particle.residue_index + 1}" if particle.residue else ""
         return f"{particle.name}{of} (particle {i})"
 
+    def neighbours(self) -> list[list[int]]:
+        """What each particle is bonded to."""
+        return _neighbours(self.n_particles, self.bonds)
+
     def pair_spreads(self) -> np.ndarray:
         """Standard deviation of each pair distance, nm, pairs in lexicographic order."""
         pairs = zip(*np.triu_indices(self.n_particles, 1), strict=True)
@@ -70,79 +70,133 @@ class Snapshots:
         """Least and greatest length of each bond, nm."""
         return [(float(length.min()), float(length.max())) for length in _lengths(self.positions, self.bonds).T]
 
+    def force_scores(self, temperature: float) -> np.ndarray | None:
+        """The forces as scores F / kT, 1/nm. Raises SnapshotError where they contradict the positions.
+
+        At equilibrium <-F . (x - centre)> = 3 (n - 1) kT for a molecule, whatever its energy (the virial): forces in
+        another unit, of other atoms or without those of constraints give themselves away.
+        """
+        if self.forces is None:
+            return None
+        scores = self.forces / np.float32(MOLAR_GAS_CONSTANT * temperature)
+        if self.cells is None:
+            work = -np.sum(scores * self.positions, axis=(1, 2), dtype=float) / (3 * (self.n_particles - 1))
+            ratio, error = float(work.mean()), float(work.std() / np.sqrt(len(work)))
+            if abs(ratio - 1) > 0.2 + 5 * error:
+                raise SnapshotError(_force_message(self.source, ratio, error, temperature))
+        return scores
+
 
 def read(
-    path: Path, topology: Path | None = None, select: str = "all", unit: str | None = None, stride: int = 1
+    path: Path,
+    topology: Path | None = None,
+    select: str = "all",
+    unit: str | None = None,
+    stride: int = 1,
+    *,
+    beads: Path | None = None,
+    force_unit: str | None = None,
+    periodic: bool = False,
 ) -> Snapshots:
-    """Read every `stride`-th frame of `path`, keep the atoms that `select` (mdtraj's language) chooses, and check them.
+    """Read every `stride`-th frame of `path`, keep the atoms that `select` (mdtraj's language) chooses, check them, and
+    map them to the beads of the file `beads`, where there is one.
 
-    `unit` overrides the length unit of the file. The topology has the atoms of the file, or those of the whole molecule
-    where the file holds exactly the selected ones. Raises SnapshotError.
+    `unit` and `force_unit` override those of the file. The topology has the atoms of the file, or those of the whole
+    molecule where the file holds exactly the selected ones. `periodic`: a periodic system, whose cells are kept; of a
+    molecule in a cell only the molecule is. Raises SnapshotError.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if unit is not None and unit not in NM_PER_UNIT:
-        raise SnapshotError(f"--unit is '{unit}'; expected one of {', '.join(NM_PER_UNIT)}.")
+    for flag, value, known in (("unit", unit, NM_PER_UNIT), ("force-unit", force_unit, FORCE_PER_UNIT)):
+        if value is not None and value not in known:
+            raise SnapshotError(f"--{flag} is '{value}'; expected one of {', '.join(known)}.")
     if stride < 1:
         raise SnapshotError(f"--stride is {stride}; expected 1 or more.")
     if not path.is_file():
         raise SnapshotError(f"there is no file {path}.")
-    if kind in ARRAYS | TRAJECTORIES and topology is None:
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        raise SnapshotError(f"{path.name} is of the unknown kind '{kind}'; expected one of {' '.join(sorted(KINDS))}.")
+    if kind in NEED_TOPOLOGY and topology is None:
         raise SnapshotError(f"{path.name} holds positions only; name its atoms with --topology FILE.pdb.")
-    top = None if topology is None else _read_topology(Path(topology))
+    top = None if topology is None else read_topology(Path(topology))
+    content = read_content(path, top, lambda top: _selection(top, select), stride)
 
-    cell = None
-    if kind in ARRAYS:
-        frames, stated_unit = _read_array(path)
-        frames = frames[::stride]
-    elif kind in XYZ:
-        frames, own_top, stated_unit = *_read_xyz(path, stride), "angstrom"
-        top = top or own_top
-    elif kind in TRAJECTORIES | SELF_DESCRIBING:
-        frames, cell, top = _read_mdtraj(path, top, select, stride)
-        stated_unit = "angstrom" if kind in IN_ANGSTROM else "nm"
-        frames = frames / np.float32(NM_PER_UNIT[stated_unit])  # mdtraj has converted to nm
-    else:
-        known = " ".join(sorted(ARRAYS | XYZ | TRAJECTORIES | SELF_DESCRIBING))
-        raise SnapshotError(f"{path.name} is of the unknown kind '{kind}'; expected one of {known}.")
-
+    top = content.topology
     chosen = _selection(top, select)
-    if frames.shape[1] == top.n_atoms:
-        frames = frames[:, chosen]
-    elif frames.shape[1] != len(chosen):
+    n_atoms = content.positions.shape[1]
+    if n_atoms != top.n_atoms and n_atoms != len(chosen):
         raise SnapshotError(
-            f"{path.name} has {frames.shape[1]} atoms a frame, the topology {top.n_atoms} ({len(chosen)} selected). "
+            f"{path.name} has {n_atoms} atoms a frame, the topology {top.n_atoms} ({len(chosen)} selected). "
             "Give the topology of exactly these atoms, or fix --select."
         )
     if len(chosen) < 2:
         raise SnapshotError(f"--select '{select}' keeps {len(chosen)} atoms; expected 2 or more.")
-    top = top.subset(chosen)
+    if periodic and content.cells is None:
+        raise SnapshotError(f"{path.name} has no cell, and --periodic needs one in every frame.")
 
-    factor = NM_PER_UNIT[unit or stated_unit]
+    def of_chosen(array: np.ndarray | None, factor: float) -> np.ndarray | None:
+        if array is None:
+            return None
+        array = array[:, chosen] if n_atoms == top.n_atoms else array
+        return np.ascontiguousarray(array * np.float32(factor), dtype=np.float32)
+
+    unit, force_unit = unit or content.unit, force_unit or content.force_unit
+    source = {"file": path.name, "sha256": _sha256(path), "stride": stride, "unit": unit}
     snapshots = Snapshots(
-        positions=np.ascontiguousarray(frames * np.float32(factor), dtype=np.float32),
-        particles=[_particle(atom) for atom in top.atoms],
-        bonds=sorted((min(i, j), max(i, j)) for i, j in ((a.index, b.index) for a, b in top.bonds)),
-        source={"file": path.name, "sha256": _sha256(path), "stride": stride, "unit": unit or stated_unit},
+        positions=of_chosen(content.positions, NM_PER_UNIT[unit]),
+        particles=[_particle(atom) for atom in top.subset(chosen).atoms],
+        bonds=sorted((min(i, j), max(i, j)) for i, j in ((a.index, b.index) for a, b in top.subset(chosen).bonds)),
+        source=source | ({} if content.forces is None else {"force_unit": force_unit}),
+        cells=None if content.cells is None else np.asarray(content.cells * NM_PER_UNIT[unit], dtype=np.float32),
+        forces=of_chosen(content.forces, FORCE_PER_UNIT[force_unit]),
     )
-    if cell is not None:
-        cell = cell * (factor / NM_PER_UNIT[stated_unit])
-    return _checked(snapshots, cell)
+    snapshots = _checked(snapshots, periodic)
+    return snapshots if beads is None else _coarse_grained(snapshots, Path(beads), top.subset(chosen))
 
 
-def _checked(snapshots: Snapshots, cell: np.ndarray | None) -> Snapshots:
-    """The snapshots whole and without copies, or SnapshotError. `cell` is [n_frames, 3, 3] in nm (rows are vectors)."""
+def nearest_distances(positions: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
+    """Distance of each particle to its nearest other, in up to 200 frames, nm; to nearest images in `cells`."""
+    return np.concatenate([distances.min(axis=1) for distances in _some_distances(positions, cells)])
+
+
+def most_neighbours(positions: np.ndarray, cells: np.ndarray | None, within: float) -> int:
+    """The most others that any particle has within a distance (nm), in up to 200 frames."""
+    return max(int((distances < within).sum(axis=1).max()) for distances in _some_distances(positions, cells))
+
+
+def _some_distances(positions: np.ndarray, cells: np.ndarray | None) -> Iterator[np.ndarray]:
+    """All pair distances [n_particles, n_particles] of a frame, infinite to itself, for up to 200 frames."""
+    for index in range(0, len(positions), -(-len(positions) // max(1, min(200, 2_000_000 // positions.shape[1] ** 2)))):
+        difference = positions[index][:, None] - positions[index]
+        if cells is not None:
+            difference -= np.rint(difference @ np.linalg.inv(cells[index])) @ cells[index]
+        distances = np.linalg.norm(difference, axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        yield distances
+
+
+def _checked(snapshots: Snapshots, periodic: bool) -> Snapshots:
+    """The snapshots whole and without copies, or SnapshotError; cells are dropped unless `periodic`."""
     name, x, notes = snapshots.source["file"], snapshots.positions, list(snapshots.notes)
+    cells, forces = snapshots.cells, snapshots.forces
     if len(x) < 2:
-        raise SnapshotError(f"{name} has {len(x)} frames; training needs thousands.")
-    if not np.isfinite(x).all():
-        frame = int(np.argmin(np.isfinite(x).all(axis=(1, 2))))
-        raise SnapshotError(f"{name} has a position that is not a number in frame {frame}. Leave that frame out.")
+        stride = snapshots.source["stride"]
+        of_stride = f" with --stride {stride}" if stride > 1 else ""
+        raise SnapshotError(f"{name} has {len(x)} frames{of_stride}; training needs thousands.")
+    for what, array in (("position", x), ("force", forces), ("cell", cells)):
+        if array is not None and not np.isfinite(array).all():
+            frame = int(np.argmin(np.isfinite(array).all(axis=(1, 2))))
+            raise SnapshotError(f"{name} has a {what} that is not a number in frame {frame}. Leave that frame out.")
+    if cells is not None and not (np.abs(np.linalg.det(cells)) > 0).all():
+        frame = int(np.argmin(np.abs(np.linalg.det(cells))))
+        if periodic:
+            raise SnapshotError(f"{name} has a cell without volume in frame {frame}. Leave out --periodic, or fix it.")
+        cells = None
 
-    if cell is not None and snapshots.bonds and _broken_bond(x, snapshots.bonds):
-        x = _made_whole(x, snapshots.bonds, cell)
+    if cells is not None and snapshots.bonds and _broken_bond(x, snapshots.bonds):
+        x = _made_whole(x, snapshots.bonds, cells)
         notes.append("molecules that were broken across the periodic cell were made whole")
-    nearest = _nearest_neighbour(x)
+    nearest = float(np.median(nearest_distances(x, cells if periodic else None)))
     if not NEIGHBOUR_RANGE[0] <= nearest <= NEIGHBOUR_RANGE[1]:
         raise SnapshotError(_unit_message(name, nearest, snapshots.source["unit"]))
     broken = _broken_bond(x, snapshots.bonds)
@@ -156,24 +210,74 @@ def _checked(snapshots: Snapshots, cell: np.ndarray | None) -> Snapshots:
     _, first = np.unique(x.reshape(len(x), -1), axis=0, return_index=True)
     if len(first) < len(x):
         notes.append(f"{len(x) - len(first):,} frames that repeat another one exactly were left out")
-        x = x[np.sort(first)]
-    x = x - x.mean(axis=1, keepdims=True)
-    source = snapshots.source | {"n_frames": len(x)}
-    return Snapshots(x, snapshots.particles, snapshots.bonds, source, notes)
+        first = np.sort(first)
+        x, cells, forces = (None if a is None else a[first] for a in (x, cells, forces))
+    if _follow_in_time(x):
+        notes.append("consecutive frames are alike, as in a trajectory: the held-out loss will look better than it is")
+    return replace(
+        snapshots,
+        positions=x - x.mean(axis=1, keepdims=True),
+        cells=cells if periodic else None,
+        forces=forces,
+        source=snapshots.source | {"n_frames": len(x)},
+        notes=notes,
+    )
+
+
+def _coarse_grained(snapshots: Snapshots, beads: Path, top: mdtraj.Topology) -> Snapshots:
+    """The frames of the beads that the file `beads` makes of the atoms of `top`."""
+    mapping = read_beads(beads, top)
+    if len(mapping.particles) < 2:
+        raise SnapshotError(f"{beads.name} makes {len(mapping.particles)} bead; expected 2 or more.")
+    left_out = int(np.sum(~mapping.members.any(axis=0)))
+    notes = [f"{left_out} atoms are in no bead"] if left_out else []
+    positions = mapping.positions(snapshots.positions)
+    return replace(
+        snapshots,
+        positions=positions - positions.mean(axis=1, keepdims=True),
+        forces=None if snapshots.forces is None else mapping.forces(snapshots.forces),
+        particles=mapping.particles,
+        bonds=mapping.bonds,
+        source=snapshots.source | {"beads": beads.name},
+        notes=snapshots.notes + notes,
+    )
+
+
+def _follow_in_time(x: np.ndarray, n_frames: int = 1000, n_pairs: int = 200) -> bool:
+    """Whether consecutive frames differ less in their distances than frames far apart."""
+    if len(x) < 50:
+        return False
+    random = np.random.default_rng(0)
+    i, j = np.triu_indices(x.shape[1], 1)
+    some = random.permutation(len(i))[:n_pairs]
+    pairs = list(zip(i[some], j[some], strict=True))
+    first = random.permutation(len(x) - 1)[:n_frames]
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean((_lengths(x[a], pairs) - _lengths(x[b], pairs)) ** 2))
+
+    return difference(first, first + 1) < ALIKE * difference(first, random.permutation(first))
+
+
+def _force_message(source: dict, ratio: float, error: float, temperature: float) -> str:
+    message = (
+        f"the forces of {source['file']} read in {source['force_unit']} do not belong to its positions at "
+        f"{temperature:g} K: their virial is {ratio:.3g} ± {error:.1g} times what it must be."
+    )
+    for other, factor in FORCE_PER_UNIT.items():
+        scaled = ratio * factor / FORCE_PER_UNIT[source["force_unit"]]
+        if abs(scaled - 1) < 0.2:
+            return f"{message} It looks like {other} (then {scaled:.2f}): add --force-unit {other}."
+    return (
+        f"{message} Check the unit, --temperature, and that nothing was constrained; or train without the forces: "
+        "--force-weight 0."
+    )
 
 
 def _lengths(x: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
     """Distances [n_frames, n_pairs]."""
     first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
     return np.linalg.norm(x[:, first] - x[:, second], axis=-1)
-
-
-def _nearest_neighbour(x: np.ndarray) -> float:
-    """Median, over particles and up to 200 frames, of the distance to the nearest other particle."""
-    x = x[:: -(-len(x) // 200)]
-    distances = np.linalg.norm(x[:, :, None] - x[:, None], axis=-1)
-    distances[:, np.arange(x.shape[1]), np.arange(x.shape[1])] = np.inf
-    return float(np.median(distances.min(axis=-1)))
 
 
 def _unit_message(name: str, nearest: float, unit: str) -> str:
@@ -204,12 +308,9 @@ def _made_whole(x: np.ndarray, bonds: list[tuple[int, int]], cell: np.ndarray) -
     """Each particle moved to the image next to the one it is bonded to, walking the bonds from particle 0."""
     x = x.copy()
     inverse = np.linalg.inv(cell)
-    neighbours = {i: [] for i in range(x.shape[1])}
-    for i, j in bonds:
-        neighbours[i].append(j)
-        neighbours[j].append(i)
+    neighbours = _neighbours(x.shape[1], bonds)
     placed: set[int] = set()
-    for root in neighbours:
+    for root in range(x.shape[1]):
         reached = [] if root in placed else [root]
         placed.add(root)
         for i in reached:
@@ -222,116 +323,21 @@ def _made_whole(x: np.ndarray, bonds: list[tuple[int, int]], cell: np.ndarray) -
     return x
 
 
+def _neighbours(n_particles: int, bonds: list[tuple[int, int]]) -> list[list[int]]:
+    neighbours: list[list[int]] = [[] for _ in range(n_particles)]
+    for i, j in bonds:
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    return neighbours
+
+
 def _selection(top: mdtraj.Topology, select: str) -> np.ndarray:
     try:
         return top.select(select)
     except Exception as error:  # mdtraj's parser raises whatever its grammar and Python's `compile` raise
         raise SnapshotError(
-            f"--select '{select}' is not understood ({_first_line(error)}). Use mdtraj's language: 'not element H'."
+            f"--select '{select}' is not understood ({first_line(error)}). Use mdtraj's language: 'not element H'."
         ) from None
-
-
-def _read_topology(path: Path) -> mdtraj.Topology:
-    if not path.is_file():
-        raise SnapshotError(f"there is no topology file {path}.")
-    try:
-        return mdtraj.load_topology(str(path))
-    except Exception as error:  # mdtraj has no error class of its own
-        raise SnapshotError(f"{path.name} cannot be read as a topology: {_first_line(error)}.") from None
-
-
-def _read_array(path: Path) -> tuple[np.ndarray, str]:
-    """Positions and their unit."""
-    unit = "nm"
-    try:
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(data, np.lib.npyio.NpzFile):
-            unit = str(data["unit"]) if "unit" in data else unit
-            data = data["positions"]
-    except KeyError:
-        raise SnapshotError(f"{path.name} has no array 'positions'; it has {', '.join(data) or 'nothing'}.") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise _unreadable(path) from None
-    if data.ndim != 3 or data.shape[2] != 3 or data.dtype.kind != "f":
-        raise SnapshotError(
-            f"{path.name} has positions of shape {list(data.shape)} and type {data.dtype}; "
-            "expected [n_frames, n_atoms, 3] of floating point numbers."
-        )
-    if unit not in NM_PER_UNIT:
-        raise SnapshotError(f"{path.name} states the unit '{unit}'; expected one of {', '.join(NM_PER_UNIT)}.")
-    return data, unit
-
-
-def _read_mdtraj(
-    path: Path, top: mdtraj.Topology | None, select: str, stride: int
-) -> tuple[np.ndarray, np.ndarray | None, mdtraj.Topology]:
-    """Positions and cell [n_frames, 3, 3] or None, both in nm, and the topology."""
-    if path.suffix.lower() == ".dcd" and b"CORD" not in _start(path):  # mdtraj would print what it found
-        raise _unreadable(path)
-    own_topology = path.suffix.lower() in SELF_DESCRIBING
-    candidates = [{}] if own_topology else [{"top": top}, {"top": top.subset(_selection(top, select))}]
-    for keywords in candidates:
-        try:
-            trajectory = mdtraj.load(str(path), stride=stride, **keywords)
-        except Exception:  # mdtraj has no error class of its own
-            continue
-        return trajectory.xyz, trajectory.unitcell_vectors, trajectory.topology
-    raise _unreadable(path, "" if own_topology else ", or its atoms are not those of the topology")
-
-
-def _read_xyz(path: Path, stride: int) -> tuple[np.ndarray, mdtraj.Topology]:
-    """Positions as in the file, and a topology of its species alone: every atom its own name, no bonds."""
-    frames, species = [], None
-    with open(path, errors="replace") as file:
-        for index, (names, positions) in enumerate(_xyz_frames(path, file)):
-            if species is not None and names != species:
-                raise SnapshotError(
-                    f"{path.name} changes its atoms in frame {index} ({len(names)} atoms, {len(species)} before); "
-                    "all frames must hold the same atoms in the same order."
-                )
-            species = names
-            if index % stride == 0:
-                frames.append(positions)
-    if not frames:
-        raise SnapshotError(f"{path.name} has no frames.")
-    top = mdtraj.Topology()
-    residue = top.add_residue("MOL", top.add_chain())
-    for i, symbol in enumerate(species):
-        top.add_atom(f"{symbol}{i + 1}", _element(symbol), residue)
-    return np.array(frames, dtype=np.float32), top
-
-
-def _xyz_frames(path: Path, lines: Iterable[str]) -> Iterator[tuple[list[str], list[list[float]]]]:
-    """Species and positions of each frame of an (extended) XYZ file; columns as its `Properties` says."""
-    lines = iter(lines)
-    for count in lines:
-        if not count.strip():
-            continue
-        comment = next(lines, "")
-        species, position = 0, 1
-        if properties := re.search(r"Properties=(\S+)", comment):
-            fields = properties[1].strip('"').split(":")
-            columns, column = {}, 0
-            for name, width in zip(fields[0::3], fields[2::3], strict=False):
-                columns[name] = column
-                column += int(width)
-            species, position = columns.get("species", 0), columns.get("pos", 1)
-        try:
-            n_atoms = int(count)
-            rows = [line.split() for line in islice(lines, n_atoms)]
-            frame = [row[species] for row in rows], [[float(v) for v in row[position : position + 3]] for row in rows]
-        except (ValueError, IndexError):
-            raise _unreadable(path) from None
-        if len(rows) != n_atoms:
-            raise SnapshotError(f"{path.name} ends in the middle of a frame; leave that frame out.")
-        yield frame
-
-
-def _element(symbol: str) -> mdtraj.element.Element:
-    try:
-        return mdtraj.element.get_by_symbol(symbol)
-    except KeyError:
-        return mdtraj.element.virtual
 
 
 def _particle(atom: mdtraj.core.topology.Atom) -> Particle:
@@ -343,24 +349,6 @@ def _particle(atom: mdtraj.core.topology.Atom) -> Particle:
         residue_index=atom.residue.index,
         mass=float(element.mass),
     )
-
-
-def _unreadable(path: Path, otherwise: str = "") -> SnapshotError:
-    """What to say where a library found the file to be wrong, in words of its own that help nobody."""
-    kind = path.suffix[1:].upper()
-    return SnapshotError(f"{path.name} cannot be read as {kind}: it is damaged or of another kind{otherwise}.")
-
-
-def _start(path: Path) -> bytes:
-    """The first bytes, where files of most kinds say what they are."""
-    with open(path, "rb") as file:
-        return file.read(12)
-
-
-def _first_line(error: Exception) -> str:
-    """The start of a library's message, short enough for one sentence."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0].rstrip(".")[:100]
 
 
 def _sha256(path: Path) -> str:

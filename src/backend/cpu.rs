@@ -1,19 +1,26 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
+use super::threads::{self, Threads};
 use super::{Backend, Failure, Job, Placement, RUNAWAY};
-use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
+use crate::adapter::{
+    Adapter, EulerMaruyama, Heun, LeimkuhlerMatthews, ParticleStep, Step, log_proposal_ratio,
+};
 use crate::error::{Error, Result};
 use crate::model::{Frames, Outputs, ScoreModel, Scratch};
-use crate::noise::Noise;
+use crate::noise::{Noise, uniform};
 use pulp::Arch;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
-type Outcome = std::result::Result<(), Failure>;
+/// How many proposals were accepted, or what went wrong.
+type Outcome = std::result::Result<u64, Failure>;
 
 /// Replicas that are evaluated together, with their work space.
 struct Chunk {
     scores: Vec<f64>,
+    /// Positions and scores at the end of a step that is taken again or may be rejected; empty for other adapters.
+    ends: [Vec<f64>; 2],
+    /// Energies of the frames and of their proposals, where those decide.
+    energies: [Vec<f64>; 2],
     noise: Noise,
     next_noise: Noise,
     /// Seed and step for which `noise` holds ξ.
@@ -30,6 +37,8 @@ impl Chunk {
         let n = replicas.len() * particle_ids.len();
         Chunk {
             scores: vec![0.0; 3 * n],
+            ends: Default::default(),
+            energies: Default::default(),
             noise: Noise::with_len(n),
             next_noise: Noise::with_len(n),
             noise_at: None,
@@ -47,7 +56,6 @@ impl Chunk {
         positions: &mut [f64],
         bias: Option<&[f64]>,
     ) -> Outcome {
-        let n_particles = job.particles.len();
         for step in job.first_step..job.first_step + job.n_steps {
             let frames = Frames { positions, cell: job.cell };
             job.model
@@ -67,26 +75,121 @@ impl Chunk {
             if !self.is_sound(job, drift) {
                 return Err(self.failure(job, step, drift, positions));
             }
-            let frames =
-                positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
-            for (frame, (x, s)) in frames.enumerate() {
-                for (particle, base) in job.particles.iter().enumerate() {
-                    let step = ParticleStep {
-                        effective_step: base.effective_step * drift,
-                        noise_amplitude: base.noise_amplitude * noise,
-                    };
-                    let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
-                    let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
-                    let i = frame * n_particles + particle;
-                    *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+            if A::CORRECTS {
+                self.correct::<A>(job, drift, noise, positions).map_err(Failure::Other)?;
+                if !self.is_sound(job, drift) {
+                    return Err(self.failure(job, step, drift, positions));
                 }
             }
+            self.update::<A>(job, drift, noise, positions);
             if A::NEXT_NOISE {
                 std::mem::swap(&mut self.noise, &mut self.next_noise);
                 self.noise_at = Some((job.seed, step + 1));
             }
         }
+        Ok(0)
+    }
+
+    /// Move every particle, by `scores` and noise, with the factors of this step.
+    fn update<A: Step>(&self, job: &Job, drift: f64, noise: f64, positions: &mut [f64]) {
+        let n_particles = job.particles.len();
+        let frames =
+            positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
+        for (frame, (x, s)) in frames.enumerate() {
+            for (particle, base) in job.particles.iter().enumerate() {
+                let step = ParticleStep {
+                    effective_step: base.effective_step * drift,
+                    noise_amplitude: base.noise_amplitude * noise,
+                };
+                let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
+                let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
+                let i = frame * n_particles + particle;
+                *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+            }
+        }
+    }
+
+    /// Make `scores` the mean of those at both ends of the step.
+    fn correct<A: Step>(&mut self, job: &Job, drift: f64, noise: f64, positions: &[f64]) -> Result<()> {
+        let [mut ends, mut end_scores] = std::mem::take(&mut self.ends);
+        ends.clear();
+        ends.extend_from_slice(positions);
+        end_scores.resize(positions.len(), 0.0);
+        self.update::<A>(job, drift, noise, &mut ends);
+        let frames = Frames { positions: &ends, cell: job.cell };
+        job.model.evaluate(frames, Outputs::scores(&mut end_scores), &mut self.scratch)?;
+        self.scores.iter_mut().zip(&end_scores).for_each(|(s, end)| *s = 0.5 * (*s + end));
+        self.ends = [ends, end_scores];
         Ok(())
+    }
+
+    /// As [`Chunk::advance`], each step a proposal that is accepted or rejected (theory 8).
+    fn metropolis(&mut self, job: &Job, arch: Arch, positions: &mut [f64]) -> Outcome {
+        let n_particles = job.particles.len();
+        let n = 3 * n_particles;
+        let mut accepted = 0;
+        self.noise_at = None; // whatever way this ends
+        let [mut energies, mut end_energies] = std::mem::take(&mut self.energies);
+        let [mut ends, mut end_scores] = std::mem::take(&mut self.ends);
+        for energies in [&mut energies, &mut end_energies] {
+            energies.clear();
+            energies.resize(positions.len() / n, f64::NAN); // stays where a caller's function writes none
+        }
+        end_scores.resize(positions.len(), 0.0);
+        let frames = Frames { positions, cell: job.cell };
+        let outputs = Outputs::energies(&mut self.scores, &mut energies);
+        job.model.evaluate(frames, outputs, &mut self.scratch).map_err(Failure::Other)?;
+        for step in job.first_step..job.first_step + job.n_steps {
+            let (drift, noise) = (job.factors)(step);
+            if !self.is_sound(job, drift) {
+                return Err(self.failure(job, step, drift, positions));
+            }
+            if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
+                return Err(Failure::Other(Error::Unsupported(format!(
+                    "the energy of replica {} is {}, and Metropolis steps need one; use a model that gives energies, or \
+                     another adapter",
+                    self.replicas[i * n_particles],
+                    energies[i]
+                ))));
+            }
+            self.noise.fill(arch, job.seed, &self.replicas, &self.particles, step);
+            ends.clear();
+            ends.extend_from_slice(positions);
+            self.update::<EulerMaruyama>(job, drift, noise, &mut ends);
+            let frames = Frames { positions: &ends, cell: job.cell };
+            let outputs = Outputs::energies(&mut end_scores, &mut end_energies);
+            job.model.evaluate(frames, outputs, &mut self.scratch).map_err(Failure::Other)?;
+            for frame in 0..energies.len() {
+                let range = frame * n..(frame + 1) * n;
+                let (mut logarithm, mut per_energy) = (0.0, 0.0);
+                for (particle, base) in job.particles.iter().enumerate() {
+                    let step = ParticleStep {
+                        effective_step: base.effective_step * drift,
+                        noise_amplitude: base.noise_amplitude * noise,
+                    };
+                    let of = |array: &[f64]| -> [f64; 3] {
+                        *array[range.start + 3 * particle..].first_chunk().expect("three coordinates")
+                    };
+                    logarithm +=
+                        log_proposal_ratio(of(positions), of(&self.scores), of(&ends), of(&end_scores), step);
+                    if step.noise_amplitude > 0.0 {
+                        per_energy = 2.0 * step.effective_step / step.noise_amplitude.powi(2); // 1/υ
+                    }
+                }
+                logarithm += per_energy * (energies[frame] - end_energies[frame]);
+                let replica = self.replicas[frame * n_particles];
+                // False for NaN: a proposal without a finite energy is never accepted.
+                if uniform(job.seed, replica, step).ln() < logarithm {
+                    positions[range.clone()].copy_from_slice(&ends[range.clone()]);
+                    self.scores[range.clone()].copy_from_slice(&end_scores[range]);
+                    energies[frame] = end_energies[frame];
+                    accepted += 1;
+                }
+            }
+        }
+        self.ends = [ends, end_scores];
+        self.energies = [energies, end_energies];
+        Ok(accepted)
     }
 
     /// Whether every score is finite and no drift a runaway's; keeps the largest score.
@@ -129,27 +232,6 @@ impl Chunk {
     }
 }
 
-/// Replicas of each chunk: as many as the model likes to see at once, but no core idle.
-fn replicas_per_chunk(preferred_batch: usize, n_replicas: usize, n_threads: usize) -> usize {
-    n_replicas.div_ceil(n_threads).clamp(1, preferred_batch.max(1))
-}
-
-/// A thread pool, good for the process that started it: after a fork() the child has none of its threads.
-struct Threads {
-    process: u32,
-    pool: ThreadPool,
-}
-
-impl Threads {
-    fn start(n: usize) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(n)
-            .build()
-            .map_err(|e| Error::InvalidArgument(format!("{n} threads cannot be started: {e}")))?;
-        Ok(Threads { process: std::process::id(), pool })
-    }
-}
-
 /// All replicas, in chunks.
 pub struct Cpu {
     chunks: Vec<Chunk>,
@@ -160,7 +242,7 @@ impl Cpu {
     /// For `model` on the threads of `placement`.
     pub fn new(model: &dyn ScoreModel, placement: &Placement, largest_score: f64) -> Result<Self> {
         let Placement { n_threads, replicas, particle_ids, .. } = placement;
-        let size = replicas_per_chunk(model.preferred_batch(), replicas.len(), *n_threads) as u32;
+        let size = threads::frames_per_chunk(model.preferred_batch(), replicas.len(), *n_threads) as u32;
         let chunk =
             |first: u32| Chunk::new(first..replicas.end.min(first.saturating_add(size)), particle_ids);
         let mut chunks: Vec<Chunk> = replicas.clone().step_by(size as usize).map(chunk).collect();
@@ -174,15 +256,8 @@ impl Cpu {
 impl Backend for Cpu {
     fn advance(&mut self, job: &Job, positions: &mut [f64]) -> Outcome {
         let Cpu { chunks, threads } = self;
-        if let Some(started) = threads
-            && started.process != std::process::id()
-        {
-            let n = started.pool.current_num_threads();
-            let threads = Threads::start(n).map_err(Failure::Other)?;
-            std::mem::forget(std::mem::replace(started, threads)); // its threads cannot be joined from here
-        }
         match threads {
-            Some(threads) => threads.pool.install(|| advance(job, chunks, positions)),
+            Some(threads) => threads.run(|| advance(job, chunks, positions)).map_err(Failure::Other)?,
             None => advance(job, chunks, positions),
         }
     }
@@ -197,6 +272,8 @@ fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
     let run = |chunk: &mut Chunk, positions: &mut [f64], bias: Option<&[f64]>| match job.adapter {
         Adapter::EulerMaruyama => chunk.advance::<EulerMaruyama>(job, arch, positions, bias),
         Adapter::LeimkuhlerMatthews => chunk.advance::<LeimkuhlerMatthews>(job, arch, positions, bias),
+        Adapter::Heun => chunk.advance::<Heun>(job, arch, positions, bias),
+        Adapter::Mala => chunk.metropolis(job, arch, positions),
     };
     if let [chunk] = chunks {
         return run(chunk, positions, job.bias);
@@ -219,15 +296,18 @@ fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
                 other => other,
             })
         })
-        .reduce(|| Ok(()), earlier)
+        .reduce(|| Ok(0), together)
 }
 
-/// Of two outcomes the failure at the earlier step, so that what is reported and restored does not depend on threads.
-fn earlier(a: Outcome, b: Outcome) -> Outcome {
-    let step = |outcome: &Outcome| match outcome {
-        Ok(()) => u64::MAX,
-        Err(Failure::Other(_)) => 0,
-        Err(Failure::Score { step, .. }) => *step,
+/// Of two failures the one at the earlier step, so that what is reported and restored does not depend on threads.
+fn together(a: Outcome, b: Outcome) -> Outcome {
+    let step = |failure: &Failure| match failure {
+        Failure::Other(_) => 0,
+        Failure::Score { step, .. } => *step,
     };
-    if step(&b) < step(&a) { b } else { a }
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok(a + b),
+        (Err(a), Err(b)) => Err(if step(&b) < step(&a) { b } else { a }),
+        (Err(failure), _) | (_, Err(failure)) => Err(failure),
+    }
 }

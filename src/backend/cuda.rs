@@ -354,6 +354,7 @@ enum Argument {
 
 /// All replicas of a simulation on one GPU.
 pub struct Cuda {
+    index: usize,
     /// Taken out by drop, which has the caller's context to keep.
     held: Option<Held>,
     /// The process that it is good for: a child made by fork() can do nothing with a GPU of its parent, not even let go of it.
@@ -450,6 +451,18 @@ impl Plan {
     }
 }
 
+/// Whether the kernels take ξ_{n+1} for a step of `adapter`; an error where they know no such step.
+pub(super) fn next_noise(index: usize, adapter: Adapter) -> Result<bool> {
+    match adapter {
+        Adapter::EulerMaruyama => Ok(false),
+        Adapter::LeimkuhlerMatthews => Ok(true),
+        Adapter::Heun | Adapter::Mala => bail!(
+            Unsupported,
+            "device 'cuda:{index}' has no kernel for steps of the adapter {adapter:?}; use device 'cpu'"
+        ),
+    }
+}
+
 impl Cuda {
     /// For `model` on GPU `index`.
     pub fn new(
@@ -458,17 +471,14 @@ impl Cuda {
         index: usize,
         largest_score: f64,
     ) -> Result<Self> {
-        let Some(model) = model.kernel() else {
-            bail!(
-                Unsupported,
-                "device 'cuda:{index}' has no kernel for this kind of model (analytic potentials and distance networks have \
-                 one); use device 'cpu'"
-            );
+        let without = |what| {
+            Error::Unsupported(format!("device 'cuda:{index}' has no kernel for {what}; use device 'cpu'"))
         };
+        let model = model.kernel().map_err(without)?;
         probe(index)?;
         let _callers = CallersContext::keep();
         let held = Some(Held::new(&model, placement, index, largest_score)?);
-        Ok(Cuda { held, process: std::process::id() })
+        Ok(Cuda { index, held, process: std::process::id() })
     }
 }
 
@@ -542,7 +552,12 @@ impl Held {
     }
 
     /// Send what has changed, launch, and fetch positions and reports.
-    fn run(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), DriverError> {
+    fn run(
+        &mut self,
+        job: &Job,
+        next_noise: bool,
+        positions: &mut [f64],
+    ) -> std::result::Result<(), DriverError> {
         let stream = &self.stream;
         if !job.continues {
             stream.memcpy_htod(positions, &mut self.positions)?;
@@ -591,10 +606,7 @@ impl Held {
             n_replicas: self.n_replicas,
             n_particles: self.n_particles as u32,
             first_replica: self.first_replica,
-            next_noise: match job.adapter {
-                Adapter::EulerMaruyama => 0,
-                Adapter::LeimkuhlerMatthews => 1,
-            },
+            next_noise: next_noise.into(),
         };
         let mut launch = stream.launch_builder(&self.kernel);
         launch.arg(&device_job);
@@ -611,7 +623,7 @@ impl Held {
 }
 
 impl Backend for Cuda {
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), Failure> {
+    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure> {
         if self.process != std::process::id() {
             return Err(Failure::Other(Error::Device(
                 "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
@@ -620,7 +632,8 @@ impl Backend for Cuda {
         }
         let _callers = CallersContext::keep();
         let held = self.held.as_mut().expect("there until dropped");
-        if let Err(error) = held.run(job, positions) {
+        let next_noise = next_noise(self.index, job.adapter).map_err(Failure::Other)?;
+        if let Err(error) = held.run(job, next_noise, positions) {
             // What has arrived is not known.
             held.sent_particles.clear();
             held.sent_factors.clear();
@@ -629,7 +642,7 @@ impl Backend for Cuda {
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);
-        let Some(first) = failed.min_by_key(|r| (r.step, r.frame, r.particle)) else { return Ok(()) };
+        let Some(first) = failed.min_by_key(|r| (r.step, r.frame, r.particle)) else { return Ok(0) };
         let frame = first.frame as usize;
         Err(Failure::Score {
             frame,

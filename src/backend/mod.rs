@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod threads;
 
 use crate::adapter::{Adapter, ParticleStep};
 use crate::cell::Cell;
@@ -37,6 +38,14 @@ impl Device {
                     "device '{name}' is unknown; expected 'auto', 'cpu', 'cuda', or 'cuda:1' and so on for further GPUs"
                 )
             }
+        }
+    }
+
+    /// An error if this device cannot take the steps of `adapter`.
+    pub fn check_adapter(self, adapter: Adapter) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda(index) => cuda::next_noise(index, adapter).map(drop),
         }
     }
 
@@ -110,10 +119,11 @@ pub enum Failure {
 
 /// A device that holds the replicas of one simulation.
 pub trait Backend: Send {
-    /// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]`.
+    /// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]`; how many proposals were
+    /// accepted, 0 with adapters that make none.
     ///
     /// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), Failure>;
+    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure>;
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;

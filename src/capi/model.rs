@@ -1,7 +1,9 @@
 //! `diffusim_model_*`
 
 use super::*;
+use crate::cell::Cell;
 use crate::model::{Frames, Model, Outputs, Scratch, curvature};
+use crate::sampler::{SampleOptions, sample};
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
@@ -107,7 +109,7 @@ pub unsafe extern "C" fn diffusim_model_from_bytes(
     })
 }
 
-/// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4) from the JSON description
+/// An analytic model (kinds free, harmonic, double-well, mueller-brown, lennard-jones-cluster, dw4, gaussian-mixture) from the JSON description
 /// that a model file would hold.
 ///
 /// @since 0.1
@@ -209,6 +211,29 @@ pub unsafe extern "C" fn diffusim_model_subset(
         let model = &reference(model, "model")?.model;
         let particles = slice(particles, model.n_particles(), "particles")?;
         diffusim_model_t::put(model.subset(n_particles_total, particles)?, None, out);
+        Ok(())
+    })
+}
+
+/// A transferable model (kind `message-passing`) for `count` other particles, given by their `species` in order: element symbols
+/// or names of beads, as the model file lists them. The caller frees `*other` with diffusim_model_free.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH for a species the model does not know, DIFFUSIM_ERROR_UNSUPPORTED for a model that is made for
+/// its own particles.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_for_species(
+    model: *const diffusim_model_t,
+    species: *const *const c_char,
+    count: usize,
+    other: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(other, "other")?;
+        let names = slice(species, count, "species")?.iter().map(|s| text(*s, "species"));
+        let names = names.collect::<Result<Vec<_>>>()?;
+        diffusim_model_t::put(reference(model, "model")?.model.for_species(&names)?, None, out);
         Ok(())
     })
 }
@@ -356,6 +381,35 @@ pub unsafe extern "C" fn diffusim_model_start_positions(
     })
 }
 
+/// Whether the model lives in a periodic cell: 1, or 0, also for NULL.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_is_periodic(model: *const diffusim_model_t) -> i32 {
+    model.as_ref().map_or(0, |m| m.model.metadata().periodic.into())
+}
+
+/// The cell of the frames to start from, `cell` `[3][3]` in nm, rows are lattice vectors.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model has none.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_start_cell(
+    model: *const diffusim_model_t,
+    cell: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = slice_mut(cell, 9, "cell")?;
+        let model = &reference(model, "model")?.model;
+        let Some(cell) = model.start_cell() else {
+            bail!(InvalidArgument, "{} has no cell of its own", model.name());
+        };
+        out.copy_from_slice(cell.vectors().as_flattened());
+        Ok(())
+    })
+}
+
 /// Whether `masses` `[count]` (amu) of an engine are those of the model's particles, in order, within 0.6 amu; 0 passes.
 ///
 /// Errors: DIFFUSIM_ERROR_MISMATCH, naming the first particle that differs.
@@ -409,8 +463,23 @@ unsafe fn frames<'a>(model: &Model, positions: *const f64, n_frames: usize) -> R
     slice(positions, len, "positions")
 }
 
+/// A cell from `[3][3]` numbers, NULL for none.
+pub(super) unsafe fn cell_from(cell: *const f64) -> Result<Option<Cell>> {
+    if cell.is_null() {
+        return Ok(None);
+    }
+    let rows = slice(cell, 9, "cell")?;
+    Ok(Some(Cell::new(std::array::from_fn(|k| std::array::from_fn(|c| rows[3 * k + c])))?))
+}
+
+/// Frames in the model's own cell, if it has one.
+unsafe fn own_frames<'a>(model: &'a Model, positions: *const f64, n_frames: usize) -> Result<Frames<'a>> {
+    model.score().check_cell(model.start_cell())?;
+    Ok(Frames { positions: frames(model, positions, n_frames)?, cell: model.start_cell() })
+}
+
 /// Scores and, unless `energies` is NULL, energies of `n_frames` frames: `positions` and `scores` `[n_frames][n_particles][3]`
-/// in nm and 1/nm, `energies` `[n_frames]` in kT₀.
+/// in nm and 1/nm, `energies` `[n_frames]` in kT₀. A periodic model is evaluated in its own cell.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]
@@ -423,15 +492,65 @@ pub unsafe extern "C" fn diffusim_model_evaluate(
 ) -> diffusim_status_t {
     guard(|| {
         let model = &reference(model, "model")?.model;
-        let positions = frames(model, positions, n_frames)?;
-        check_apart(positions, scores, positions.len(), "scores")?;
-        check_apart(positions, energies, n_frames, "energies")?;
-        let scores = slice_mut(scores, positions.len(), "scores")?;
-        let energies =
-            if energies.is_null() { None } else { Some(slice_mut(energies, n_frames, "energies")?) };
-        model.score().check_cell(None)?;
-        let outputs = Outputs { scores, energies, virials: None };
-        model.score().evaluate(Frames::open(positions), outputs, &mut Scratch::default())
+        let frames = own_frames(model, positions, n_frames)?;
+        evaluate(model, frames, n_frames, scores, energies, std::ptr::null_mut())
+    })
+}
+
+/// As diffusim_model_evaluate, in a given `cell` `[3][3]` in nm (rows are lattice vectors), or in open space where `cell` is NULL;
+/// and, unless `virials` is NULL, virials −∂E/∂ε_ab under x_a → x_a + ε_ab x_b of positions and cell, `[n_frames][3][3]` in kT₀.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+/// the model's cutoff.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_evaluate_in_cell(
+    model: *const diffusim_model_t,
+    cell: *const f64,
+    positions: *const f64,
+    n_frames: usize,
+    scores: *mut f64,
+    energies: *mut f64,
+    virials: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let model = &reference(model, "model")?.model;
+        let cell = cell_from(cell)?;
+        model.score().check_cell(cell.as_ref())?;
+        let frames = Frames { positions: frames(model, positions, n_frames)?, cell: cell.as_ref() };
+        evaluate(model, frames, n_frames, scores, energies, virials)
+    })
+}
+
+unsafe fn evaluate(
+    model: &Model,
+    frames: Frames,
+    n_frames: usize,
+    scores: *mut f64,
+    energies: *mut f64,
+    virials: *mut f64,
+) -> Result<()> {
+    thread_local! {
+        /// Kept between calls: lists of neighbours may still be good. Results do not depend on it.
+        static SCRATCH: RefCell<Scratch> = RefCell::default();
+    }
+    let positions = frames.positions;
+    check_apart(positions, scores, positions.len(), "scores")?;
+    check_apart(positions, energies, n_frames, "energies")?;
+    check_apart(positions, virials, 9 * n_frames, "virials")?;
+    let optional = |pointer: *mut f64, len: usize, name: &str| {
+        if pointer.is_null() { Ok(None) } else { slice_mut(pointer, len, name).map(Some) }
+    };
+    let outputs = Outputs {
+        scores: slice_mut(scores, positions.len(), "scores")?,
+        energies: optional(energies, n_frames, "energies")?,
+        virials: optional(virials, 9 * n_frames, "virials")?,
+    };
+    // A callback may evaluate another model.
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => model.score().evaluate(frames, outputs, &mut scratch),
+        Err(_) => model.score().evaluate(frames, outputs, &mut Scratch::default()),
     })
 }
 
@@ -449,7 +568,7 @@ pub unsafe extern "C" fn diffusim_model_largest_curvature(
     guard(|| {
         let out = output(curvature, "curvature")?;
         let model = &reference(model, "model")?.model;
-        let frames = Frames::open(frames(model, positions, n_frames)?);
+        let frames = own_frames(model, positions, n_frames)?;
         *out = curvature::largest_curvature(&**model.score(), frames)?;
         Ok(())
     })
@@ -468,9 +587,92 @@ pub unsafe extern "C" fn diffusim_model_configurational_temperature(
     guard(|| {
         let out = output(temperature, "temperature")?;
         let model = &reference(model, "model")?.model;
-        let frames = Frames::open(frames(model, positions, n_frames)?);
+        let frames = own_frames(model, positions, n_frames)?;
         let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), frames)?;
         *out = model.metadata().training_temperature * square / laplacian;
+        Ok(())
+    })
+}
+
+/// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct diffusim_sample_options_t {
+    /// sizeof(diffusim_sample_options_t)
+    pub struct_size: usize,
+    /// Seed of the noise. A frame depends on the seed and on its number alone.
+    pub seed: u64,
+    /// Number of the first frame.
+    pub first_frame: u32,
+    /// Steps of reverse diffusion, two scores each; 32 by default.
+    pub n_steps: u32,
+    /// σ at which frames start, nm; 0 = half the greatest noise level of the training.
+    pub start_level: f64,
+    /// Langevin steps at the end; 100 by default.
+    pub corrector_steps: u64,
+    /// Threads; 0 = one per core.
+    pub n_threads: usize,
+}
+
+fn sample_options() -> diffusim_sample_options_t {
+    let defaults = SampleOptions::default();
+    diffusim_sample_options_t {
+        struct_size: size_of::<diffusim_sample_options_t>(),
+        seed: defaults.seed,
+        first_frame: defaults.first_frame,
+        n_steps: defaults.n_steps as u32,
+        start_level: 0.0,
+        corrector_steps: defaults.corrector_steps,
+        n_threads: defaults.n_threads,
+    }
+}
+
+/// Fill `options` with the defaults; `size` is sizeof(diffusim_sample_options_t).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_sample_options_init(
+    options: *mut diffusim_sample_options_t,
+    size: usize,
+) -> diffusim_status_t {
+    guard(|| write_struct(options, size, sample_options(), "diffusim_sample_options"))
+}
+
+/// Draw `n_frames` equilibrium frames by reverse diffusion, from the training's noise down to the level at which the model is
+/// read: `positions` `[n_frames][n_particles][3]` in nm. `options` may be NULL. Frame f starts from the model's start frame
+/// f mod n_start_frames, blurred by `start_level`: basins that lie farther apart keep the populations of the start frames.
+///
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of one density, or a subset), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+/// DIFFUSIM_ERROR_NOT_FINITE (naming frame, particle and noise level).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_sample(
+    model: *const diffusim_model_t,
+    options: *const diffusim_sample_options_t,
+    positions: *mut f64,
+    n_frames: usize,
+) -> diffusim_status_t {
+    guard(|| {
+        let model = &reference(model, "model")?.model;
+        let c = read_options(options, sample_options(), "diffusim_sample_options")?;
+        let options = SampleOptions {
+            seed: c.seed,
+            first_frame: c.first_frame,
+            n_steps: c.n_steps as usize,
+            start_level: (c.start_level != 0.0).then_some(c.start_level),
+            corrector_steps: c.corrector_steps,
+            n_threads: c.n_threads,
+        };
+        let mut drawn = Vec::new();
+        let len = n_frames.checked_mul(3 * model.n_particles());
+        let Some(len) = len.filter(|len| drawn.try_reserve_exact(*len).is_ok()) else {
+            bail!(InvalidArgument, "{n_frames} frames do not fit into memory");
+        };
+        check_slice(positions, len, "positions")?;
+        drawn.resize(len, 0.0);
+        sample(model, &options, &mut drawn)?;
+        slice_mut(positions, len, "positions")?.copy_from_slice(&drawn);
         Ok(())
     })
 }

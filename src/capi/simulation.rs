@@ -1,6 +1,6 @@
 //! `diffusim_simulation_*`
 
-use super::model::diffusim_model_t;
+use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
 use crate::sampler::{Options, Simulation, StepSize};
@@ -14,6 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const DIFFUSIM_EULER_MARUYAMA: i32 = 0;
 /// Leimkuhler–Matthews: one score a step, equilibrium averages of order 2 (theory 10).
 pub const DIFFUSIM_LEIMKUHLER_MATTHEWS: i32 = 1;
+/// Heun: two scores a step, weak order 2; takes no bias (theory 9).
+pub const DIFFUSIM_HEUN: i32 = 2;
+/// Metropolis-adjusted Langevin: Euler–Maruyama proposals, accepted or rejected, so that the density has no error of the step;
+/// needs a model that gives energies, takes no bias (theory 8).
+pub const DIFFUSIM_MALA: i32 = 3;
 
 /// Past its end a schedule keeps its last entry.
 pub const DIFFUSIM_HOLD_LAST: i32 = 0;
@@ -62,7 +67,7 @@ pub struct diffusim_simulation_options_t {
     pub n_replicas: usize,
     /// Number of the first replica, for the noise and the start frame.
     pub first_replica: u32,
-    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
+    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
     pub adapter: i32,
     /// Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
     pub particle_ids: *const u32,
@@ -171,9 +176,11 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
     let adapter = match c.adapter {
         DIFFUSIM_EULER_MARUYAMA => Adapter::EulerMaruyama,
         DIFFUSIM_LEIMKUHLER_MATTHEWS => Adapter::LeimkuhlerMatthews,
+        DIFFUSIM_HEUN => Adapter::Heun,
+        DIFFUSIM_MALA => Adapter::Mala,
         other => bail!(
             InvalidArgument,
-            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA or DIFFUSIM_LEIMKUHLER_MATTHEWS"
+            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_LEIMKUHLER_MATTHEWS, DIFFUSIM_HEUN or DIFFUSIM_MALA"
         ),
     };
     let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;
@@ -352,6 +359,41 @@ fn unknown_dtype(dtype: i32) -> Error {
     Error::InvalidArgument(format!("dtype is {dtype}; expected DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64"))
 }
 
+/// Set the periodic cell of all replicas, `cell` `[3][3]` in nm, rows are lattice vectors; NULL for none. Positions stay, and need
+/// not be wrapped. A simulation starts with the cell of the model's start frames.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+/// the model's cutoff.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_set_cell(
+    simulation: *mut diffusim_simulation_t,
+    cell: *const f64,
+) -> diffusim_status_t {
+    with(simulation, |s| s.set_cell(cell_from(cell)?))
+}
+
+/// The periodic cell, `cell` `[3][3]` in nm; `*is_periodic` is 0, and `cell` zero, where there is none.
+///
+/// @since 0.2
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_cell(
+    simulation: *const diffusim_simulation_t,
+    cell: *mut f64,
+    is_periodic: *mut i32,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let (cell, is_periodic) = (slice_mut(cell, 9, "cell")?, output(is_periodic, "is_periodic")?);
+        *is_periodic = s.cell().is_some().into();
+        cell.fill(0.0);
+        if let Some(known) = s.cell() {
+            cell.copy_from_slice(known.vectors().as_flattened());
+        }
+        Ok(())
+    })
+}
+
 /// Take `n_steps` steps with every replica. On DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_CALLBACK the positions are those
 /// of the last good frame and the step count is its number.
 ///
@@ -458,6 +500,8 @@ pub struct diffusim_statistics_t {
     pub stability_limit: f64,
     /// Seed of the noise, which a checkpoint brings along.
     pub seed: u64,
+    /// Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+    pub acceptance: f64,
 }
 
 /// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
@@ -483,6 +527,7 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
             diffusion_coefficient: known.diffusion_coefficient.unwrap_or(0.0),
             stability_limit: known.stability_limit.unwrap_or(0.0),
             seed: s.options().seed,
+            acceptance: known.acceptance.unwrap_or(0.0),
         };
         write_struct(statistics, size, value, "diffusim_statistics")
     })

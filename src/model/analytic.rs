@@ -4,6 +4,7 @@ use super::kernel::Kernel;
 use super::{Frames, KernelModel, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// An analytic potential; serialised as `kind` and `hyperparameters` of a model file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,37 @@ pub enum Potential {
         /// r₀, nm
         distance: f64,
     },
+    /// E = −ln Σ_k w_k N(x; μ_k, spread_k²): a density whose blur by any noise level is known, spread² + σ².
+    GaussianMixture {
+        /// At least one.
+        components: Vec<Component>,
+    },
+}
+
+/// One term of [`Potential::GaussianMixture`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Component {
+    /// w, relative to the others'
+    pub weight: f64,
+    /// μ, `[n_particles][3]`, nm
+    pub mean: Vec<[f64; 3]>,
+    /// Standard deviation along each axis, nm
+    pub spread: [f64; 3],
+}
+
+impl Component {
+    /// ln w N(x; μ, spread² + σ²) up to a constant.
+    fn logarithm(&self, x: &[f64], noise_level: f64) -> f64 {
+        let mut sum = self.weight.ln();
+        for (x, mean) in x.as_chunks::<3>().0.iter().zip(&self.mean) {
+            for c in 0..3 {
+                let variance = self.spread[c].powi(2) + noise_level.powi(2);
+                sum -= 0.5 * ((x[c] - mean[c]).powi(2) / variance + variance.ln());
+            }
+        }
+        sum
+    }
 }
 
 /// A [`Potential`] of a number of particles.
@@ -59,6 +91,8 @@ pub enum Potential {
 pub struct Analytic {
     n_particles: usize,
     potential: Potential,
+    /// σ, nm; 0 unless the potential's blur is known.
+    noise_level: f64,
 }
 
 impl Analytic {
@@ -73,19 +107,19 @@ impl Analytic {
             }
             Ok(())
         };
-        match potential {
+        match &potential {
             Potential::Free {} => {}
-            Potential::Harmonic { stiffness } => positive("stiffness", stiffness)?,
+            Potential::Harmonic { stiffness } => positive("stiffness", *stiffness)?,
             Potential::DoubleWell { barrier, half_width, stiffness } => {
-                positive("barrier", barrier)?;
-                positive("half_width", half_width)?;
-                positive("stiffness", stiffness)?;
+                positive("barrier", *barrier)?;
+                positive("half_width", *half_width)?;
+                positive("stiffness", *stiffness)?;
             }
-            Potential::MuellerBrown { kt } => positive("kT", kt)?,
+            Potential::MuellerBrown { kt } => positive("kT", *kt)?,
             Potential::LennardJonesCluster { well_depth, minimum_distance, stiffness } => {
-                positive("well_depth", well_depth)?;
-                positive("minimum_distance", minimum_distance)?;
-                positive("stiffness", stiffness)?;
+                positive("well_depth", *well_depth)?;
+                positive("minimum_distance", *minimum_distance)?;
+                positive("stiffness", *stiffness)?;
             }
             Potential::Dw4 { linear, quadratic, quartic, distance } => {
                 if n_particles != 4 {
@@ -94,18 +128,35 @@ impl Analytic {
                 if !(linear.is_finite() && quadratic.is_finite()) {
                     bail!(InvalidModel, "hyper-parameters of the dw4 model must be finite");
                 }
-                positive("quartic", quartic)?;
-                positive("distance", distance)?;
+                positive("quartic", *quartic)?;
+                positive("distance", *distance)?;
+            }
+            Potential::GaussianMixture { components } => {
+                if components.is_empty() {
+                    bail!(InvalidModel, "a gaussian-mixture model needs at least one component");
+                }
+                for component in components {
+                    positive("weight", component.weight)?;
+                    component.spread.iter().try_for_each(|s| positive("spread", *s))?;
+                    let n = component.mean.len();
+                    if n != n_particles || component.mean.iter().flatten().any(|x| !x.is_finite()) {
+                        bail!(
+                            InvalidModel,
+                            "a mean of the gaussian-mixture model has {n} particles; expected {n_particles}, \
+                             all numbers finite"
+                        );
+                    }
+                }
             }
         }
-        Ok(Analytic { n_particles, potential })
+        Ok(Analytic { n_particles, potential, noise_level: 0.0 })
     }
 
     /// Energy of one frame; its gradient is *subtracted* from `score`, which starts at zero.
     fn frame(&self, x: &[f64], score: &mut [f64]) -> f64 {
-        match self.potential {
+        match &self.potential {
             Potential::Free {} => 0.0,
-            Potential::Harmonic { stiffness } => {
+            &Potential::Harmonic { stiffness } => {
                 let mut energy = 0.0;
                 for (s, x) in score.iter_mut().zip(x) {
                     *s = -stiffness * x;
@@ -113,7 +164,7 @@ impl Analytic {
                 }
                 energy
             }
-            Potential::DoubleWell { barrier, half_width, stiffness } => each(x, score, |[x, y, z]| {
+            &Potential::DoubleWell { barrier, half_width, stiffness } => each(x, score, |[x, y, z]| {
                 let u = x / half_width;
                 let w = u * u - 1.0;
                 (
@@ -121,7 +172,7 @@ impl Analytic {
                     [4.0 * barrier * u * w / half_width, stiffness * y, stiffness * z],
                 )
             }),
-            Potential::MuellerBrown { kt } => each(x, score, |[x, y, _]| {
+            &Potential::MuellerBrown { kt } => each(x, score, |[x, y, _]| {
                 const TERMS: [[f64; 6]; 4] = [
                     // A, a, b, c, x₀, y₀
                     [-200.0, -1.0, 0.0, -10.0, 1.0, 0.0],
@@ -139,7 +190,7 @@ impl Analytic {
                 }
                 (energy, [gx, gy, 0.0])
             }),
-            Potential::LennardJonesCluster { well_depth, minimum_distance, stiffness } => {
+            &Potential::LennardJonesCluster { well_depth, minimum_distance, stiffness } => {
                 let mut energy = pairs::<3>(x, score, |r2| {
                     let inverse = minimum_distance * minimum_distance / r2;
                     let sixth = inverse * inverse * inverse;
@@ -160,7 +211,7 @@ impl Analytic {
                 }
                 energy
             }
-            Potential::Dw4 { linear, quadratic, quartic, distance } => pairs::<2>(x, score, |r2| {
+            &Potential::Dw4 { linear, quadratic, quartic, distance } => pairs::<2>(x, score, |r2| {
                 let r = r2.sqrt();
                 let d = r - distance;
                 (
@@ -168,6 +219,21 @@ impl Analytic {
                     (linear + d * (2.0 * quadratic + 4.0 * quartic * d * d)) / r,
                 )
             }),
+            Potential::GaussianMixture { components } => {
+                let logarithm = |component: &Component| component.logarithm(x, self.noise_level);
+                let greatest = components.iter().map(logarithm).fold(f64::NEG_INFINITY, f64::max);
+                let mut total = 0.0;
+                for component in components {
+                    let weight = (logarithm(component) - greatest).exp();
+                    total += weight;
+                    for (i, (s, x)) in score.iter_mut().zip(x).enumerate() {
+                        let variance = component.spread[i % 3].powi(2) + self.noise_level.powi(2);
+                        *s -= weight * (x - component.mean[i / 3][i % 3]) / variance;
+                    }
+                }
+                score.iter_mut().for_each(|s| *s /= total);
+                -(greatest + total.ln())
+            }
         }
     }
 }
@@ -220,8 +286,9 @@ impl ScoreModel for Analytic {
         Ok(())
     }
 
-    fn kernel(&self) -> Option<KernelModel> {
+    fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
         let (potential, parameters) = match self.potential {
+            Potential::GaussianMixture { .. } => return Err("Gaussian mixtures"),
             Potential::Free {} => (0, [0.0; 4]),
             Potential::Harmonic { stiffness } => (1, [stiffness, 0.0, 0.0, 0.0]),
             Potential::DoubleWell { barrier, half_width, stiffness } => {
@@ -235,7 +302,7 @@ impl ScoreModel for Analytic {
                 (5, [linear, quadratic, quartic, distance])
             }
         };
-        Some(KernelModel {
+        Ok(KernelModel {
             kernel: Kernel::Analytic { potential, parameters },
             members: (0..self.n_particles as u32).collect(),
             n_particles: self.n_particles,
@@ -244,6 +311,11 @@ impl ScoreModel for Analytic {
 
     fn preferred_batch(&self) -> usize {
         (256 / self.n_particles).max(1)
+    }
+
+    fn at_noise_level(&self, noise_level: f64) -> Option<Arc<dyn ScoreModel>> {
+        matches!(self.potential, Potential::GaussianMixture { .. })
+            .then(|| Arc::new(Analytic { noise_level, ..self.clone() }) as Arc<dyn ScoreModel>)
     }
 }
 
@@ -260,6 +332,7 @@ mod tests {
             (2, Potential::MuellerBrown { kt: 23.0 }),
             (5, Potential::LennardJonesCluster { well_depth: 1.7, minimum_distance: 0.9, stiffness: 0.6 }),
             (4, Potential::Dw4 { linear: 0.3, quadratic: -4.0, quartic: 0.9, distance: 4.0 }),
+            (2, Potential::GaussianMixture { components: mixture() }),
         ];
         let mut scratch = Scratch::default();
         for (n, potential) in cases {
@@ -285,6 +358,44 @@ mod tests {
                 );
             }
         }
+    }
+
+    fn mixture() -> Vec<Component> {
+        vec![
+            Component {
+                weight: 2.3,
+                mean: vec![[0.4, -0.2, 0.7], [0.1, 0.9, -0.3]],
+                spread: [0.6, 0.9, 1.4],
+            },
+            Component {
+                weight: 0.7,
+                mean: vec![[-0.5, 0.3, 0.2], [0.8, -0.6, 0.5]],
+                spread: [1.1, 0.5, 0.8],
+            },
+        ]
+    }
+
+    /// At σ the mixture is that of components with spread² + σ².
+    #[test]
+    fn a_blurred_mixture_is_the_mixture_of_blurred_components() {
+        let sigma = 0.37;
+        let model = Analytic::new(2, Potential::GaussianMixture { components: mixture() }).unwrap();
+        let blurred = mixture()
+            .into_iter()
+            .map(|c| Component { spread: c.spread.map(|s| (s * s + sigma * sigma).sqrt()), ..c })
+            .collect();
+        let other = Analytic::new(2, Potential::GaussianMixture { components: blurred }).unwrap();
+        let x = [0.3, -1.1, 0.6, 0.2, 0.7, -0.4];
+        let evaluate = |model: &dyn ScoreModel| {
+            let (mut score, mut energy) = ([0.0; 6], [0.0]);
+            let outputs = Outputs::energies(&mut score, &mut energy);
+            model.evaluate(Frames::open(&x), outputs, &mut Scratch::default()).unwrap();
+            (score, energy[0])
+        };
+        let (score, energy) = evaluate(&*model.at_noise_level(sigma).unwrap());
+        let (expected, expected_energy) = evaluate(&other);
+        assert!((energy - expected_energy).abs() < 1e-12);
+        assert!(score.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A score that the caller computes.
 
-use super::{Frames, Outputs, ScoreModel, Scratch};
+use super::{Frames, KernelModel, Outputs, ScoreModel, Scratch};
 use crate::error::{Error, Result};
 
 /// `(positions [n_frames][n_particles][3], scores, energies if wanted)`; an error text ends the run.
@@ -30,6 +30,10 @@ impl ScoreModel for Callback {
         (self.function)(frames.positions, scores, energies.as_deref_mut()).map_err(Error::Callback)?;
         outputs.fill_open_virials(frames.positions, self.n_particles);
         Ok(())
+    }
+
+    fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
+        Err("scores that the caller computes")
     }
 
     /// Calling is what costs.

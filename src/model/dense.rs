@@ -9,6 +9,7 @@
 
 use crate::lane::{CacheLine, Number, PackedWord, Word};
 use pulp::Simd;
+use std::sync::Arc;
 
 /// Outputs of a row are padded to a multiple of this.
 const BLOCK: usize = 2 * CacheLine::LEN;
@@ -58,7 +59,8 @@ fn vectors_of<S: Simd, const V: usize>(line: &CacheLine) -> [S::f32s; V] {
     *S::as_simd_f32s(&line.0).0.first_chunk().expect("a whole line")
 }
 
-/// A dense layer y = x W + b, its rows padded to whole blocks.
+/// A dense layer y = x W + b, its rows padded to whole blocks. Clones share the weights.
+#[derive(Clone)]
 pub struct Layer {
     /// Inputs.
     pub n_in: usize,
@@ -67,11 +69,11 @@ pub struct Layer {
     /// Outputs with padding; arrays over them must have room for these.
     pub stride: usize,
     /// `[n_in][stride / BLOCK]`
-    weight: Vec<Floats>,
+    weight: Arc<[Floats]>,
     /// The same in pairs, if all weights are of that precision: for single frames.
-    pairs: Option<Vec<Pairs>>,
+    pairs: Option<Arc<[Pairs]>>,
     /// `[stride][n_in]`, rows padded to whole cache lines: for the backward pass of batches.
-    transposed: Vec<CacheLine>,
+    transposed: Arc<[CacheLine]>,
     /// `[stride / BLOCK]`
     bias: Vec<Floats>,
 }
@@ -93,11 +95,6 @@ impl Layer {
                 *w = weight(i, o);
             }
         }
-        let mut biases = vec![blank; stride / BLOCK];
-        let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut biases);
-        for (o, b) in floats[..n_out].iter_mut().enumerate() {
-            *b = bias(o);
-        }
         let in_stride = n_in.next_multiple_of(CacheLine::LEN);
         let mut transposed = CacheLine::buffer(stride * in_stride);
         let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut transposed);
@@ -107,7 +104,18 @@ impl Layer {
             }
         }
         let pairs = rows.iter().map(Pairs::of).collect();
-        Layer { n_in, n_out, stride, weight: rows, pairs, transposed, bias: biases }
+        let (weight, transposed) = (rows.into(), transposed.into());
+        Layer { n_in, n_out, stride, weight, pairs, transposed, bias: Vec::new() }.with_bias(bias)
+    }
+
+    /// The same weights with another bias.
+    pub fn with_bias(&self, bias: impl Fn(usize) -> f32) -> Self {
+        let mut biases = vec![[CacheLine([0.0; CacheLine::LEN]); 2]; self.stride / BLOCK];
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut biases);
+        for (o, b) in floats[..self.n_out].iter_mut().enumerate() {
+            *b = bias(o);
+        }
+        Layer { bias: biases, ..self.clone() }
     }
 
     /// Weights `[n_in][n_out]` and biases `[n_out]`, without padding.

@@ -19,6 +19,7 @@ use crate::error::{Result, bail};
 use crate::lane::{CacheLine, Number, Packed};
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Wider layers are a damaged file.
 const MAX_WIDTH: usize = 1 << 16;
@@ -50,12 +51,56 @@ struct Normalisation {
     inverse_spread: f32,
 }
 
-/// The network at one noise level.
+/// What a noise level is turned into.
+struct Conditioning {
+    /// σ_min and σ_max of the training, nm.
+    noise_range: [f64; 2],
+    n_pairs: usize,
+    n_frequencies: usize,
+    signed_length: f64,
+    feature_mean: Vec<f32>,
+    feature_spread: Vec<f32>,
+    /// Rows of the first layer's weight that the embedding of σ meets, `[2K + 1][n_out]`.
+    embedding_weight: Vec<f32>,
+    /// Of the first layer, `[n_out]`.
+    bias: Vec<f32>,
+}
+
+impl Conditioning {
+    fn normalisation(&self, noise_level: f64) -> Vec<Normalisation> {
+        let features = self.feature_mean.iter().zip(&self.feature_spread).enumerate();
+        features
+            .map(|(i, (mean, spread))| {
+                let s = if i < self.n_pairs { noise_level } else { noise_level / self.signed_length };
+                let spread = *spread as f64;
+                Normalisation { mean: *mean, inverse_spread: (1.0 / (spread * spread + s * s).sqrt()) as f32 }
+            })
+            .collect()
+    }
+
+    /// The first layer's bias with the embedding of σ folded in.
+    fn first_bias(&self, noise_level: f64) -> Vec<f32> {
+        let [min, max] = self.noise_range;
+        let embedding = embed((noise_level / min).ln() / (max / min).ln(), self.n_frequencies);
+        let n_out = self.bias.len();
+        (0..n_out)
+            .map(|o| {
+                let rows = embedding.iter().enumerate();
+                let constant: f64 = rows.map(|(j, e)| e * self.embedding_weight[j * n_out + o] as f64).sum();
+                (self.bias[o] as f64 + constant) as f32
+            })
+            .collect()
+    }
+}
+
+/// The network at one noise level. Clones share the weights.
+#[derive(Clone)]
 pub struct Distance {
     n_particles: usize,
     quadruplets: Vec<[usize; 4]>,
     softening_squared: f32,
     harmonic: f32,
+    conditioning: Arc<Conditioning>,
     normalisation: Vec<Normalisation>,
     /// Hidden layers; the first has the embedding of σ folded into its bias.
     layers: Vec<Layer>,
@@ -84,12 +129,6 @@ impl Distance {
         noise_level: f64,
     ) -> Result<Self> {
         let [min, max] = noise_range;
-        if !(min >= 1e-9 && max > min && max <= 1e3) {
-            bail!(
-                InvalidModel,
-                "noise levels of the model are {min} to {max} nm; expected 0 < min < max, both reasonable"
-            );
-        }
         if !(min * 0.999..=max * 1.001).contains(&noise_level) {
             bail!(
                 InvalidArgument,
@@ -144,8 +183,7 @@ impl Distance {
         }
         let n_pairs = n_particles * (n_particles - 1) / 2;
         let n_features = n_pairs + 2 * parameters.quadruplets.len();
-        let embedding = embed((noise_level / min).ln() / (max / min).ln(), parameters.n_frequencies);
-        let widths: Vec<usize> = std::iter::once(n_features + embedding.len())
+        let widths: Vec<usize> = std::iter::once(n_features + 2 * parameters.n_frequencies + 1)
             .chain(parameters.hidden.iter().copied())
             .chain([1])
             .collect();
@@ -170,50 +208,49 @@ impl Distance {
             );
         }
 
-        let normalisation = (0..n_features)
-            .map(|i| {
-                let s = if i < n_pairs { noise_level } else { noise_level / parameters.signed_length };
-                let spread = tensors.feature_spread[i] as f64;
-                Normalisation {
-                    mean: tensors.feature_mean[i],
-                    inverse_spread: (1.0 / (spread * spread + s * s).sqrt()) as f32,
-                }
-            })
-            .collect();
         let n_hidden = parameters.hidden.len();
+        let (first_weight, first_bias) = tensors.layers[0];
+        let conditioning = Conditioning {
+            noise_range,
+            n_pairs,
+            n_frequencies: parameters.n_frequencies,
+            signed_length: parameters.signed_length,
+            feature_mean: tensors.feature_mean.to_vec(),
+            feature_spread: tensors.feature_spread.to_vec(),
+            embedding_weight: first_weight[n_features * widths[1]..].to_vec(),
+            bias: first_bias.to_vec(),
+        };
         let layers = (0..n_hidden)
             .map(|l| {
                 let (weight, bias) = tensors.layers[l];
+                let n_in = if l == 0 { n_features } else { widths[l] };
                 let n_out = widths[l + 1];
-                let folded: Vec<f64> = if l == 0 { embedding.clone() } else { Vec::new() };
-                let n_in = widths[l] - folded.len();
-                Layer::new(
-                    n_in,
-                    n_out,
-                    |i, o| weight[i * n_out + o],
-                    |o| {
-                        let constant: f64 = folded
-                            .iter()
-                            .enumerate()
-                            .map(|(j, e)| e * weight[(n_in + j) * n_out + o] as f64)
-                            .sum();
-                        (bias[o] as f64 + constant) as f32
-                    },
-                )
+                Layer::new(n_in, n_out, |i, o| weight[i * n_out + o], |o| bias[o])
             })
             .collect();
         let (output_weight, output_bias) = tensors.layers[n_hidden];
-        Ok(Distance {
+        let network = Distance {
             n_particles,
             quadruplets: parameters.quadruplets.clone(),
             softening_squared: (parameters.softening * parameters.softening) as f32,
             harmonic: parameters.harmonic as f32,
-            normalisation,
+            normalisation: Vec::new(),
+            conditioning: Arc::new(conditioning),
             layers,
             output_weight: output_weight.to_vec(),
             output_bias: output_bias[0],
             arch: Arch::new(),
-        })
+        };
+        Ok(network.at(noise_level))
+    }
+
+    /// The same network read at another noise level.
+    fn at(&self, noise_level: f64) -> Self {
+        let mut network = self.clone();
+        let bias = self.conditioning.first_bias(noise_level);
+        network.normalisation = self.conditioning.normalisation(noise_level);
+        network.layers[0] = self.layers[0].with_bias(|o| bias[o]);
+        network
     }
 
     fn n_pairs(&self) -> usize {
@@ -661,7 +698,7 @@ impl ScoreModel for Distance {
         Ok(())
     }
 
-    fn kernel(&self) -> Option<KernelModel> {
+    fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
         let mut arrays = DistanceArrays {
             quadruplets: self.quadruplets.iter().flatten().map(|i| *i as u32).collect(),
             pairs: (0..self.n_particles as u32)
@@ -686,8 +723,10 @@ impl ScoreModel for Distance {
             };
             arrays.layers.push(layer);
         }
-        u32::try_from(arrays.numbers.len()).ok()?; // else the offsets have wrapped around
-        Some(KernelModel {
+        if u32::try_from(arrays.numbers.len()).is_err() {
+            return Err("networks of 2³² and more weights"); // the offsets have wrapped around
+        }
+        Ok(KernelModel {
             kernel: Kernel::Distance(arrays),
             members: (0..self.n_particles as u32).collect(),
             n_particles: self.n_particles,
@@ -697,10 +736,18 @@ impl ScoreModel for Distance {
     fn preferred_batch(&self) -> usize {
         32
     }
+
+    fn at_noise_level(&self, noise_level: f64) -> Option<Arc<dyn ScoreModel>> {
+        Some(Arc::new(self.at(noise_level)))
+    }
+
+    fn is_translation_invariant(&self) -> bool {
+        true
+    }
 }
 
 /// Embedding of t = ln(σ/σ_min)/ln(σ_max/σ_min): 2t − 1, then sines and cosines of kπt/2, k = 1..=n.
-fn embed(t: f64, n: usize) -> Vec<f64> {
+pub(super) fn embed(t: f64, n: usize) -> Vec<f64> {
     let angle = |k: usize| k as f64 * std::f64::consts::FRAC_PI_2 * t;
     std::iter::once(2.0 * t - 1.0)
         .chain((1..=n).map(|k| angle(k).sin()))

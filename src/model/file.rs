@@ -6,7 +6,11 @@
 use super::analytic::Potential;
 use super::curvature::largest_curvature;
 use super::distance::{Hyperparameters, Tensors};
-use super::{Analytic, Callback, Distance, Frames, Outputs, ScoreModel, Scratch, Subset, callback};
+use super::{
+    Analytic, Callback, Distance, Frames, MessagePassing, Outputs, ScoreModel, Scratch, Subset, callback,
+    message_passing,
+};
+use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -39,6 +43,13 @@ pub struct Particle {
     pub mass: f64,
 }
 
+impl Particle {
+    /// What a message-passing network tells particles apart by: the element, or the name of a bead.
+    pub fn species(&self) -> &str {
+        if self.element.is_empty() { &self.name } else { &self.element }
+    }
+}
+
 /// Noise levels σ in nm.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NoiseLevels {
@@ -55,7 +66,7 @@ pub struct NoiseLevels {
 pub struct Metadata {
     /// [`FORMAT_VERSION`]
     pub format_version: u64,
-    /// `distance`, or the name of an analytic potential.
+    /// `distance`, `message-passing`, or the name of an analytic potential.
     pub kind: String,
     /// Particles in a frame.
     pub n_particles: usize,
@@ -101,9 +112,13 @@ pub struct Model {
     metadata: Metadata,
     metadata_json: String,
     score: Arc<dyn ScoreModel>,
+    /// The score itself, where it can be applied to other particles.
+    transferable: Option<Arc<MessagePassing>>,
     bytes: Option<Vec<u8>>,
     sha256: String,
     start_positions: Vec<f64>,
+    /// The cell of the start frames.
+    start_cell: Option<Cell>,
     /// σ at which a network is read, nm.
     noise_level: Option<f64>,
     /// For each particle, whether `metadata.particles` knows it; a subset leaves the others unknown.
@@ -168,25 +183,38 @@ impl Model {
             serde_json::from_str(json).map_err(|e| wrong(format!("its description is incomplete ({e})")))?;
         metadata.check().map_err(|e| wrong(e.to_string()))?;
 
-        let (score, start_positions, noise_level): (Arc<dyn ScoreModel>, _, _) = if metadata.kind
-            == "distance"
-        {
+        let learned = matches!(metadata.kind.as_str(), "distance" | "message-passing");
+        let (mut start_positions, mut start_cell, mut transferable, mut level) =
+            (Vec::new(), None, None, None);
+        let score: Arc<dyn ScoreModel> = if learned {
             let Some(bytes) = &bytes else {
-                return Err(wrong("a distance model needs its weights; load the .safetensors file".into()));
+                return Err(wrong(format!(
+                    "a {} model needs its weights; load the .safetensors file",
+                    metadata.kind
+                )));
             };
-            let (distance, start, level) =
-                load_distance(&mut metadata, bytes, noise_level).map_err(|e| match e {
-                    Error::InvalidModel(m) => wrong(m),
-                    other => other,
-                })?;
-            (Arc::new(distance), start, Some(level))
+            let say = |e| match e {
+                Error::InvalidModel(m) => wrong(m),
+                other => other,
+            };
+            let tensors = TensorFile::open(&metadata, bytes).map_err(say)?;
+            let (score, noise_level): (Arc<dyn ScoreModel>, _) = if metadata.kind == "distance" {
+                let (distance, noise_level) = load_distance(&metadata, &tensors, noise_level).map_err(say)?;
+                (Arc::new(distance), noise_level)
+            } else {
+                let (network, noise_level) =
+                    load_message_passing(&metadata, &tensors, noise_level).map_err(say)?;
+                let network = Arc::new(network);
+                transferable = Some(network.clone());
+                (network, noise_level)
+            };
+            start_positions = tensors.start_positions(metadata.n_particles).map_err(say)?;
+            start_cell = tensors.start_cell(metadata.periodic).map_err(say)?;
+            try_start(&mut metadata, &*score, &start_positions, start_cell.as_ref(), noise_level)
+                .map_err(say)?;
+            level = Some(noise_level);
+            score
         } else {
-            if let Some(level) = noise_level {
-                bail!(
-                    InvalidArgument,
-                    "{name} is an analytic model and has no noise level; {level} nm was asked for"
-                );
-            }
             let tagged =
                 serde_json::json!({ "kind": metadata.kind, "hyperparameters": metadata.hyperparameters });
             let potential: Potential = serde_json::from_value(tagged).map_err(|e| {
@@ -194,12 +222,35 @@ impl Model {
             })?;
             let analytic =
                 Analytic::new(metadata.n_particles, potential).map_err(|e| wrong(e.to_string()))?;
-            (Arc::new(analytic), Vec::new(), None)
+            let wanted = noise_level.or(metadata.noise_levels.map(|levels| levels.simulation));
+            match (wanted.and_then(|level| analytic.at_noise_level(level)), noise_level) {
+                (Some(blurred), _) => {
+                    level = wanted;
+                    blurred
+                }
+                (None, None) => Arc::new(analytic),
+                (None, Some(level)) => bail!(
+                    InvalidArgument,
+                    "{name} is an analytic model and has no noise level; {level} nm was asked for"
+                ),
+            }
         };
         let sha256 = hex(&Sha256::digest(bytes.as_deref().unwrap_or(json.as_bytes())));
         let known = vec![true; metadata.particles.len()];
         let metadata_json = json.to_owned();
-        Ok(Model { name, metadata_json, metadata, score, bytes, sha256, start_positions, noise_level, known })
+        Ok(Model {
+            name,
+            metadata_json,
+            metadata,
+            score,
+            transferable,
+            bytes,
+            sha256,
+            start_positions,
+            start_cell,
+            noise_level: level,
+            known,
+        })
     }
 
     /// A model around the caller's own function.
@@ -233,8 +284,10 @@ impl Model {
             metadata_json,
             metadata,
             score: Arc::new(Callback::new(n_particles, function)),
+            transferable: None,
             bytes: None,
             start_positions: Vec::new(),
+            start_cell: None,
             noise_level: None,
             known: Vec::new(),
         })
@@ -275,9 +328,66 @@ impl Model {
             metadata_json: self.metadata_json.clone(),
             metadata,
             score: Arc::new(score),
+            transferable: None,
             bytes: self.bytes.clone(),
             sha256: hex(&Sha256::digest(format!("{} {n_particles} {particles:?}", self.sha256).as_bytes())),
             start_positions: Vec::new(),
+            start_cell: self.start_cell.clone(),
+            noise_level: self.noise_level,
+            known,
+        })
+    }
+
+    /// A transferable model (kind `message-passing`) for other particles, in their order: element symbols, or the names of
+    /// beads. Masses are those of the model's own particles of the species. [`Model::metadata_json`] stays that of the file.
+    pub fn for_species(&self, species: &[&str]) -> Result<Self> {
+        let Some(network) = &self.transferable else {
+            bail!(
+                Unsupported,
+                "{} is made for its own {} particles and cannot be given others; only models of kind 'message-passing' can",
+                self.name,
+                self.n_particles()
+            );
+        };
+        if species.is_empty() || species.len() > MAX_PARTICLES {
+            bail!(
+                InvalidArgument,
+                "{} particles were given to {}; expected 1 to {MAX_PARTICLES}",
+                species.len(),
+                self.name
+            );
+        }
+        let network = Arc::new(network.with_particles(species)?);
+        let own = &self.metadata.particles;
+        let particles = species.iter().enumerate().map(|(i, name)| {
+            let like = own.iter().find(|p| p.species().eq_ignore_ascii_case(name));
+            like.map(|p| Particle { residue_index: i, ..p.clone() }).unwrap_or(Particle {
+                name: (*name).to_owned(),
+                element: String::new(),
+                residue: String::new(),
+                residue_index: i,
+                mass: f64::NAN,
+            })
+        });
+        let particles: Vec<Particle> = particles.collect();
+        let known = particles.iter().map(|p| p.mass.is_finite()).collect();
+        let metadata = Metadata {
+            n_particles: species.len(),
+            particles,
+            bonds: Vec::new(),
+            bond_ranges: Vec::new(),
+            ..self.metadata.clone()
+        };
+        Ok(Model {
+            name: self.name.clone(),
+            metadata,
+            metadata_json: self.metadata_json.clone(),
+            score: network.clone(),
+            transferable: Some(network),
+            bytes: self.bytes.clone(),
+            sha256: hex(&Sha256::digest(format!("{} {}", self.sha256, species.join(" ")).as_bytes())),
+            start_positions: Vec::new(),
+            start_cell: None,
             noise_level: self.noise_level,
             known,
         })
@@ -321,6 +431,11 @@ impl Model {
     /// Frames to start from, `[n_frames][n_particles][3]`, nm; may be empty.
     pub fn start_positions(&self) -> &[f64] {
         &self.start_positions
+    }
+
+    /// The cell of the start frames, of a periodic model.
+    pub fn start_cell(&self) -> Option<&Cell> {
+        self.start_cell.as_ref()
     }
 
     /// σ at which a network's score is read, nm; `None` for other models.
@@ -429,11 +544,24 @@ impl Metadata {
         if let Some(b) = self.bonds.iter().find(|[i, j]| *i >= n || *j >= n || i == j) {
             bail!(InvalidModel, "bond {b:?} must join two different particles below {n}");
         }
+        if let Some(NoiseLevels { min, max, simulation }) = self.noise_levels
+            && !(min >= 1e-9 && max > min && max <= 1e3 && (min * 0.999..=max * 1.001).contains(&simulation))
+        {
+            bail!(
+                InvalidModel,
+                "noise levels of the model are {min} to {max} nm, {simulation} for simulations; expected 0 < min < max, \
+                 both reasonable, and the last between them"
+            );
+        }
         if self.length_unit != "nm" {
             bail!(InvalidModel, "length unit '{}' is not supported; expected 'nm'", self.length_unit);
         }
-        if self.periodic {
-            bail!(InvalidModel, "periodic models are not supported by diffusim {}", crate::VERSION);
+        if self.periodic && self.kind != "message-passing" {
+            bail!(
+                InvalidModel,
+                "a model of kind '{}' cannot be periodic; only message-passing can",
+                self.kind
+            );
         }
         for (name, value) in [
             ("training_temperature", Some(self.training_temperature)),
@@ -456,46 +584,30 @@ impl Metadata {
     }
 }
 
-/// The network, the start frames and the noise level of a `distance` file; at another noise level than the file's own for
-/// simulations, stiffness and step are measured anew.
-fn load_distance(
-    metadata: &mut Metadata,
-    bytes: &[u8],
-    noise_level: Option<f64>,
-) -> Result<(Distance, Vec<f64>, f64)> {
-    let n = metadata.n_particles;
-    if !(2..=MAX_DISTANCE_PARTICLES).contains(&n) {
-        bail!(
-            InvalidModel,
-            "a distance model has 2 to {MAX_DISTANCE_PARTICLES} particles, this one claims {n}"
-        );
+/// The tensors of a model file, whose hash has been checked.
+struct TensorFile<'a>(SafeTensors<'a>);
+
+impl<'a> TensorFile<'a> {
+    fn open(metadata: &Metadata, bytes: &'a [u8]) -> Result<Self> {
+        let invalid = |e: safetensors::SafeTensorError| Error::InvalidModel(e.to_string());
+        let (header_size, _) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
+        let Some(expected) = &metadata.weights_sha256 else {
+            bail!(InvalidModel, "weights_sha256 is missing");
+        };
+        let found = hex(&Sha256::digest(&bytes[8 + header_size..]));
+        if !found.eq_ignore_ascii_case(expected) {
+            bail!(
+                InvalidModel,
+                "the weights were changed after they were written (sha256 {found}, expected {expected})"
+            );
+        }
+        Ok(TensorFile(SafeTensors::deserialize(bytes).map_err(invalid)?))
     }
-    if metadata.particles.is_empty() {
-        bail!(InvalidModel, "the particles of a distance model must be described");
-    }
-    let parameters: Hyperparameters =
-        serde_json::from_value(metadata.hyperparameters.clone()).map_err(|e| {
-            Error::InvalidModel(format!("hyper-parameters of the distance network are wrong ({e})"))
-        })?;
-    let Some(noise) = metadata.noise_levels else {
-        bail!(InvalidModel, "a distance model must state its noise_levels");
-    };
-    let (header_size, _) =
-        SafeTensors::read_metadata(bytes).map_err(|e| Error::InvalidModel(e.to_string()))?;
-    let data = &bytes[8 + header_size..];
-    let Some(expected) = &metadata.weights_sha256 else {
-        bail!(InvalidModel, "weights_sha256 is missing");
-    };
-    let found = hex(&Sha256::digest(data));
-    if !found.eq_ignore_ascii_case(expected) {
-        bail!(
-            InvalidModel,
-            "the weights were changed after they were written (sha256 {found}, expected {expected})"
-        );
-    }
-    let file = SafeTensors::deserialize(bytes).map_err(|e| Error::InvalidModel(e.to_string()))?;
-    let tensor = |name: &str, rank: usize| -> Result<(Vec<usize>, Vec<f32>)> {
-        let view = file.tensor(name).map_err(|_| Error::InvalidModel(format!("tensor {name} is missing")))?;
+
+    /// Shape and numbers, all finite.
+    fn get(&self, name: &str, rank: usize) -> Result<(Vec<usize>, Vec<f32>)> {
+        let view =
+            self.0.tensor(name).map_err(|_| Error::InvalidModel(format!("tensor {name} is missing")))?;
         if view.shape().len() != rank {
             bail!(InvalidModel, "tensor {name} has shape {:?}; expected {rank} dimensions", view.shape());
         }
@@ -515,52 +627,136 @@ fn load_distance(
             );
         }
         Ok((view.shape().to_vec(), values))
+    }
+
+    fn of_shape(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
+        let (shape, values) = self.get(name, expected.len())?;
+        if shape != expected {
+            bail!(InvalidModel, "tensor {name} has shape {shape:?}; expected {expected:?}");
+        }
+        Ok(values)
+    }
+
+    fn start_positions(&self, n: usize) -> Result<Vec<f64>> {
+        let (shape, start) = self.get("start_positions", 3)?;
+        if shape[0] == 0 || shape[1..] != [n, 3] {
+            bail!(InvalidModel, "tensor start_positions has shape {shape:?}; expected [at least 1, {n}, 3]");
+        }
+        Ok(start.into_iter().map(f64::from).collect())
+    }
+
+    fn start_cell(&self, periodic: bool) -> Result<Option<Cell>> {
+        if !periodic {
+            return Ok(None);
+        }
+        let rows = self.of_shape("start_cell", &[3, 3])?;
+        let cell = Cell::new(std::array::from_fn(|k| std::array::from_fn(|c| rows[3 * k + c] as f64)));
+        cell.map(Some).map_err(|e| Error::InvalidModel(format!("tensor start_cell: {e}")))
+    }
+}
+
+/// σ at which a network is read.
+fn level_and_range(metadata: &Metadata, given: Option<f64>) -> Result<(f64, [f64; 2])> {
+    let Some(noise) = metadata.noise_levels else {
+        bail!(InvalidModel, "a {} model must state its noise_levels", metadata.kind);
     };
-    let (_, feature_mean) = tensor("feature_mean", 1)?;
-    let (_, feature_spread) = tensor("feature_spread", 1)?;
+    Ok((given.unwrap_or(noise.simulation), [noise.min, noise.max]))
+}
+
+/// The network and the noise level of a `distance` file.
+fn load_distance(
+    metadata: &Metadata,
+    file: &TensorFile,
+    noise_level: Option<f64>,
+) -> Result<(Distance, f64)> {
+    let n = metadata.n_particles;
+    if !(2..=MAX_DISTANCE_PARTICLES).contains(&n) {
+        bail!(
+            InvalidModel,
+            "a distance model has 2 to {MAX_DISTANCE_PARTICLES} particles, this one claims {n}"
+        );
+    }
+    if metadata.particles.is_empty() {
+        bail!(InvalidModel, "the particles of a distance model must be described");
+    }
+    let parameters: Hyperparameters =
+        serde_json::from_value(metadata.hyperparameters.clone()).map_err(|e| {
+            Error::InvalidModel(format!("hyper-parameters of the distance network are wrong ({e})"))
+        })?;
+    let (level, range) = level_and_range(metadata, noise_level)?;
+    let (_, feature_mean) = file.get("feature_mean", 1)?;
+    let (_, feature_spread) = file.get("feature_spread", 1)?;
     let mut layers = Vec::new();
     for i in 0..=parameters.hidden.len() {
-        let (shape, weight) = tensor(&format!("layers.{i}.weight"), 2)?;
-        let (_, bias) = tensor(&format!("layers.{i}.bias"), 1)?;
+        let (shape, weight) = file.get(&format!("layers.{i}.weight"), 2)?;
+        let (_, bias) = file.get(&format!("layers.{i}.bias"), 1)?;
         let n_out = parameters.hidden.get(i).copied().unwrap_or(1);
         if shape[1] != n_out {
             bail!(InvalidModel, "tensor layers.{i}.weight has shape {shape:?}; expected {n_out} columns");
         }
         layers.push((weight, bias));
     }
-    let (shape, start) = tensor("start_positions", 3)?;
-    if shape[0] == 0 || shape[1..] != [n, 3] {
-        bail!(InvalidModel, "tensor start_positions has shape {shape:?}; expected [at least 1, {n}, 3]");
-    }
     let tensors = Tensors {
         feature_mean: &feature_mean,
         feature_spread: &feature_spread,
         layers: layers.iter().map(|(w, b)| (&w[..], &b[..])).collect(),
     };
-    let level = noise_level.unwrap_or(noise.simulation);
-    let distance = Distance::new(n, &parameters, &tensors, [noise.min, noise.max], level)?;
-    let start: Vec<f64> = start.into_iter().map(f64::from).collect();
-    let frames = &start[..start.len().min(N_TRIED * 3 * n)];
-    let (mut scores, mut energies) = (vec![0.0; frames.len()], vec![0.0; frames.len() / (3 * n)]);
-    distance.evaluate(
-        Frames::open(frames),
-        Outputs::energies(&mut scores, &mut energies),
-        &mut Scratch::default(),
-    )?;
+    Ok((Distance::new(n, &parameters, &tensors, range, level)?, level))
+}
+
+/// The network and the noise level of a `message-passing` file.
+fn load_message_passing(
+    metadata: &Metadata,
+    file: &TensorFile,
+    noise_level: Option<f64>,
+) -> Result<(MessagePassing, f64)> {
+    if metadata.particles.is_empty() {
+        bail!(InvalidModel, "the particles of a message-passing model must be described");
+    }
+    let parameters: message_passing::Hyperparameters =
+        serde_json::from_value(metadata.hyperparameters.clone()).map_err(|e| {
+            Error::InvalidModel(format!("hyper-parameters of the message-passing network are wrong ({e})"))
+        })?;
+    let (level, range) = level_and_range(metadata, noise_level)?;
+    let species: Vec<&str> = metadata.particles.iter().map(Particle::species).collect();
+    let tensor = |name: &str, shape: &[usize]| file.of_shape(name, shape);
+    let network = MessagePassing::new(&parameters, &species, metadata.periodic, &tensor, range, level)
+        .map_err(|e| match e {
+            Error::Mismatch(text) => Error::InvalidModel(text),
+            other => other,
+        })?;
+    Ok((network, level))
+}
+
+/// Refuse a network that gives nothing finite at its own start frames; at another noise level than the file's own for
+/// simulations, stiffness and step are measured anew.
+fn try_start(
+    metadata: &mut Metadata,
+    score: &dyn ScoreModel,
+    start: &[f64],
+    cell: Option<&Cell>,
+    level: f64,
+) -> Result<()> {
+    let n = metadata.n_particles;
+    score.check_cell(cell).map_err(|e| Error::InvalidModel(e.to_string()))?;
+    let frames = Frames { positions: &start[..start.len().min(N_TRIED * 3 * n)], cell };
+    let (mut scores, mut energies) =
+        (vec![0.0; frames.positions.len()], vec![0.0; frames.positions.len() / (3 * n)]);
+    score.evaluate(frames, Outputs::energies(&mut scores, &mut energies), &mut Scratch::default())?;
     if scores.iter().chain(&energies).any(|x| !x.is_finite()) {
         bail!(
             InvalidModel,
             "the network gives no finite score at its own start frames; the training diverged, train again"
         );
     }
-    if level != noise.simulation {
-        let curvature = largest_curvature(&distance, Frames::open(frames))?;
+    if metadata.noise_levels.is_some_and(|noise| level != noise.simulation) {
+        let curvature = largest_curvature(score, frames)?;
         if let (Some(known), Some(tau)) = (metadata.largest_curvature, metadata.recommended_effective_step) {
             metadata.recommended_effective_step = Some(tau * known / curvature);
         }
         metadata.largest_curvature = Some(curvature);
     }
-    Ok((distance, start, level))
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

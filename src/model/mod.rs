@@ -7,6 +7,7 @@ mod dense;
 pub mod distance;
 mod file;
 pub mod kernel;
+pub mod message_passing;
 mod subset;
 
 pub use analytic::{Analytic, Potential};
@@ -14,11 +15,13 @@ pub use callback::Callback;
 pub use distance::Distance;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
 pub use kernel::KernelModel;
+pub use message_passing::MessagePassing;
 pub use subset::Subset;
 
 use crate::cell::Cell;
 use crate::error::{Result, bail};
 use crate::lane::CacheLine;
+use std::sync::Arc;
 
 /// What is evaluated: a batch of frames.
 #[derive(Clone, Copy)]
@@ -94,14 +97,23 @@ pub trait ScoreModel: Send + Sync {
         Ok(())
     }
 
-    /// The model as its kernel reads it; `None` if it runs on the CPU only.
-    fn kernel(&self) -> Option<KernelModel> {
-        None
-    }
+    /// The model as its kernel reads it; what has no kernel, in words, if it runs on the CPU only.
+    fn kernel(&self) -> std::result::Result<KernelModel, &'static str>;
 
     /// Frames that are cheapest to evaluate together.
     fn preferred_batch(&self) -> usize {
         1
+    }
+
+    /// The same density blurred to another σ (nm) of the training's range, sharing the weights (theory §9); `None` for a
+    /// model of one density.
+    fn at_noise_level(&self, _noise_level: f64) -> Option<Arc<dyn ScoreModel>> {
+        None
+    }
+
+    /// Whether a frame moved as a whole has the same energy.
+    fn is_translation_invariant(&self) -> bool {
+        false
     }
 }
 
@@ -111,6 +123,7 @@ pub struct Scratch {
     single: Vec<CacheLine>,
     /// For models that work on a copy of the frames.
     pub(crate) frames: Vec<f64>,
+    pub(crate) message_passing: message_passing::Workspace<f32>,
     /// For models that wrap another one.
     pub(crate) inner: Option<Box<Scratch>>,
 }

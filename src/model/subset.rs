@@ -69,10 +69,10 @@ impl ScoreModel for Subset {
         Ok(())
     }
 
-    fn kernel(&self) -> Option<KernelModel> {
+    fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
         let inner = self.inner.kernel()?;
         let members = inner.members.iter().map(|m| self.particles[*m as usize] as u32).collect();
-        Some(KernelModel { kernel: inner.kernel, members, n_particles: self.n_particles })
+        Ok(KernelModel { kernel: inner.kernel, members, n_particles: self.n_particles })
     }
 
     fn check_cell(&self, cell: Option<&Cell>) -> Result<()> {

@@ -2,7 +2,9 @@
 
 mod checkpoint;
 mod options;
+mod reverse;
 mod sequential;
 
 pub use options::{Dynamics, Options, StepSize};
+pub use reverse::{SampleOptions, sample};
 pub use sequential::{Simulation, Statistics};

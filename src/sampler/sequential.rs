@@ -2,7 +2,8 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
-use crate::backend::{self, Backend, Device, Failure, Job, Placement};
+use crate::adapter::Adapter;
+use crate::backend::{self, Backend, Device, Failure, Job, Placement, threads};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, Model, Outputs, Scratch};
@@ -12,8 +13,6 @@ use std::sync::Arc;
 
 /// Steps between copies of the last good frame.
 const STEPS_PER_COPY: u64 = 200;
-/// More threads than any machine has cores are a mistake.
-const MAX_THREADS: usize = 1024;
 /// Positions and their copies, scores, bias, noise and its keys of one particle of one replica.
 const BYTES_PER_PARTICLE: usize = 3 * 8 * 5 + 3 * 4 * 2 + 8;
 
@@ -27,6 +26,8 @@ pub struct Simulation {
     cell: Option<Cell>,
     step: u64,
     score_evaluations: u64,
+    /// Proposals made and accepted.
+    proposals: [u64; 2],
     placement: Placement,
     backend: Box<dyn Backend>,
     /// Whether `positions` are those that the last step left.
@@ -54,13 +55,6 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     let Some(end) = options.first_replica.checked_add(options.n_replicas as u32) else {
         bail!(InvalidArgument, "first_replica {} + n_replicas exceeds 2³²", options.first_replica);
     };
-    if options.n_threads > MAX_THREADS {
-        bail!(
-            InvalidArgument,
-            "n_threads is {}; expected 0 (one per core) to {MAX_THREADS}",
-            options.n_threads
-        );
-    }
     let ids: Vec<u32> = match &options.particle_ids {
         Some(ids) if ids.len() != n => {
             bail!(InvalidArgument, "{} particle ids were given for {n} particles", ids.len())
@@ -77,16 +71,10 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
             twice[0]
         );
     }
-    let n_threads = match options.n_threads {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
-    };
-    Ok(Placement {
-        device: Device::parse(&options.device)?,
-        n_threads,
-        replicas: options.first_replica..end,
-        particle_ids: ids,
-    })
+    let n_threads = threads::count(options.n_threads)?;
+    let device = Device::parse(&options.device)?;
+    device.check_adapter(options.adapter)?;
+    Ok(Placement { device, n_threads, replicas: options.first_replica..end, particle_ids: ids })
 }
 
 /// What a simulation has done so far, and what its next step is.
@@ -98,6 +86,8 @@ pub struct Statistics {
     pub score_evaluations: u64,
     /// Largest |component| of any score, 1/nm.
     pub largest_score: f64,
+    /// Fraction of the proposals that were accepted, with [`Adapter::Mala`](crate::adapter::Adapter::Mala).
+    pub acceptance: Option<f64>,
     /// τ, nm², of the most mobile particle.
     pub effective_step: f64,
     /// Δt, ps, where a mobility was given.
@@ -132,16 +122,17 @@ impl Simulation {
         let placement = placement(&model, &options)?;
         Ok(Simulation {
             last_good: [(0, positions.clone()), (0, positions.clone())],
-            has_positions: !start.is_empty() || model.metadata().kind != "distance",
+            cell: model.start_cell().cloned(),
+            has_positions: !start.is_empty() || model.noise_level().is_none(),
             backend: backend::open(model.score(), &placement, 0.0)?,
             placement,
             continues: false,
             model,
             dynamics,
             positions,
-            cell: None,
             step: 0,
             score_evaluations: 0,
+            proposals: [0; 2],
             bias: Vec::new(),
             options,
         })
@@ -306,6 +297,14 @@ impl Simulation {
                 self.step
             );
         }
+        if !self.options.adapter.takes_bias() {
+            bail!(
+                InvalidArgument,
+                "adapter {:?} needs the bias at both ends of each step and has its forces at one; use \
+                 LeimkuhlerMatthews or EulerMaruyama",
+                self.options.adapter
+            );
+        }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
         self.bias.clear();
         self.bias.extend(forces.iter().map(|f| f * beta));
@@ -320,6 +319,7 @@ impl Simulation {
                 self.model.name()
             );
         }
+        self.model.score().check_cell(self.cell.as_ref())?;
         let Some(end) = self.step.checked_add(n_steps) else {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
@@ -343,10 +343,15 @@ impl Simulation {
             continues: self.continues,
         };
         match self.backend.advance(&job, &mut self.positions) {
-            Ok(()) => {
+            Ok(accepted) => {
                 self.step = end;
                 self.continues = true;
-                self.score_evaluations += n_steps * self.options.n_replicas as u64;
+                let n_replicas = self.options.n_replicas as u64;
+                if self.options.adapter == Adapter::Mala {
+                    self.proposals[0] += n_steps * n_replicas;
+                    self.proposals[1] += accepted;
+                }
+                self.score_evaluations += n_steps * self.options.adapter.scores_per_step() * n_replicas;
                 Ok(())
             }
             Err(failure) => {
@@ -401,6 +406,7 @@ impl Simulation {
             steps: self.step,
             score_evaluations: self.score_evaluations,
             largest_score: self.backend.largest_score(),
+            acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),
@@ -419,6 +425,7 @@ impl Simulation {
                 self.options.n_replicas
             );
         }
+        self.model.score().check_cell(self.cell.as_ref())?;
         let frames = Frames { positions: &self.positions, cell: self.cell.as_ref() };
         let outputs = Outputs { scores, energies, virials: None };
         self.model.score().evaluate(frames, outputs, &mut Scratch::default())

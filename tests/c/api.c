@@ -1,4 +1,5 @@
-/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors. Exits with 0 if all behaved. */
+/* Every function of diffusim.h, called as a C99 program would: api FIXTURE.safetensors PERIODIC.safetensors. Exits with
+ * 0 if all behaved. */
 #include "diffusim.h"
 #include <math.h>
 #include <stdio.h>
@@ -116,11 +117,28 @@ static void models(const char* path, diffusim_model_t** network) {
     FAILS(diffusim_model_evaluate(copy, NULL, 1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
     FAILS(diffusim_model_evaluate(copy, start, (size_t)-1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
 
+    diffusim_sample_options_t sampling;
+    OK(diffusim_sample_options_init(&sampling, sizeof sampling));
+    TRUE(sampling.n_steps == 32 && sampling.corrector_steps == 100);
+    sampling.seed = 77;
+    sampling.n_steps = 3;
+    sampling.corrector_steps = 0;
+    double drawn[45], third[15];
+    OK(diffusim_model_sample(copy, &sampling, drawn, 3));
+    sampling.first_frame = 2;
+    OK(diffusim_model_sample(*network, &sampling, third, 1));
+    TRUE(memcmp(drawn + 30, third, sizeof third) == 0 && isfinite(third[0]));
+    FAILS(diffusim_model_sample(copy, &sampling, NULL, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
+    FAILS(diffusim_model_sample(copy, NULL, drawn, (size_t)-1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
+    sampling.start_level = 70.0;
+    FAILS(diffusim_model_sample(copy, &sampling, drawn, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "start level 70");
+
     const size_t where[5] = {6, 0, 3, 1, 4};
     diffusim_model_t* subset;
     OK(diffusim_model_subset(copy, 8, where, &subset));
     TRUE(diffusim_model_n_particles(subset) == 8);
     FAILS(diffusim_model_subset(copy, 5, where, &subset), DIFFUSIM_ERROR_MISMATCH, "particles[0] is 6");
+    FAILS(diffusim_model_sample(subset, NULL, drawn, 1), DIFFUSIM_ERROR_UNSUPPORTED, "reverse diffusion");
     diffusim_model_free(subset);
     diffusim_model_free(copy);
     diffusim_model_free(NULL);
@@ -142,6 +160,15 @@ static void simulations(const diffusim_model_t* network) {
     options.spring = 0.0;
     options.adapter = 77;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "adapter is 77");
+    for (int32_t adapter = DIFFUSIM_HEUN; adapter <= DIFFUSIM_MALA; adapter++) {
+        diffusim_statistics_t done = {.struct_size = sizeof done};
+        options.adapter = adapter;
+        OK(diffusim_simulation_create(network, &options, &simulation));
+        OK(diffusim_simulation_step(simulation, 3));
+        OK(diffusim_simulation_statistics(simulation, &done));
+        TRUE((adapter == DIFFUSIM_MALA) == (done.acceptance > 0.0));
+        diffusim_simulation_free(simulation);
+    }
     options.adapter = DIFFUSIM_EULER_MARUYAMA;
     options.device = "cuda:77";
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");
@@ -271,8 +298,51 @@ static void analytic_and_callback(void) {
     diffusim_simulation_free(b);
 }
 
+/* A transferable model in its cell: 18 particles, species C and N. */
+static void periodic(const char* path, const diffusim_model_t* network) {
+    diffusim_model_t *model, *other;
+    OK(diffusim_model_load(path, NULL, &model));
+    TRUE(diffusim_model_is_periodic(model) == 1 && diffusim_model_is_periodic(NULL) == 0);
+    double cell[9], found[9], scores[54], again[54], energy, virial[9];
+    OK(diffusim_model_start_cell(model, cell));
+    TRUE(fabs(cell[4] - 1.21) < 1e-6);
+    FAILS(diffusim_model_start_cell(network, cell), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no cell of its own");
+    const double* start;
+    size_t n_frames;
+    OK(diffusim_model_start_positions(model, &n_frames, &start));
+    OK(diffusim_model_evaluate_in_cell(model, cell, start, 1, scores, &energy, virial));
+    OK(diffusim_model_evaluate(model, start, 1, again, NULL));
+    TRUE(memcmp(scores, again, sizeof scores) == 0 && isfinite(energy) && virial[0] != 0.0);
+    FAILS(diffusim_model_evaluate_in_cell(model, NULL, start, 1, scores, NULL, NULL), DIFFUSIM_ERROR_MISMATCH,
+          "none was given");
+    FAILS(diffusim_model_evaluate_in_cell(network, cell, start, 1, scores, NULL, NULL), DIFFUSIM_ERROR_MISMATCH,
+          "no periodic cell");
+
+    const char* species[3] = {"N", "C", "Xe"};
+    FAILS(diffusim_model_for_species(model, species, 3, &other), DIFFUSIM_ERROR_MISMATCH, "particle 2 is 'Xe'");
+    FAILS(diffusim_model_for_species(network, species, 2, &other), DIFFUSIM_ERROR_UNSUPPORTED, "message-passing");
+    OK(diffusim_model_for_species(model, species, 2, &other));
+    TRUE(diffusim_model_n_particles(other) == 2);
+    diffusim_simulation_t* simulation;
+    int32_t is_periodic;
+    OK(diffusim_simulation_create(other, NULL, &simulation));
+    OK(diffusim_simulation_get_cell(simulation, found, &is_periodic));
+    TRUE(is_periodic == 0 && found[0] == 0.0);
+    OK(diffusim_simulation_set_cell(simulation, cell));
+    OK(diffusim_simulation_get_cell(simulation, found, &is_periodic));
+    TRUE(is_periodic == 1 && memcmp(cell, found, sizeof cell) == 0);
+    FAILS(diffusim_simulation_set_cell(simulation, NULL), DIFFUSIM_ERROR_MISMATCH, "none was given");
+    cell[4] = 0.0;
+    cell[3] = 0.0;
+    cell[5] = 0.0;
+    FAILS(diffusim_simulation_set_cell(simulation, cell), DIFFUSIM_ERROR_INVALID_ARGUMENT, "spans no volume");
+    diffusim_simulation_free(simulation);
+    diffusim_model_free(other);
+    diffusim_model_free(model);
+}
+
 int main(int argc, char** argv) {
-    TRUE(argc == 2);
+    TRUE(argc == 3);
     TRUE(diffusim_abi_version() == DIFFUSIM_ABI_VERSION);
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", DIFFUSIM_VERSION_MAJOR, DIFFUSIM_VERSION_MINOR,
@@ -284,6 +354,7 @@ int main(int argc, char** argv) {
     simulations(network);
     analytic_and_callback();
     devices();
+    periodic(argv[2], network);
     diffusim_model_free(network);
     return 0;
 }

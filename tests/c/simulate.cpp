@@ -13,6 +13,10 @@ int main(int, char** argv) try {
     options.seed = 991;
     options.n_replicas = 2;
     diffusim::simulation simulation(diffusim::model::load(argv[1]), options);
+    diffusim::sample_options sampling;
+    sampling.n_steps = 3;
+    if (diffusim::model::load(argv[1]).sample(2, sampling).size() != 30)
+        return 2;
     simulation.step(200);
     const std::vector<unsigned char> checkpoint = simulation.checkpoint();
     simulation.step(17);

@@ -240,8 +240,8 @@ def test_arguments():
         network_integrator(stepSize=None, spring=-3 / unit.nanometer**2)
     with pytest.raises(openmm.OpenMMException, match="temperature is -5 K and the friction 7.3 /ps; expected positive"):
         dm.DiffusionIntegrator(NETWORK, -5 * unit.kelvin, 7.3, 0.005)
-    with pytest.raises(openmm.OpenMMException, match="adapter 'heun' is not known; expected 'leimkuhler-matthews' or"):
-        network_integrator(adapter="heun")
+    with pytest.raises(openmm.OpenMMException, match="adapter 'rk4' is not known; expected 'leimkuhler-ma"):
+        network_integrator(adapter="rk4")
     with pytest.raises(openmm.OpenMMException, match="seed is -3; expected a positive number, or 0"):
         network_integrator(seed=-3)
     with pytest.raises(openmm.OpenMMException, match=f"seed is {2**63}; .* the largest is {2**63 - 1}"):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusim import Simulation, _library, model_file
+from diffusim import Model, Simulation, _library, model_file
 from diffusim.cli import main
 from diffusim.dcd import DcdWriter
 
@@ -188,22 +188,34 @@ def test_a_run_that_fails_leaves_a_rescue_file(command, engine):
 def test_report_compares_with_snapshots(command):
     status, out, err = command(
         "report", ALA2 / "ala2.safetensors", "--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb",
-        "--replicas", 200, "--steps", 1100,
+        "--replicas", 200, "--steps", 1100, "--independent", 300,
     )  # fmt: skip
     assert status == 0, err
-    assert "Ramachandran JS (60×60)" in out and "floor" in out
+    assert "Ramachandran JS (60×60)" in out and "floor" in out and "PMF error" in out
     numbers = json.loads(Path("report.json").read_text())
     assert Path("report.png").stat().st_size > 50_000
     assert numbers["n_frames"] == 200 * 99
     assert numbers["js"] < 0.08  # started from snapshots; the floor of so many frames is 0.01
     assert numbers["bond_mean_error_max"] < 0.005
+    residuals = numbers["fokker_planck"]
+    assert len(residuals) == 8 and 0.0005 < residuals[0]["noise_level"] < 0.0006 and residuals[0]["value"] < 0.01
+    assert len(numbers["slow_modes"]["timescales"]) == len(numbers["slow_modes"]["lags"])
+
+
+def test_a_report_can_be_one_page(command):
+    model = ALA2 / "ala2.safetensors"
+    data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb", "--independent", 0]
+    assert command("report", model, *data, "--replicas", 50, "--steps", 400, "-o", "a.html")[0] == 0
+    page = Path("a.html").read_text()
+    assert "data:image/png;base64," in page and "Ramachandran JS" in page and "<script" not in page
+    assert json.loads(Path("a.json").read_text())["iid"] is None
 
 
 def test_report_judges_a_trajectory(command):
     model = ALA2 / "ala2.safetensors"
     assert command("run", model, "-o", "a.dcd", "--steps", 300, "--every", 100, "--replicas", 300, "--seed", 1)[0] == 0
     data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb"]
-    status, out, err = command("report", model, *data, "--trajectory", "a.dcd", "--skip", 300)
+    status, out, err = command("report", model, *data, "--trajectory", "a.dcd", "--skip", 300, "--replicas", 300)
     assert status == 0, err
     assert "600 frames" in out
 
@@ -233,7 +245,7 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "-o", "a.dcd", "--engine", "openmm", "--replicas", 2], "OpenMM runs one"),
         (["report", "m.safetensors", *data], "5"),
         (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),
-        (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png"),
+        (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png or .html"),
     ):
         status, _, err = command(*arguments)
         assert status == 1, arguments
@@ -256,3 +268,30 @@ def test_a_resumed_run_refuses_another_model(command, engine):
     assert command("run", SMALL, "-o", "a.dcd", "--steps", 200, "--engine", engine)[0] == 0
     status, _, err = command("run", "other.safetensors", "-o", "a.dcd", "--steps", 400, "--resume")
     assert status == 1 and "other.safetensors is not the model of the earlier run" in err
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".dcd", ".xtc"])
+def test_sample_writes_the_frames_of_its_seed(command, tmp_path, suffix):
+    arguments = ("sample", SMALL, "-n", 70, "--seed", 5, "--steps", 4, "--corrector-steps", 3, "-o", f"frames{suffix}")
+    status, out, _ = command(*arguments)
+    assert status == 0 and "70 frames" in out and "seed 5" in out
+    expected = Model(SMALL).sample(70, 5, 4, corrector_steps=3)
+    if suffix == ".npz":
+        found, tolerance = np.load(tmp_path / "frames.npz")["positions"], 1e-7
+    else:
+        found = mdtraj.load(tmp_path / f"frames{suffix}", top=tmp_path / "frames.pdb").xyz
+        tolerance = 1e-6 if suffix == ".dcd" else 6e-4  # XTC rounds
+    assert np.allclose(found, expected, atol=tolerance)
+    status, _, err = command(*arguments)
+    assert status == 1 and "--force" in err
+    assert command(*arguments, "--force")[0] == 0
+
+
+def test_sample_says_what_is_wrong(command):
+    for words, arguments in {
+        "ends in .npz, .dcd or .xtc": ("-o", "frames.pdb"),
+        "start level 3 nm is outside": ("--start-level", 3),
+        "there is no directory": ("-o", "nowhere/frames.npz"),
+    }.items():
+        status, _, err = command("sample", SMALL, *arguments)
+        assert status == 1 and words in err and err.count("\n") == 1

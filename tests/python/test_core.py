@@ -308,7 +308,7 @@ def test_ctrl_c_stops_a_long_run():
         ({"spring": -3.0}, "spring is -3"),
         ({"spring": 30.0, "temperature": -3.0}, "temperature is -3"),
         ({"spring": 30.0, "masses": [12.0, 16.0]}, r"masses has the shape \[2\]; expected \[3\]"),
-        ({"spring": 30.0, "adapter": "heun"}, "adapter is 'heun'; expected euler-maruyama or leimkuhler-matthews"),
+        ({"spring": 30.0, "adapter": "rk4"}, "adapter is 'rk4'; expected euler-maruyama or leimkuhler"),
         ({"spring": 30.0, "schedule_end": "stop"}, "schedule_end is 'stop'"),
         ({"spring": 30.0, "seed": -1}, "seed is -1"),
         ({"spring": 30.0, "n_replicas": 0}, "n_replicas is 0"),
@@ -388,3 +388,45 @@ def test_drags_and_diffusion_coefficients_may_differ_between_particles():
     squares = (halved.positions**2).sum(axis=2).ravel()
     expected = 6 * 0.5e-4 * n_steps
     assert abs(squares.mean() - expected) < 4 * squares.std() / np.sqrt(squares.size)
+
+
+def test_metropolis_reports_its_acceptance_and_wants_energies():
+    tau = 0.02
+    simulation = Simulation(harmonic(), effective_step=tau, adapter="mala", n_replicas=2000, seed=21)
+    simulation.step(400)
+    assert 0.2 < simulation.statistics.acceptance < 0.9
+    squares = np.mean(simulation.positions**2, axis=(1, 2))
+    assert abs(squares.mean() - 1 / STIFFNESS) < 4 * squares.std() / np.sqrt(squares.size)
+    assert Simulation(harmonic(), effective_step=tau).statistics.acceptance is None
+    with pytest.raises(DiffusimError, match="at both ends of each step"):
+        simulation.step_biased(np.zeros((2000, 3, 3)))
+    without = Simulation(Model.from_callable(3, lambda x: -7.0 * x, T0), effective_step=tau, adapter="mala")
+    with pytest.raises(DiffusimError, match="returns no energies"):
+        without.step(1)
+
+
+def test_samples_depend_on_seed_and_number_alone():
+    model = Model(SMALL)
+    settings = {"seed": 11, "n_steps": 4, "corrector_steps": 3}
+    frames = model.sample(600, **settings)
+    assert frames.shape == (600, 5, 3) and np.isfinite(frames).all()
+    assert np.abs(frames.mean(axis=1)).max() < 1e-12
+    assert np.array_equal(model.sample(3, **settings, first_frame=597, n_threads=1), frames[597:])
+    assert not np.array_equal(model.sample(3, **(settings | {"seed": 12})), frames[:3])
+    assert model.sample(0, **settings).shape == (0, 5, 3)
+
+
+def test_wrong_sampling_is_one_clear_sentence():
+    model = Model(SMALL)
+    for words, arguments in {
+        "n_frames is -1": {"n_frames": -1},
+        "n_steps is 0": {"n_frames": 2, "n_steps": 0},
+        "seed is -3": {"n_frames": 2, "seed": -3},
+        "start_level is 0": {"n_frames": 2, "start_level": 0},
+        "start level 9 nm": {"n_frames": 2, "start_level": 9},
+    }.items():
+        with pytest.raises(DiffusimError, match=words):
+            model.sample(**arguments)
+    with pytest.raises(DiffusimError, match="no noise levels") as failure:
+        harmonic().sample(2)
+    assert failure.value.status is Status.UNSUPPORTED

@@ -1,15 +1,19 @@
 """Statistics against mdtraj and closed forms; comparisons of ensembles whose answer is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import pytest
 
-from diffusim.report import plots, statistics
+from diffusim import Model
+from diffusim.report import page, plots, slow_modes, statistics
+from diffusim.report.consistency import fokker_planck_residuals
 from diffusim.report.ensemble import Ensemble, Molecule, backbone_torsions, compare
 
-ALA2 = Path(__file__).parents[2] / "examples" / "ala2"
+ROOT = Path(__file__).parents[2]
+ALA2 = ROOT / "examples" / "ala2"
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,22 @@ def test_the_floor_is_what_exact_samples_score():
     assert floor == pytest.approx(299 / (8 * 50_000), rel=0.05)
     sample = np.random.default_rng(5).multinomial(50_000, reference / reference.sum())
     assert statistics.jensen_shannon(reference, sample) == pytest.approx(floor, rel=0.3)
+
+
+def test_pmf_error_is_that_of_a_known_shift():
+    """Free energies that differ by a constant are equal; a bin lifted by f kT is off by f sqrt(p (1 - p))."""
+    p = np.array([0.5, 0.3, 0.2, 0.0])
+    assert statistics.pmf_error(p, 40 * p) == pytest.approx((0, 0), abs=1e-12)
+    lifted = p * [1, 1, np.exp(-0.7), 1]
+    assert statistics.pmf_error(p, lifted)[0] == pytest.approx(0.7 * np.sqrt(0.2 * 0.8))
+    error, missed = statistics.pmf_error(p, [5, 3, 0, 4])
+    assert (error, missed) == pytest.approx((0, 0.2))
+
+
+def test_the_floor_of_the_pmf_error_is_what_exact_samples_score():
+    """Each bin's -ln p has the variance 1 / (n p), and the mean is taken out: (bins - 1) / n in the square."""
+    reference = np.random.default_rng(4).integers(200, 900, size=300)
+    assert statistics.pmf_error_floor(reference, 90_000) == pytest.approx(np.sqrt(299 / 90_000), rel=0.05)
 
 
 def test_autocorrelation_of_a_diffusing_angle():
@@ -163,3 +183,97 @@ def test_a_picture_is_drawn(snapshots, molecule, tmp_path, with_backbone):
     corner = corner if with_backbone else None
     plots.write(tmp_path / "report.png", "halves", reference, simulated, numbers, molecule, corner)
     assert (tmp_path / "report.png").stat().st_size > 50_000
+
+
+# Slow modes and consistency
+
+
+def test_the_slowest_mode_is_found_with_its_timescale():
+    """A torsion that jumps between two values with rate 1/40 per frame and way: relaxation time 20 frames."""
+    pytest.importorskip("deeptime")
+    random = np.random.default_rng(9)
+    n_frames, n_trajectories = 600, 60
+    jumps = np.cumsum(random.random((n_frames, n_trajectories)) < 0.5 * (1 - np.exp(-1 / 20)), axis=0) % 2
+    angle = np.radians(70) + np.radians(100) * jumps + random.normal(scale=0.15, size=jumps.shape)
+    x = np.zeros((n_frames, n_trajectories, 4, 3))
+    x[..., 0, :], x[..., 2, :] = [0.1, -0.05, 0], [0, 0.15, 0]
+    x[..., 3, 0], x[..., 3, 1], x[..., 3, 2] = 0.1 * np.cos(angle), 0.2, 0.1 * np.sin(angle)
+    molecule = Molecule(list("ABCD"), np.ones(4), [(0, 1), (1, 2), (2, 3)], [], [(0, 1, 2, 3)], [])
+    flat = x.reshape(-1, 4, 3)
+    modes = slow_modes.slow_modes(x, 0.5, "ps", {"data": flat[::7], "iid": flat[::11]}, molecule)
+    slowest = modes.timescales[:, 0]
+    assert np.median(slowest) == pytest.approx(20 * 0.5, rel=0.15)
+    assert modes.lags[0] == 0.5 and modes.counts["simulated"].sum() == 2 * len(flat)
+    numbers = modes.numbers()
+    assert numbers["js_iid"][0] < 3 * numbers["js_floor_iid"][0] and numbers["time_unit"] == "ps"
+    assert slow_modes.slow_modes(x[:10], 0.5, "ps", {"data": flat}, molecule) is None
+
+
+class Blurred:
+    """A normal density of spread 0.7 nm blurred by sigma, where `rate` is 1; as a model at one noise level."""
+
+    def __init__(self, noise: float, rate: float):
+        self.variance = 0.7**2 + rate * noise**2
+
+    def evaluate(self, x):
+        return -x / self.variance, 0.5 * np.sum(x**2, axis=(1, 2)) / self.variance
+
+
+def test_the_residual_is_its_closed_form():
+    """r = a (|y|^2 - mean), a = sigma^2 (1 - rate) / (spread^2 + rate sigma^2)^2, so <r^2> / d = 2 a^2 variance^2."""
+    x = np.random.default_rng(3).normal(scale=0.7, size=(5000, 4, 3))
+    assert max(abs(r.value) for r in fokker_planck_residuals(lambda s: Blurred(s, 1.0), (0.1, 2.0), x)) < 1e-5
+    for r in fokker_planck_residuals(lambda s: Blurred(s, 0.6), (0.1, 2.0), x):
+        a = r.noise_level**2 * 0.4 / (0.7**2 + 0.6 * r.noise_level**2) ** 2
+        expected = 2 * a**2 * (0.7**2 + r.noise_level**2) ** 2
+        assert r.value == pytest.approx(expected, abs=4 * r.error + 0.003 * expected)
+
+
+def test_the_residual_of_a_model_file_is_that_of_the_training(snapshots):
+    """The core's difference quotients against the exact derivatives in JAX, of a random network."""
+    jax = pytest.importorskip("jax")
+    from diffusim import model_file
+    from diffusim.training.losses import Frames, fokker_planck_loss
+    from diffusim.training.network import DistanceNetwork, Weights
+
+    path = ROOT / "tests/fixtures/distance_small.safetensors"
+    header, tensors = model_file.read(path), model_file.read_tensors(path)
+    h = header.hyperparameters
+    levels = header.noise_levels
+    network = DistanceNetwork(
+        5, tuple(map(tuple, h["quadruplets"])), levels.min, levels.max, tuple(h["hidden"]),
+        h["softening"], h["signed_length"], h["harmonic"], h["n_frequencies"],
+    )  # fmt: skip
+    layers = tuple((tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(len(h["hidden"]) + 1))
+    weights = Weights(tensors["feature_mean"], tensors["feature_spread"], layers)
+    start = tensors["start_positions"]
+    x = start[np.random.default_rng(1).integers(0, len(start), 1600)]
+    found = fokker_planck_residuals(lambda level: Model(path, level), (levels.min, levels.max), x.astype(float))[2]
+    level = found.noise_level
+    exact = jax.jit(lambda key: fokker_planck_loss(network, weights, Frames(x), (level, level * 1.0001), key))
+    values = [float(exact(jax.random.key(i))) for i in range(6)]
+    error = np.hypot(found.error, np.std(values, ddof=1) / np.sqrt(6))
+    assert found.value == pytest.approx(np.mean(values), abs=4 * error)
+    assert found.value > 8 * error
+
+
+@pytest.mark.parametrize("with_backbone", [True, False])
+def test_a_whole_report_is_drawn(snapshots, molecule, with_backbone):
+    if not with_backbone:
+        molecule = Molecule(**vars(molecule) | {"backbone": []})
+    reference = Ensemble.measure(snapshots.xyz[::2], molecule)
+    simulated, iid = (Ensemble.measure(snapshots.xyz[i::4], molecule, like=reference) for i in (1, 3))
+    edges = np.linspace(-1, 1, 21)[None].repeat(2, axis=0)
+    counts = np.arange(1, 41).reshape(2, 20)
+    lags = np.geomspace(1, 50, 6)
+    modes = slow_modes.SlowModes("nm²", lags, np.outer(lags**0.1, [90, 20, 4]), edges, {"data": counts, "iid": counts})
+    numbers = compare(reference, simulated)
+    shown = plots.Comparison(
+        "a < b", molecule, reference, simulated, numbers, iid, compare(reference, iid), modes,
+        fokker_planck_residuals(lambda s: Blurred(s, 0.6), (0.1, 2.0), snapshots.xyz[:50].astype(float)),
+    )  # fmt: skip
+    for each in (shown, replace(shown, iid=None, slow_modes=None, residuals=())):
+        picture = plots.draw(each)
+        assert picture.startswith(b"\x89PNG") and len(picture) > 80_000
+        text = page.html(each, picture, [("JS", "0.1", "0.2", "(floor)")], numbers, "diffusim report")
+        assert "a &lt; b" in text and "http" not in text.replace("http://www.w3.org", "")

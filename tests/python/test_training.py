@@ -1,7 +1,9 @@
 """Training: the losses against closed forms, the loop (resume, seeds, stops), and the command from file to file."""
 
+import inspect
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mdtraj
@@ -14,8 +16,11 @@ from diffusim.snapshots import Snapshots, read
 jax = pytest.importorskip("jax")
 
 from diffusim.cli import main  # noqa: E402
-from diffusim.training import config, export, trainer  # noqa: E402
-from diffusim.training.losses import denoising_loss, fokker_planck_loss  # noqa: E402
+from diffusim.commands.train import train  # noqa: E402
+from diffusim.training import choices, config, export, trainer  # noqa: E402
+from diffusim.training.kinds import network_of as network_for  # noqa: E402
+from diffusim.training.kinds import score  # noqa: E402
+from diffusim.training.losses import Frames, denoising_loss, fokker_planck_loss  # noqa: E402
 from diffusim.training.network import DistanceNetwork, Weights  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +45,8 @@ def small_settings(**changes) -> config.TrainingSettings:
         "noise_min": 0.0011,
         "noise_max": 0.021,
         "noise_simulation": 0.0013,
+        "fokker_planck_weight": 0.05,
+        "fokker_planck_ramp": 0.3,
         "quadruplets": (),
         "evaluations": 6,
         "seed": 5,
@@ -81,7 +88,7 @@ def test_the_fixture_is_what_the_network_gives():
     for case in cases["cases"]:
         log_noise = np.log(case["noise_level"])
         energies = jax.jit(jax.vmap(network.energy, (None, 0, None)))(weights, positions, log_noise)
-        scores = jax.jit(jax.vmap(network.score, (None, 0, None)))(weights, positions, log_noise)
+        scores = jax.jit(jax.vmap(partial(score, network), (None, 0, None)))(weights, positions, log_noise)
         np.testing.assert_allclose(energies, case["energies"], atol=2e-5)
         np.testing.assert_allclose(scores, case["scores"], atol=2e-3)
 
@@ -102,7 +109,7 @@ def test_largest_curvature_is_the_largest_eigenvalue_of_the_hessian():
     network, weights, header, tensors = load_fixture()
     frames = tensors["start_positions"]
     noise_level = header.noise_levels.simulation
-    measured = trainer.largest_curvature(network, weights, frames, noise_level)
+    measured = trainer.largest_curvature(network, weights, Frames(frames), noise_level)
     blurred = frames + noise_level * jax.random.normal(jax.random.key(0), (2, *frames.shape))[0]
     hessian = jax.jit(jax.vmap(jax.hessian(network.energy, 1), (None, 0, None)))
     hessians = hessian(weights, blurred, np.log(noise_level))
@@ -114,6 +121,9 @@ def test_largest_curvature_is_the_largest_eigenvalue_of_the_hessian():
 # The losses against closed forms
 
 
+SPREAD = 0.7  # nm
+
+
 @dataclass(frozen=True)
 class BlurredGaussian:
     """Exact energy of a normal density of spread 0.7 nm blurred by sigma; `rate` is 1 for the true blur."""
@@ -123,28 +133,86 @@ class BlurredGaussian:
     noise_min: float = 0.11
     noise_max: float = 1.9
 
-    def energy(self, weights, positions, log_noise):
-        variance = 0.7**2 + self.rate * jax.numpy.exp(2 * log_noise)
+    def energy(self, weights, positions, log_noise, cell=None):
+        variance = SPREAD**2 + self.rate * jax.numpy.exp(2 * log_noise)
         return 0.5 * jax.numpy.sum(positions**2) / variance
 
-    def score(self, weights, positions, log_noise):
-        return -jax.grad(self.energy, 1)(weights, positions, log_noise)
+
+NOISE = (0.11, 1.9)
+
+
+def gaussian_frames(n_frames: int) -> Frames:
+    """Frames of that density with its exact forces."""
+    x = SPREAD * jax.random.normal(jax.random.key(2), (n_frames, 4, 3))
+    return Frames(x, forces=-x / SPREAD**2)
 
 
 def test_fokker_planck_loss_is_zero_for_a_density_that_blurs_as_it_must():
-    frames = 0.7 * jax.random.normal(jax.random.key(2), (400, 4, 3))
-    true = float(fokker_planck_loss(BlurredGaussian(), None, frames, 1.9, jax.random.key(3)))
-    wrong = float(fokker_planck_loss(BlurredGaussian(rate=0.6), None, frames, 1.9, jax.random.key(3)))
+    frames = gaussian_frames(400)
+    true = float(fokker_planck_loss(BlurredGaussian(), None, frames, NOISE, jax.random.key(3)))
+    wrong = float(fokker_planck_loss(BlurredGaussian(rate=0.6), None, frames, NOISE, jax.random.key(3)))
     assert abs(true) < 1e-8
     assert wrong > 1e-3
 
 
+def test_fokker_planck_loss_is_its_closed_form_for_groups_of_any_size():
+    """r = a (|y|^2 - mean), a = sigma^2 (1 - rate) / (spread^2 + rate sigma^2)^2; Var |y|^2 = 2 d variance^2."""
+    rate, noise, frames = 0.6, 0.5, gaussian_frames(19_200)
+
+    @partial(jax.jit, static_argnums=0)
+    def loss(n_frames, key):
+        few = jax.tree.map(lambda a: a.reshape(-1, n_frames, *a.shape[1:]), frames)
+        keys = jax.random.split(key, len(few.positions))
+        one = partial(fokker_planck_loss, BlurredGaussian(rate), None)
+        return jax.vmap(lambda f, k: one(f, (noise, noise * 1.0001), k))(few, keys)
+
+    a = noise**2 * (1 - rate) / (SPREAD**2 + rate * noise**2) ** 2
+    expected = a**2 * 2 * 12 * (SPREAD**2 + noise**2) ** 2 / 12
+    for n_frames in (2, 5, 64):
+        found = np.asarray(loss(n_frames, jax.random.key(n_frames)))
+        assert found.mean() == pytest.approx(expected, abs=4 * found.std() / np.sqrt(len(found)))
+
+
 def test_denoising_loss_of_the_exact_score_is_its_closed_form():
-    frames = 0.7 * jax.random.normal(jax.random.key(2), (20_000, 4, 3))
-    loss = float(denoising_loss(BlurredGaussian(), None, frames, jax.random.key(3)))
+    frames = gaussian_frames(20_000)._replace(forces=None)
+    loss = float(denoising_loss(BlurredGaussian(), None, frames, NOISE, jax.random.key(3)))
     noise = np.exp(np.linspace(np.log(0.11), np.log(1.9), 4001))
-    expected = np.mean(0.7**2 / (0.7**2 + noise**2))  # what sigma leaves unknown of the noise
+    expected = np.mean(SPREAD**2 / (SPREAD**2 + noise**2))  # what sigma leaves unknown of the noise
     assert loss == pytest.approx(expected, abs=0.004)  # 240,000 coordinates: standard error below 0.001
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_forces_take_the_variance_out_of_the_target(share):
+    """With q = v / (v + sigma^2), w = share q: the target misses the exact score by (w - q)^2 (1 / sigma^2 + 1 / v)."""
+    frames, key = gaussian_frames(20_000), jax.random.key(3)
+    loss = denoising_loss(BlurredGaussian(), None, frames, NOISE, key, share, SPREAD**2)
+    noise = np.exp(np.linspace(np.log(0.11), np.log(1.9), 4001))
+    q = SPREAD**2 / (SPREAD**2 + noise**2)
+    w = share * q
+    variance = (w - q) ** 2 * (1 / noise**2 + 1 / SPREAD**2)
+    weight = 1 / ((1 - w) ** 2 / noise**2 + w**2 / SPREAD**2)
+    assert float(loss) == pytest.approx(np.mean(weight * variance), abs=0.002)  # of the mean of |xi|^2
+
+
+def test_forces_leave_the_best_score_what_it_was():
+    """At one noise level the loss with forces differs from that without by a factor and a constant, for any energy."""
+    frames, noise, v = gaussian_frames(40_000), 0.5, 0.3
+
+    def gain(share):
+        w = share * v / (v + noise**2)
+        weight = 1 / ((1 - w) ** 2 / noise**2 + w**2 / v)
+        right, wrong = (
+            denoising_loss(BlurredGaussian(rate), None, frames, (noise, 1.0001 * noise), jax.random.key(5), share, v)
+            for rate in (1.0, 0.3)
+        )
+        return float(wrong - right) / weight
+
+    def mean_square_difference():
+        exact, other = SPREAD**2 + noise**2, SPREAD**2 + 0.3 * noise**2
+        return (1 / other - 1 / exact) ** 2 * exact
+
+    for share in (0.0, 0.7, 1.0):
+        assert gain(share) == pytest.approx(mean_square_difference(), rel=0.06)
 
 
 def blurred_diatomic(noise: float, length: float, spread: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -171,20 +239,20 @@ def test_training_reaches_the_exact_score_of_a_diatomic():
         steps=2000, batch=1024, hidden=(32, 32), noise_min=0.001, noise_max=0.02, noise_simulation=0.001
     )
     network = network_of(settings, 2)
-    result = trainer.train(network, frames, settings)
+    result = trainer.train(network, Frames(frames), settings)
 
     # what the exact score leaves of the noise, per coordinate: 1 - sigma^2 E|s|^2 / 6
     left = []
     for noise in np.exp(np.linspace(np.log(0.001), np.log(0.02), 41)):
-        _, probability, score = blurred_diatomic(noise, length, spread)
-        left.append(1 - noise**2 * 2 * np.sum(probability * score**2) / 6)
+        _, probability, exact = blurred_diatomic(noise, length, spread)
+        left.append(1 - noise**2 * 2 * np.sum(probability * exact**2) / 6)
     assert result.held_out == pytest.approx(np.mean(left), abs=0.004)  # 2,000 frames: standard error 0.0015
 
-    rho, _, score = blurred_diatomic(0.001, length, spread)
+    rho, _, exact = blurred_diatomic(0.001, length, spread)
     pairs = np.zeros((9, 2, 3), dtype=np.float32)
     pairs[:, 1, 0] = np.linspace(length - 1.5 * spread, length + 1.5 * spread, 9)
-    scores = jax.vmap(network.score, (None, 0, None))(result.weights, pairs, np.log(0.001))
-    expected = np.interp(pairs[:, 1, 0], rho, score)
+    scores = jax.vmap(partial(score, network), (None, 0, None))(result.weights, pairs, np.log(0.001))
+    expected = np.interp(pairs[:, 1, 0], rho, exact)
     assert np.abs(np.asarray(scores)[:, 1, 0] - expected).max() < 0.08 / spread
 
 
@@ -192,15 +260,15 @@ def test_training_reaches_the_exact_score_of_a_diatomic():
 
 
 def test_same_seed_same_weights():
-    frames = diatomic(500, 0.17, 0.006, seed=1)
+    frames = Frames(diatomic(500, 0.17, 0.006, seed=1))
     settings = small_settings()
     network = network_of(settings, 2)
-    first, second = trainer.train(network, frames, settings), trainer.train(network, frames, settings)
+    first, second = (trainer.train(network, frames, settings) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first.weights, second.weights)
 
 
 def test_interrupted_and_resumed_ends_in_the_same_weights(tmp_path):
-    frames = diatomic(500, 0.17, 0.006, seed=1)
+    frames = Frames(diatomic(500, 0.17, 0.006, seed=1))
     settings = small_settings()
     network = network_of(settings, 2)
     checkpoint = tmp_path / "run.checkpoint"
@@ -220,7 +288,7 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(tmp_path):
     with pytest.raises(config.SettingsError, match="made with learning_rate 0.002, this training has 0.004"):
         trainer.train(network, frames, replace(settings, learning_rate=0.004), checkpoint, resume=True)
     with pytest.raises(config.SettingsError, match="made with snapshots"):
-        trainer.train(network, frames[1:], settings, checkpoint, resume=True)
+        trainer.train(network, frames.take(slice(1, None)), settings, checkpoint, resume=True)
     with pytest.raises(config.SettingsError, match="no checkpoint"):
         trainer.train(network, frames, settings, tmp_path / "absent", resume=True)
     checkpoint.write_bytes(b"something else")
@@ -229,19 +297,118 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(tmp_path):
 
 
 def test_it_stops_early_when_nothing_is_gained():
-    frames = diatomic(300, 0.17, 0.006, seed=1)
+    frames = Frames(diatomic(300, 0.17, 0.006, seed=1))
     settings = small_settings(steps=5000, evaluations=500, patience=1, learning_rate=1e-9)
     result = trainer.train(network_of(settings, 2), frames, settings)
     assert result.stopped == "early" and result.step < 5000
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_what_to_do():
+def test_frames_that_are_not_finite_stop_it_and_it_says_what_to_do():
     frames = diatomic(500, 0.17, 0.006, seed=1)
     frames[20:] = np.nan
     settings = small_settings()
-    with pytest.raises(trainer.TrainingError, match="not finite at step 10. Lower --learning-rate") as stop:
-        trainer.train(network_of(settings, 2), frames, settings)
+    with pytest.raises(trainer.TrainingError, match="not finite at step 10, .* Lower --learning-rate") as stop:
+        trainer.train(network_of(settings, 2), Frames(frames), settings)
     assert stop.value.result is None  # nothing was good before
+
+
+@dataclass(frozen=True)
+class Spring:
+    """A network of one weight, the logarithm of a stiffness, that breaks below `limit`. In a cell: along its edges."""
+
+    limit: float
+    n_particles: int = 2
+    noise_min: float = 0.0011
+    noise_max: float = 0.021
+    kind: str = "spring"
+    translation_invariant: bool = True
+
+    def initial_weights(self, key, positions):
+        return {"log": jax.numpy.zeros(()), "fixed": jax.numpy.float32(0.37)}
+
+    def energy(self, weights, positions, log_noise, cell=None):
+        log = jax.numpy.where(weights["log"] < self.limit, jax.numpy.nan, weights["log"])
+        difference = positions[1] - positions[0]
+        if cell is not None:
+            difference -= jax.numpy.rint(difference @ jax.numpy.linalg.inv(cell)) @ cell
+        return 0.25 * jax.numpy.exp(log) * jax.numpy.sum(difference**2) / jax.numpy.exp(2 * log_noise)
+
+
+def test_a_loss_that_is_not_finite_sends_it_back_with_half_the_learning_rate(tmp_path):
+    """The weight falls by about the learning rate a step to its optimum above the limit; at full rate it overshoots."""
+    frames = Frames(0.004 * np.random.default_rng(2).normal(size=(500, 2, 3)))
+    settings = small_settings(fokker_planck_weight=0.0, learning_rate=0.9, warm_up=0.0, steps=300)
+    notes = []
+    result = trainer.train(
+        Spring(limit=-1.7), frames, settings, tmp_path / "a.checkpoint",
+        report=lambda progress: notes.append(progress.note) if progress.note else None,
+    )  # fmt: skip
+    assert result.stopped == "finished" and 1 <= result.recoveries <= trainer.MOST_RECOVERIES
+    assert len(notes) == result.recoveries and "it goes on from step" in notes[0]
+    assert np.isfinite(result.held_out)
+    again = trainer.train(Spring(limit=-1.7), frames, settings)
+    assert again.weights["log"] == result.weights["log"]
+
+
+def test_a_periodic_system_trains_like_any_other():
+    """Particles across a boundary are neighbours; without the cell the same frames look broken."""
+    random = np.random.default_rng(3)
+    cells = np.diag([2.1, 2.3, 2.6]) + random.normal(scale=0.01, size=(400, 3, 3))
+    images = random.integers(-1, 2, size=(400, 1, 3)).astype(float)
+    x = np.concatenate([np.zeros((400, 1, 3)), 0.004 * random.normal(size=(400, 1, 3)) + images @ cells], axis=1)
+    settings = small_settings(fokker_planck_weight=0.0, steps=300, learning_rate=0.05)
+    whole = trainer.train(Spring(limit=-9.0), Frames(x, cells), settings)
+    broken = trainer.train(Spring(limit=-9.0), Frames(x), settings)
+    assert whole.held_out < 0.93 and broken.held_out > 0.97
+    assert whole.residual is None and whole.bands[0].fokker_planck is None  # its weight is 0
+    assert whole.weights["fixed"] == np.float32(0.37)  # what has no gradient stays as it is
+
+
+def test_the_last_report_says_how_good_it_is_along_the_noise_levels():
+    settings = small_settings()
+    result = trainer.train(network_of(settings, 2), Frames(diatomic(500, 0.17, 0.006, seed=1)), settings)
+    assert len(result.bands) == trainer.BANDS
+    assert result.bands[0].noise_min == pytest.approx(0.0011) and result.bands[-1].noise_max == pytest.approx(0.021)
+    assert all(a.noise_max == pytest.approx(b.noise_min) for a, b in zip(result.bands, result.bands[1:], strict=False))
+    mean = np.mean([band.denoising for band in result.bands])
+    assert mean + settings.fokker_planck_weight * result.residual == pytest.approx(result.held_out, abs=0.03)
+
+
+def test_the_fokker_planck_weight_grows_to_its_value():
+    settings = small_settings(fokker_planck_weight=0.2, fokker_planck_ramp=0.5, steps=1000)
+    weights = [float(trainer._fokker_planck_weight(settings, step)) for step in (0, 250, 500, 900)]
+    assert weights == pytest.approx([0, 0.1, 0.2, 0.2])
+    at_once = small_settings(fokker_planck_weight=0.2, fokker_planck_ramp=0.0)
+    assert float(trainer._fokker_planck_weight(at_once, 0)) == pytest.approx(0.2)
+
+
+def test_forces_are_worth_many_frames():
+    """Of 300 frames: the score at small noise levels is nearer to the exact one with forces than without."""
+    length, spread = 0.15, 0.005
+    x = diatomic(300, length, spread, seed=8)
+    between = x[:, 1] - x[:, 0]
+    r = np.linalg.norm(between, axis=1, keepdims=True)
+    pull = (-(r - length) / spread**2 - 2 / r) * between / r  # of exp(-(r - length)^2 / 2 spread^2) / r^2 in space
+    forces = np.stack([-pull, pull], axis=1)
+    settings = small_settings(
+        steps=1500, hidden=(24,), noise_min=0.0002, learning_rate=0.005, fokker_planck_weight=0.0, evaluations=2
+    )
+    pairs = np.zeros((9, 2, 3), dtype=np.float32)
+    pairs[:, 1, 0] = np.linspace(length - 1.5 * spread, length + 1.5 * spread, 9)
+    network = network_of(settings, 2)
+    scores = jax.jit(jax.vmap(partial(score, network), (None, 0, None)))
+
+    def error(forces):
+        weights = trainer.train(network, Frames(x, forces=forces), settings).weights
+        errors = []
+        for noise in (0.0002, 0.0007, 0.002):
+            rho, _, exact = blurred_diatomic(noise, length, spread)
+            found = np.asarray(scores(weights, pairs, np.log(noise)))[:, 1, 0]
+            errors.append(np.abs(found - np.interp(pairs[:, 1, 0], rho, exact)).max() * spread)
+        return max(errors)
+
+    with_forces, without = error(forces), error(None)
+    assert with_forces < 0.5 * without, (with_forces, without)
 
 
 # Settings chosen from the data
@@ -261,7 +428,7 @@ def write_snapshots(path: Path) -> Path:
 
 
 def test_noise_levels_and_signed_features_come_from_the_snapshots(snapshots):
-    settings = config.complete(config.TrainingSettings(), snapshots)
+    settings = choices.complete(config.TrainingSettings(), snapshots)
     spreads = snapshots.pair_spreads()
     assert 0.15 * spreads.min() < settings.noise_min < 0.25 * spreads.min()
     assert settings.noise_max >= spreads.max() and settings.noise_simulation == settings.noise_min
@@ -277,7 +444,7 @@ def test_a_constrained_distance_is_refused_with_the_fix(snapshots):
     bond = rigid[:, 1] - rigid[:, 0]
     rigid[:, 1] = rigid[:, 0] + 0.151 * bond / np.linalg.norm(bond, axis=1, keepdims=True)
     with pytest.raises(config.SettingsError, match=r"CH3 of ACE 1 \(particle 0\) to C of ACE 1 .* is constrained"):
-        config.complete(config.TrainingSettings(), replace(snapshots, positions=rigid))
+        choices.complete(config.TrainingSettings(), replace(snapshots, positions=rigid))
 
 
 @pytest.mark.parametrize(
@@ -291,24 +458,174 @@ def test_a_constrained_distance_is_refused_with_the_fix(snapshots):
 )
 def test_settings_that_do_not_fit_the_snapshots_are_refused(changes, match, snapshots):
     with pytest.raises(config.SettingsError, match=match):
-        config.complete(config.TrainingSettings(**changes), snapshots)
+        choices.complete(config.TrainingSettings(**changes), snapshots)
+
+
+def test_the_size_of_the_network_follows_the_number_of_atoms(snapshots):
+    def width(n):
+        few = Snapshots(np.random.default_rng(n).normal(size=(9, n, 3)), snapshots.particles[:1] * n, [], {})
+        return choices.complete(config.TrainingSettings(), few).hidden
+
+    assert [width(n) for n in (2, 5, 10, 22, 60)] == [(64,) * 3, (128,) * 3, (192,) * 3, (320,) * 3, (384,) * 3]
+    assert choices.complete(config.TrainingSettings(hidden=(7, 9)), snapshots).hidden == (7, 9)
+
+
+# The settings
 
 
 def test_flags_override_the_file_that_overrides_the_defaults(tmp_path):
     toml = tmp_path / "train.toml"
-    toml.write_text("steps = 700\nlearning-rate = 0.003\nhidden = [40, 30]\n")
-    settings = config.load(toml, {"steps": 900, "seed": None})
+    toml.write_text(
+        '[data]\nsnapshots = "x.npz"\n[model]\nhidden = [40, 30]\n[training]\nsteps = 700\nlearning_rate = 0.003\n'
+    )
+    data, settings = config.load(toml, {"steps": 900, "seed": None})
     assert (settings.steps, settings.learning_rate, settings.hidden, settings.seed) == (900, 0.003, (40, 30), 0)
-    toml.write_text("stepz = 700\n")
-    with pytest.raises(config.SettingsError, match="'stepz', which is no setting"):
-        config.load(toml, {})
-    toml.write_text("steps = \n")
-    with pytest.raises(config.SettingsError, match="cannot be read"):
-        config.load(toml, {})
-    with pytest.raises(config.SettingsError, match="--steps is 7000.0; expected a whole number"):
-        config.load(None, {"steps": 7e3})
-    with pytest.raises(config.SettingsError, match="--batch is 33; expected an even number"):
-        config.load(None, {"batch": 33})
+    assert Path(data.snapshots) == tmp_path / "x.npz"  # relative to the file
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[training]\nstepz = 700", r"'stepz' in \[training\], which is no setting; it has steps, batch"),
+        ("[noise]\nsteps = 700", r"'steps' in \[noise\]; it belongs into \[training\]"),
+        ("steps = 700", r"'steps' outside of the sections; put it under \[training\]"),
+        ("[trainings]\nsteps = 700", "has 'trainings' where sections are expected: data, model, noise, loss, training"),
+        ("[training]\nsteps =", "cannot be read"),
+        ("[training]\nsteps = 7000.0", "--steps is 7000.0; expected a whole number"),
+        ("[training]\nsteps = 5", "--steps is 5; expected at least 10"),
+        ("[training]\nsteps = true", "--steps is True; expected a whole number"),
+        ('[training]\nlearning_rate = "fast"', "a setting has the wrong type"),
+        ("[training]\nbatch = 33", "--batch is 33; expected an even number"),
+        ("[training]\nwarm_up = 1.0", "--warm-up is 1.0; expected a fraction"),
+        ("[loss]\nforce_weight = 2.0", "--force-weight is 2.0; expected 0 to 1"),
+        ('[model]\nmodel = "painn"', "--model is painn; expected distance or message-passing"),
+        ("[model]\nhidden = [1.5]", r"--hidden holds \(?\[?1.5.* expected a list of whole numbers"),
+        ('[model]\nsymmetries = "some"', "--symmetries is some; expected auto, none, or permutations"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(text, match, tmp_path):
+    (tmp_path / "train.toml").write_text(text + "\n")
+    with pytest.raises(config.SettingsError, match=match):
+        config.load(tmp_path / "train.toml", {})
+
+
+def test_the_completed_settings_make_a_file_that_gives_them_again(snapshots, tmp_path):
+    settings = choices.complete(config.TrainingSettings(symmetries=(((0, 4),),), seed=7), replace(snapshots, bonds=[]))
+    data = config.DataSettings(snapshots="data/x.npz", topology=str(tmp_path / "x.pdb"), select="name 'CA'")
+    (tmp_path / "sub").mkdir()
+    text = config.to_toml(data, settings, tmp_path / "sub")
+    assert 'topology = "../x.pdb"' in text and "# unit =" in text
+    (tmp_path / "sub" / "train.toml").write_text(text)
+    again, settings_again = config.load(tmp_path / "sub" / "train.toml", {})
+    assert settings_again == settings
+    assert again.select == data.select and Path(again.topology).resolve() == tmp_path / "x.pdb"
+
+
+def test_every_setting_is_a_flag_and_in_the_manual():
+    manual = (ROOT / "docs/training.md").read_text()
+    for name in config.settings():
+        assert name in inspect.signature(train).parameters
+        assert f"`{name}`" in manual
+
+
+def test_the_example_in_the_manual_is_a_good_file(tmp_path):
+    manual = (ROOT / "docs/training.md").read_text()
+    (example,) = (part.split("```")[0] for part in manual.split("```toml\n") if part.startswith("[data]"))
+    (tmp_path / "train.toml").write_text(example)
+    data, settings = config.load(tmp_path / "train.toml", {})
+    assert data.select == "not element H" and settings.temperature == 300.0
+
+
+# Networks
+
+
+def test_a_message_passing_network_is_made_for_the_snapshots(snapshots):
+    pytest.importorskip("diffusim.training.message_passing")
+    settings = choices.complete(config.TrainingSettings(model="message-passing"), snapshots)
+    network = network_for(settings, snapshots)
+    assert network.kind == "message-passing" and network.n_particles == 10 and settings.hidden == (32, 32)
+    assert settings.fokker_planck_weight == 0
+    assert network.hyperparameters()["species"] == ["C", "N", "O"]
+    assert network.cutoff > np.linalg.norm(snapshots.positions[:, 0] - snapshots.positions[:, 9], axis=-1).max()
+    weights = network.initial_weights(jax.random.key(1), snapshots.positions)
+    assert np.isfinite(network.energy(weights, snapshots.positions[0], np.log(settings.noise_min)))
+    assert set(network.tensors(weights)) and network.descriptors(snapshots.positions).shape == (300, 45)
+
+
+def test_the_cutoff_fits_the_cell_and_the_network_the_data(snapshots):
+    cell = np.array([[1.6, 0, 0], [0.2, 1.5, 0], [-0.1, 0.3, 1.7]])
+    periodic = replace(snapshots, cells=np.tile(cell, (300, 1, 1)))
+
+    def complete(**changes):
+        return choices.complete(config.TrainingSettings(**changes), periodic)
+
+    half = 0.5 / np.linalg.norm(np.linalg.inv(cell), axis=0).max()
+    chosen = complete(model="message-passing")
+    assert 0.2 < chosen.cutoff < half and chosen.batch == 512
+    with pytest.raises(config.SettingsError, match="--cutoff is 0.8 nm; expected at most half the least height"):
+        complete(model="message-passing", cutoff=0.8)
+    with pytest.raises(config.SettingsError, match="--hidden is 32-16; the blocks .* equally wide"):
+        complete(model="message-passing", hidden=(32, 16))
+    with pytest.raises(config.SettingsError, match="--periodic needs --model message-passing"):
+        complete()
+
+
+# Symmetry
+
+
+@pytest.fixture(scope="module")
+def all_atoms(tmp_path_factory) -> Snapshots:
+    return read(write_snapshots(tmp_path_factory.mktemp("data") / "ala2.npz"), PDB)
+
+
+def test_equivalent_atoms_are_found_and_chirality_is_kept(all_atoms):
+    found = choices.choose_symmetries(all_atoms)
+    names = {tuple(all_atoms.particles[i].name for i in cycle) for (cycle,) in found}
+    assert names == {("H1", "H2", "H3"), ("HB1", "HB2", "HB3")} and len(found) == 3  # three methyls, cycles of three
+    acetate = replace(
+        all_atoms,
+        positions=np.random.default_rng(5).normal(size=(400, 4, 3)).astype(np.float32),  # of either hand: it inverts
+        particles=[all_atoms.particles[i] for i in (4, 0, 5, 5)],
+        bonds=[(0, 1), (0, 2), (0, 3)],
+    )
+    assert choices.choose_symmetries(acetate) == (((2, 3),),)
+    stiff = replace(acetate, positions=np.abs(acetate.positions) * [[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]])
+    assert choices.choose_symmetries(stiff) == ()
+
+
+def test_a_permutation_that_no_motion_makes_is_refused(all_atoms):
+    def refused(symmetries, match):
+        with pytest.raises(config.SettingsError, match=match):
+            choices.complete(config.TrainingSettings(symmetries=symmetries, noise_min=0.001), all_atoms)
+
+    refused((((1, 2),),), r"turns CH3 of ACE 1 \(particle 0\) into its mirror image")
+    refused((((1, 5),),), "not equivalent: they differ in element")
+    refused((((1, 11),),), "moves a bond to where none is")
+    refused((((1, 2, 22),),), "expected cycles of different particles 0 to 21")
+    refused((((1, 2), (2, 3)),), "expected cycles of different particles")
+    settings = choices.complete(config.TrainingSettings(symmetries="auto", noise_min=0.001), all_atoms)
+    assert len(settings.symmetries) == 3
+
+
+def test_frames_are_permuted_within_the_group(all_atoms):
+    symmetries = choices.choose_symmetries(all_atoms)
+    tables = tuple(choices.permutation_table(p, 22) for p in symmetries)
+    x = all_atoms.positions
+    moved = trainer._permuted(Frames(x, forces=2 * x), tables, jax.random.key(1))
+    np.testing.assert_array_equal(moved.forces, 2 * moved.positions)
+    seen = np.abs(np.asarray(moved.positions)[:, :, None] - x[:, None]).sum(axis=-1).argmin(axis=-1)  # who went where
+    for (cycle,) in symmetries:
+        where = {tuple(row) for row in seen[:, list(cycle)]}
+        a, b, c = cycle
+        assert where == {(a, b, c), (b, c, a), (c, a, b)}
+    still = sorted(set(range(22)) - {i for (cycle,) in symmetries for i in cycle})
+    np.testing.assert_array_equal(np.asarray(moved.positions)[:, still], x[:, still])
+
+
+def test_a_permutation_of_two_cycles_has_the_order_of_both():
+    table = choices.permutation_table(((0, 1), (2, 3, 4)), 6)
+    assert table.shape == (6, 6) and len({tuple(row) for row in table}) == 6
+    np.testing.assert_array_equal(table[0], np.arange(6))
 
 
 # The start frames
@@ -317,11 +634,11 @@ def test_flags_override_the_file_that_overrides_the_defaults(tmp_path):
 def test_start_frames_keep_the_populations_better_than_random_ones():
     long = np.random.default_rng(4).permutation(4000) < 470  # two basins: 11.75 % of the molecules are stretched
     frames = np.where(long[:, None, None], diatomic(4000, 0.19, 0.002, 5), diatomic(4000, 0.15, 0.005, 6))
-    network = network_of(small_settings(), 2)
-    counts = [long[export.representatives(network, frames, 300, seed)].sum() for seed in range(20)]
+    descriptors = network_of(small_settings(), 2).descriptors(frames)
+    counts = [long[export.representatives(descriptors, 300, seed)].sum() for seed in range(20)]
     assert np.std(counts) < 0.3 * np.sqrt(300 * 0.1175 * 0.8825)
     assert np.mean(counts) == pytest.approx(300 * 0.1175, abs=0.5)
-    everyone = export.representatives(network, frames[:40], 300, seed=7)
+    everyone = export.representatives(descriptors[:40], 300, seed=7)
     assert sorted(everyone) == list(range(40))
 
 
@@ -356,6 +673,9 @@ def test_the_command_writes_a_model_file_that_says_all(diffusim, tmp_path):
     assert len(header.bonds) == len(header.bond_ranges) == 9
     assert all(0.1 < low < high < 0.18 for low, high in header.bond_ranges)
     assert 0 < header.recommended_effective_step < 2 / header.largest_curvature
+    bands = header.training["by_noise_level"]
+    assert len(bands) == 8 and set(bands[0]) == {"noise_min", "noise_max", "denoising", "fokker_planck"}
+    assert "device    CPU" in shown and "FP resid." in shown
     assert header.training["snapshots"]["file"] == "ala2.npz" and header.training["settings"]["seed"] == 3
     n_features = 45 + 2 * 7
     assert {name: a.shape for name, a in tensors.items()} == {
@@ -373,7 +693,9 @@ def test_the_command_writes_a_model_file_that_says_all(diffusim, tmp_path):
 
     status, _, failure = diffusim(*arguments)
     assert status == 1 and "exists. Replace it with --force" in failure
-    assert diffusim(*arguments, "--force")[0] == 0
+    assert diffusim(*arguments, "--write-config", tmp_path / "train.toml")[0] == 0
+    assert 'select = "not element H"' in (tmp_path / "train.toml").read_text()
+    assert diffusim("train", "--config", tmp_path / "train.toml", "-o", model, "--force")[0] == 0
     assert model_file.read(model).weights_sha256 == header.weights_sha256
 
 
@@ -385,7 +707,9 @@ def test_the_command_writes_a_model_file_that_says_all(diffusim, tmp_path):
         (["absent.npz", "--steps", "0"], "--steps is 0; expected at least 10"),
         (["absent.npz", "--hidden", "wide"], "--hidden is 'wide'"),
         (["absent.npz", "--quadruplets", "1-2-x-4"], "--quadruplets is '1-2-x-4'"),
+        (["absent.npz", "--symmetries", "1-x"], "--symmetries is '1-x'"),
         (["absent.npz", "--resume"], "no file absent.npz"),
+        ([], "which snapshots? Give their file, or a --config"),
     ],
 )
 def test_a_foreseeable_mistake_is_one_sentence(arguments, match, diffusim, tmp_path, monkeypatch):

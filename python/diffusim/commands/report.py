@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,88 +15,156 @@ import typer
 
 from diffusim.terminal import console, describe_model, describe_step, fail, progress, say
 
+SAMPLED_AT_ONCE = 1000  # frames
+RESIDUAL_FRAMES = 500
+
 
 def report(
     model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
     data: Annotated[Path, typer.Option(help="Snapshots to compare with: those of the training, or others.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Picture to write (.png); numbers in a .json beside.")
+        Path, typer.Option("--output", "-o", help="Picture (.png) or page (.html) to write; numbers in a .json beside.")
     ] = Path("report.png"),
     topology: Annotated[Path | None, typer.Option(help="Topology (PDB) with the atoms of the snapshots.")] = None,
     select: Annotated[str, typer.Option(help="Atoms of the model, in mdtraj's language: 'not element H'.")] = "all",
+    beads: Annotated[Path | None, typer.Option(help="Bead file of the training, where there was one.")] = None,
     unit: Annotated[str | None, typer.Option(help="Length unit of the snapshots.")] = None,
     trajectory: Annotated[Path | None, typer.Option(help="Trajectory to judge, in place of a simulation.")] = None,
     skip: Annotated[int, typer.Option(min=0, help="Leave out the first frames of --trajectory.")] = 0,
-    replicas: Annotated[int, typer.Option(min=1, help="Replicas to simulate.")] = 500,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Replicas to simulate, or that --trajectory holds in turn.  (default: 500, or 1)"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=200, help="Steps of each replica.")] = 20_000,
+    independent: Annotated[
+        int, typer.Option(min=0, help="Frames to sample independently, by reverse diffusion; 0: none.")
+    ] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
 ) -> None:
-    """Compare a simulation with the snapshots: torsions, bonds, angles, size. Writes a PNG and a JSON."""
-    if output.suffix != ".png":
-        fail(f"--output is {output}; expected a name that ends in .png.")
+    """Compare simulated, independent and given frames: torsions, bonds, angles, size, slow modes, and the model itself.
+
+    Writes a picture or a page, and its numbers as JSON. docs/training.md says how to read them.
+    """
+    if output.suffix not in (".png", ".html"):
+        fail(f"--output is {output}; expected a name that ends in .png or .html.")
     if not output.parent.is_dir():
         fail(f"--output is {output}, and there is no directory {output.parent}. Make it first.")
     from diffusim import snapshots
     from diffusim.core import Model, Simulation
-    from diffusim.report import plots
+    from diffusim.report import page, plots, slow_modes
     from diffusim.report.ensemble import Ensemble, Molecule, compare
 
     loaded = Model(model)
     metadata = loaded.metadata
     if not metadata.get("particles"):
         fail(f"{model} does not name its particles, so there is nothing to compare with snapshots.")
-    known = snapshots.read(data, topology, select, unit)
+    if metadata.get("periodic"):
+        fail(f"{model} is of a periodic system; the report is about one molecule. Compare g(r) and pressure.")
+    known = snapshots.read(data, topology, select, unit, beads=beads)
     loaded.check_particles([p.element for p in known.particles], [p.name for p in known.particles])
     say("model", describe_model(loaded, str(model)))
     say("data", f"{data}   {known.n_frames:,} frames")
+    for note in known.notes:
+        say("", note)
 
     if trajectory is not None:
+        replicas = replicas or 1
         positions = _read_trajectory(trajectory, loaded.n_particles)[skip:]
-        if len(positions) < 2:
+        if len(positions) < 2 * replicas:
             fail(f"{trajectory} has {len(positions)} frames after --skip {skip}; expected thousands.")
         say("simulated", f"{trajectory}   {len(positions):,} frames")
+        frame_time, time_unit = 1.0, "frames"
+        whole = len(positions) // replicas * replicas
+        trajectories = positions[:whole].reshape(-1, replicas, *positions.shape[1:])
     else:
-        simulation = Simulation(loaded, seed=seed, n_replicas=replicas)
+        simulation = Simulation(loaded, seed=seed, n_replicas=replicas or 500)
         say("step", describe_step(simulation.statistics, simulation.adapter))
-        positions = _simulate(simulation, steps)
+        trajectories, every = _simulate(simulation, steps)
+        positions = trajectories.reshape(-1, *trajectories.shape[2:])
+        frame_time, time_unit = every * simulation.statistics.effective_step, "nm²"  # steps × τ, the time at D = 1
+    sampled = _sample(loaded, independent, seed)
+
     molecule = Molecule.from_particles(metadata["particles"], metadata["bonds"])
     reference = Ensemble.measure(known.positions, molecule)
     simulated = Ensemble.measure(positions, molecule, like=reference)
     numbers = compare(reference, simulated)
-    plots.write(output, f"{model.name} against {data.name}", reference, simulated, numbers, molecule)
-    output.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
+    iid = None if sampled is None else Ensemble.measure(sampled, molecule, like=reference)
+    numbers_iid = None if iid is None else compare(reference, iid)
+    others = {"data": known.positions} | ({} if sampled is None else {"iid": sampled})
+    modes = None
+    try:
+        modes = slow_modes.slow_modes(trajectories, frame_time, time_unit, others, molecule)
+    except slow_modes.NotInstalled as error:
+        say("", str(error), "yellow")
+    residuals = _residuals(model, metadata, known.positions)
+
+    shown = plots.Comparison(
+        f"{model.name} against {data.name}", molecule, reference, simulated, numbers, iid, numbers_iid, modes, residuals
+    )
+    entry = numbers | {
+        "iid": numbers_iid,
+        "slow_modes": None if modes is None else modes.numbers(),
+        "fokker_planck": [asdict(residual) for residual in residuals],
+    }
+    picture = plots.draw(shown)
+    how = shlex.join(["diffusim", *sys.argv[1:]])
+    written = page.html(shown, picture, table(numbers, numbers_iid, molecule), entry, how).encode()
+    output.write_bytes(picture if output.suffix == ".png" else written)
+    output.with_suffix(".json").write_text(json.dumps(entry, indent=1) + "\n")
     say("report", f"{output}   {output.with_suffix('.json')}")
-    show(numbers, molecule)
+    show(numbers, molecule, numbers_iid)
 
 
-def show(numbers: dict, molecule) -> None:
+def show(numbers: dict, molecule, numbers_iid: dict | None = None) -> None:
     """The numbers of a comparison as a short table."""
-    value = {name: f"{number:.4f}" for name, number in numbers.items() if isinstance(number, float)}
+    console.print()
+    if numbers_iid is not None:
+        console.print(f"  {'':<28}{'simulated':<15}{'independent':<15}", markup=False)
+    for name, *values, note in table(numbers, numbers_iid, molecule):
+        cells = "".join(f"{value:<15}" for value in values)
+        console.print(f"  {name:<28}{cells}{note}".rstrip(), soft_wrap=True, markup=False)
+
+
+def table(numbers: dict, numbers_iid: dict | None, molecule) -> list[tuple[str, ...]]:
+    """Rows of a name, the value for the simulation, that for independent samples if there are any, and a note."""
+    columns = [numbers] if numbers_iid is None else [numbers, numbers_iid]
     rows = []
+
+    def row(name: str, note: str, value: Callable[[dict], str]) -> None:
+        rows.append((name, *map(value, columns), note))
+
     if "js" in numbers:
-        frames = f"{numbers['n_frames']:,} independent frames"
-        bins = numbers["bins"].replace("x", "×")
-        rows.append((f"Ramachandran JS ({bins})", value["js"], f"(floor for {frames} {value['js_floor']})"))
-        simulated, known = (100 * numbers[f"phi_positive_{which}"] for which in ("simulated", "reference"))
-        rows.append(("φ > 0 population", f"{simulated:.1f} %", f"(reference {known:.1f} %)"))
-    elif "torsion_js" in numbers:
+        frames = " and ".join(f"{n['n_frames']:,}" for n in columns)
+        floors = " and ".join(f"{n['js_floor']:.4f}" for n in columns)
+        row(
+            f"Ramachandran JS ({numbers['bins'].replace('x', '×')})",
+            f"(floor for {frames} independent frames {floors})",
+            lambda n: f"{n['js']:.4f}",
+        )
+        floors = " and ".join(f"{n['pmf_error_floor']:.2f}" for n in columns)
+        row("PMF error", f"kT (floor {floors})", lambda n: f"{n['pmf_error']:.2f}")
+        known = f"(reference {100 * numbers['phi_positive_reference']:.1f} %)"
+        row("φ > 0 population", known, lambda n: f"{100 * n['phi_positive_simulated']:.1f} %")
+    if "torsion_js" in numbers:
         worst = int(np.argmax(numbers["torsion_js"]))
         name = "–".join(molecule.names[i] for i in molecule.torsions[worst])
-        js, floor = numbers["torsion_js"][worst], numbers["torsion_js_floor"][worst]
-        rows.append((f"worst torsion JS ({numbers['torsion_bins']} bins)", f"{js:.4f}", f"({name}; floor {floor:.4f})"))
+        floor = numbers["torsion_js_floor"][worst]
+        row(
+            f"worst torsion JS ({numbers['torsion_bins']} bins)",
+            f"({name}; floor {floor:.4f})",
+            lambda n: f"{n['torsion_js'][worst]:.4f}",
+        )
     for kind, unit, factor in (("bond", "%", 100), ("angle", "°", 1)):
         if f"{kind}_std_ratio_min" in numbers:
-            rows.append((f"{kind} means", f"within {factor * numbers[f'{kind}_mean_error_max']:.2f} {unit}", ""))
-            low, high = numbers[f"{kind}_std_ratio_min"], numbers[f"{kind}_std_ratio_max"]
-            rows.append((f"{kind} spreads", f"{low:.2f} – {high:.2f}", "× reference"))
-    rows.append(("radius of gyration", f"{100 * numbers['radius_of_gyration_error']:+.2f} %", "from the reference"))
-    console.print()
-    for name, number, note in rows:
-        console.print(f"  {name:<26}{number:<14} {note}".rstrip(), soft_wrap=True, markup=False)
+            error, low, high = f"{kind}_mean_error_max", f"{kind}_std_ratio_min", f"{kind}_std_ratio_max"
+            row(f"{kind} means", "", lambda n, e=error, f=factor, u=unit: f"within {f * n[e]:.2f} {u}")
+            row(f"{kind} spreads", "× reference", lambda n, a=low, b=high: f"{n[a]:.2f} – {n[b]:.2f}")
+    row("radius of gyration", "from the reference", lambda n: f"{100 * n['radius_of_gyration_error']:+.2f} %")
+    return rows
 
 
-def _simulate(simulation, steps: int) -> np.ndarray:
-    """Frames [n_frames, n_particles, 3] of all replicas, 100 times in the run, after its first tenth."""
+def _simulate(simulation, steps: int) -> tuple[np.ndarray, int]:
+    """Frames [n_frames, n_replicas, n_particles, 3], 100 times in the run, after its first tenth; and steps between."""
     burn_in, every = steps // 10, max(1, steps // 110)
     frames = []
     with progress(
@@ -106,7 +176,38 @@ def _simulate(simulation, steps: int) -> np.ndarray:
             simulation.step(every)
             frames.append(simulation.positions.astype(np.float32))
             advance(simulation.n_replicas * every)
-    return np.concatenate(frames)
+    return np.array(frames), every
+
+
+def _sample(model, n_frames: int, seed: int) -> np.ndarray | None:
+    """Independent frames [n_frames, n_particles, 3]; None, and a line that says why, where there are none."""
+    if n_frames == 0:
+        return None
+    if not model.metadata.get("noise_levels"):
+        say("", "no independent frames: this kind of model has no noise levels to come down from")
+        return None
+    if not hasattr(model, "sample"):
+        say("", "no independent frames: this version of diffusim has no reverse diffusion", "yellow")
+        return None
+    positions = np.empty((n_frames, model.n_particles, 3), dtype=np.float32)
+    with progress("sampling", f"{n_frames:,} independent frames", n_frames, "frames") as advance:
+        for first in range(0, n_frames, SAMPLED_AT_ONCE):
+            part = positions[first : first + SAMPLED_AT_ONCE]
+            part[:] = model.sample(len(part), seed=seed, first_frame=first)
+            advance(len(part))
+    return positions
+
+
+def _residuals(path: Path, metadata: dict, positions: np.ndarray) -> list:
+    """The Fokker-Planck residual of a model along its noise levels, over some of the frames."""
+    levels = metadata.get("noise_levels")
+    if not levels:
+        return []
+    from diffusim.core import Model
+    from diffusim.report.consistency import fokker_planck_residuals
+
+    some = positions[:: -(-len(positions) // RESIDUAL_FRAMES)].astype(float)
+    return fokker_planck_residuals(lambda level: Model(path, level), (levels["min"], levels["max"]), some)
 
 
 def _read_trajectory(path: Path, n_particles: int) -> np.ndarray:

@@ -21,6 +21,8 @@ LARGEST_SEED = 2**63 - 1  # as in diffusim.core, which the help does not wait fo
 class Adapter(StrEnum):
     leimkuhler_matthews = "leimkuhler-matthews"
     euler_maruyama = "euler-maruyama"
+    heun = "heun"
+    mala = "mala"
 
 
 class Engine(StrEnum):
@@ -131,7 +133,7 @@ def run(
             f"{trained:g} K and only the noise is scaled, which is right as far as it does not change with temperature",
             "yellow",
         )
-    topology = _write_topology(loaded, output.with_suffix(".pdb"))
+    topology = write_topology(loaded, output.with_suffix(".pdb"))
     if not saved:
         checkpoint.unlink(missing_ok=True)
     try:
@@ -251,11 +253,13 @@ class _OpenMM:
     """Steps through openmm.app.Simulation; one replica, every particle with the mobility kT/(m friction)."""
 
     def __init__(self, model, settings: Settings, device: str):
-        import openmm
-        from openmm import unit
+        try:
+            import openmm
+            from openmm import unit
 
-        import diffusim.openmm
-
+            import diffusim.openmm
+        except ImportError as error:
+            fail(f"--engine openmm cannot start: {error}")
         if settings.replicas != 1:
             fail(f"--replicas is {settings.replicas}; OpenMM runs one. Use --engine core.")
         if settings.effective_step is not None:
@@ -333,7 +337,7 @@ class _Checkpoint:
             fail(f"{path} is no checkpoint of 'diffusim run'. Start anew with --force.")
 
 
-def _write_topology(model, path: Path) -> Path | None:
+def write_topology(model, path: Path) -> Path | None:
     """The model's particles and bonds as a PDB, at its first start frame; None for models without either."""
     if not model.metadata.get("particles") or not len(model.start_positions):
         return None

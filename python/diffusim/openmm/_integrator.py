@@ -50,7 +50,7 @@ class DiffusionIntegrator(openmm.Integrator):
         frictionCoeff  friction rate, 1/ps: particles diffuse with D = kT/(m frictionCoeff)
         stepSize       ps; without it and `spring`, the step that the model recommends
         spring         1/nm^2, in place of stepSize: stiffness of the harmonic adapter of the most mobile particle
-        adapter        "leimkuhler-matthews" or "euler-maruyama"
+        adapter        "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
         particles      indices in the System of the model's particles, in its order; by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
         device         where the core computes, whatever OpenMM's platform: "cpu", or "cuda", "cuda:1" and so on for a
@@ -109,7 +109,7 @@ class DiffusionIntegrator(openmm.Integrator):
         _plugin.call("set_spring", self, _value(spring, unit.nanometer**-2))
 
     def getAdapter(self) -> str:
-        """How a step is taken: "leimkuhler-matthews" or "euler-maruyama"."""
+        """How a step is taken: "leimkuhler-matthews", "euler-maruyama", "heun" or "mala"."""
         return _plugin.get("get_adapter", self, c_char_p).decode()
 
     def getDevice(self) -> str:

@@ -32,10 +32,16 @@ def topology(model: ModelLike) -> app.Topology:
 
 
 def system(model: ModelLike) -> openmm.System:
-    """A System of the model's particles and masses, with no Force. DiffusimError if the file names no particles."""
+    """A System of the model's particles and masses, with no Force, in the box of a periodic model's start frames.
+
+    DiffusimError if the file names no particles.
+    """
+    model = _described(model)
     result = openmm.System()
-    for particle in _described(model).metadata["particles"]:
+    for particle in model.metadata["particles"]:
         result.addParticle(particle["mass"])
+    if model.is_periodic:
+        result.setDefaultPeriodicBoxVectors(*model.start_cell)
     return result
 
 

@@ -103,15 +103,24 @@ class Ensemble:
 
 
 def compare(reference: Ensemble, simulated: Ensemble) -> dict:
-    """How far `simulated` is from `reference`, in numbers; divergences with their sampling floors (see statistics)."""
+    """How far `simulated` is from `reference`, in numbers; divergences with their sampling floors (see statistics).
+
+    PMF errors are in kT, angles in degrees, the rest are ratios and fractions.
+    """
     numbers: dict = {"n_frames": simulated.n_frames, "n_frames_reference": reference.n_frames}
     if simulated.ramachandran_counts.size:
+        error, missed = statistics.pmf_error(reference.ramachandran_counts, simulated.ramachandran_counts)
         numbers |= {
             "bins": f"{statistics.RAMACHANDRAN_BINS}x{statistics.RAMACHANDRAN_BINS}",
             "js": statistics.jensen_shannon(reference.ramachandran_counts, simulated.ramachandran_counts),
             "js_floor": statistics.jensen_shannon_floor(
                 reference.ramachandran_counts, simulated.ramachandran_counts.sum()
             ),
+            "pmf_error": error,
+            "pmf_error_floor": statistics.pmf_error_floor(
+                reference.ramachandran_counts, simulated.ramachandran_counts.sum()
+            ),
+            "pmf_missed": missed,
             "phi_positive_simulated": simulated.phi_positive,
             "phi_positive_reference": reference.phi_positive,
         }
@@ -121,6 +130,8 @@ def compare(reference: Ensemble, simulated: Ensemble) -> dict:
             "torsion_bins": len(TORSION_EDGES) - 1,
             "torsion_js": [statistics.jensen_shannon(p, q) for p, q in pairs],
             "torsion_js_floor": [statistics.jensen_shannon_floor(p, q.sum()) for p, q in pairs],
+            "torsion_pmf_error": [statistics.pmf_error(p, q)[0] for p, q in pairs],
+            "torsion_pmf_error_floor": [statistics.pmf_error_floor(p, q.sum()) for p, q in pairs],
         }
     if len(simulated.bond_mean):
         ratio = simulated.bond_std / reference.bond_std

@@ -1,7 +1,8 @@
-"""The picture of a report: the reference in grey, the simulation in blue, on the same axes and scales."""
+"""The pictures: the reference in grey, the simulation in blue, independent samples in green, on the same axes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -9,12 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from diffusim.report import statistics
+from diffusim.report.consistency import Residual
 from diffusim.report.ensemble import TORSION_EDGES, Ensemble, Molecule
+from diffusim.report.slow_modes import SlowModes
 
 # Told apart by colour-blind readers, and by lightness alone (Okabe and Ito).
-REFERENCE, SIMULATED, SECOND = "#8c8c8c", "#0072b2", "#d55e00"
+REFERENCE, SIMULATED, SECOND, INDEPENDENT = "#8c8c8c", "#0072b2", "#d55e00", "#009e73"
+COLOURS = {"simulated": SIMULATED, "iid": INDEPENDENT}
+LABELS = {"data": "reference", "iid": "independent", "simulated": "simulated"}
+RESIDUAL_FIELDS = ("noise_level", "value", "error")
 LARGEST_ENERGY = 8.0  # kT, top of the Ramachandran colour scale
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -41,6 +48,29 @@ class Correlation:
     psi_error: np.ndarray
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """All that a report shows. `numbers` and `numbers_iid` are compare(reference, simulated or iid).
+
+    `iid`, `slow_modes` and `residuals` are None or empty where there are none.
+    """
+
+    title: str
+    molecule: Molecule
+    reference: Ensemble
+    simulated: Ensemble
+    numbers: dict
+    iid: Ensemble | None = None
+    numbers_iid: dict | None = None
+    slow_modes: SlowModes | None = None
+    residuals: Sequence[Residual] = ()
+
+    @property
+    def ensembles(self) -> dict[str, Ensemble]:
+        """By name, the simulation last, on top of the others."""
+        return ({} if self.iid is None else {"iid": self.iid}) | {"simulated": self.simulated}
+
+
 def write(
     path: Path,
     title: str,
@@ -50,26 +80,50 @@ def write(
     molecule: Molecule,
     corner: Callable[[Axes], None] | None = None,
 ) -> None:
-    """Draw the report of `numbers` = compare(reference, simulated) into the PNG `path`.
+    """Draw the six main panels of `numbers` = compare(reference, simulated) into the PNG `path`.
 
     `corner` draws the lower left panel; by default that is the radius of gyration.
     """
+    shown = Comparison(title, molecule, reference, simulated, numbers)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(13, 8), dpi=130, layout="constrained")
         figure.suptitle(title, x=0.012, ha="left", fontsize=13)
         axes = figure.subplots(2, 3)
         if reference.ramachandran_counts.size:
-            _ramachandran(figure, axes[0, 0], axes[0, 1], reference, simulated, numbers)
-            _profiles(axes[0, 2], reference, simulated)
+            _ramachandran(figure, axes[0, :2], shown)
+            _profiles(axes[0, 2], shown)
         else:
-            _torsions(axes[0], reference, simulated, numbers, molecule)
+            _torsions(axes[0], shown)
         if corner is not None:
             corner(axes[1, 0])
         else:
-            _sizes(axes[1, 0], reference, simulated)
-        _bonds(axes[1, 1], reference, simulated, numbers)
-        _angles(axes[1, 2], reference, simulated, numbers)
+            _sizes(axes[1, 0], shown)
+        _bonds(axes[1, 1], shown)
+        _angles(axes[1, 2], shown)
         FigureCanvasAgg(figure).print_png(path)
+
+
+def draw(shown: Comparison) -> bytes:
+    """All panels of a report, as a PNG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(17.5, 12), dpi=110, layout="constrained")
+        figure.suptitle(shown.title, x=0.012, ha="left", fontsize=13)
+        axes = figure.subplots(3, 4)
+        if shown.reference.ramachandran_counts.size:
+            maps = axes[0, : 2 if shown.iid is None else 3]
+            _ramachandran(figure, maps, shown)
+            _profiles(axes[0, 3], shown)
+            _torsions([axes[1, 3]] if shown.iid is not None else [axes[0, 2], axes[1, 3]], shown)
+        else:
+            _torsions([*axes[0], axes[1, 3]], shown)
+        _sizes(axes[1, 0], shown)
+        _bonds(axes[1, 1], shown)
+        _angles(axes[1, 2], shown)
+        _slow_modes(axes[2, :3], shown)
+        _residuals(axes[2, 3], shown.residuals)
+        buffer = BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer)
+        return buffer.getvalue()
 
 
 def autocorrelation(axes: Axes, reference: Correlation, simulated: Correlation, nm2_per_ps: float) -> None:
@@ -99,12 +153,19 @@ def autocorrelation(axes: Axes, reference: Correlation, simulated: Correlation, 
     axes.legend(loc="lower left")
 
 
-def _ramachandran(figure: Figure, left: Axes, right: Axes, reference: Ensemble, simulated: Ensemble, numbers: dict):
+def _ramachandran(figure: Figure, row: Sequence[Axes], shown: Comparison) -> None:
+    """The reference and, in the other panels, the simulation, with the independent samples between the two."""
     edges = statistics.RAMACHANDRAN_EDGES
-    for axes, ensemble, name in ((left, reference, "Reference"), (right, simulated, "Simulated")):
+    reference = shown.reference.ramachandran_counts
+    zero = -np.log((reference / reference.sum()).max())
+    maps = [("Reference", shown.reference, None)]
+    if len(row) > 2:
+        maps.append(("Independent", shown.iid, shown.numbers_iid))
+    maps.append(("Simulated", shown.simulated, shown.numbers))
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
+    for axes, (name, ensemble, numbers) in zip(row, maps, strict=True):
         probability = ensemble.ramachandran_counts / ensemble.ramachandran_counts.sum()
         energy = -np.log(np.where(probability > 0, probability, np.nan))
-        zero = -np.log((reference.ramachandran_counts / reference.ramachandran_counts.sum()).max())
         image = axes.pcolormesh(
             edges, edges, (energy - zero).T, cmap="viridis", vmin=0, vmax=LARGEST_ENERGY, rasterized=True
         )
@@ -112,63 +173,62 @@ def _ramachandran(figure: Figure, left: Axes, right: Axes, reference: Ensemble, 
         axes.set_xticks(range(-180, 181, 90))
         axes.set_yticks(range(-180, 181, 90))
         axes.set_title(f"{name}   {ensemble.n_frames:,} frames")
-    bins = numbers["bins"].replace("x", "×")
-    note = f"JS {numbers['js']:.4f}, floor {numbers['js_floor']:.4f}\n{bins} bins"
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
-    right.text(0.98, 0.8, note, transform=right.transAxes, ha="right", va="center", fontsize=10, bbox=box)
-    bar = right.inset_axes([1.04, 0.0, 0.045, 1.0])
+        if numbers is not None:
+            bins = numbers["bins"].replace("x", "×")
+            note = f"JS {numbers['js']:.4f}, floor {numbers['js_floor']:.4f}\n{bins} bins"
+            axes.text(0.98, 0.8, note, transform=axes.transAxes, ha="right", va="center", fontsize=10, bbox=box)
+    bar = row[-1].inset_axes([1.04, 0.0, 0.045, 1.0])
     figure.colorbar(image, cax=bar, label="free energy / kT  (white: never)")
 
 
-def _profiles(axes: Axes, reference: Ensemble, simulated: Ensemble) -> None:
+def _profiles(axes: Axes, shown: Comparison) -> None:
     edges = statistics.RAMACHANDRAN_EDGES
     centres = (edges[1:] + edges[:-1]) / 2
     for other_axis, symbol, colour in ((1, "φ", SIMULATED), (0, "ψ", SECOND)):
-        for ensemble, style in ((reference, "--"), (simulated, "-")):
+        for name, ensemble, style in (("reference", shown.reference, "--"), ("simulated", shown.simulated, "-")):
             counts = ensemble.ramachandran_counts.sum(axis=other_axis)
             energy = -np.log(np.where(counts > 0, counts, np.nan) / counts.sum())
-            is_reference = ensemble is reference
-            if is_reference:
+            if name == "reference":
                 zero = np.nanmin(energy)
-            label = f"{symbol} {'reference' if is_reference else 'simulated'}"
-            axes.plot(centres, energy - zero, style, color=colour, alpha=0.6 if is_reference else 1.0, label=label)
+            alpha = 0.6 if name == "reference" else 1.0
+            axes.plot(centres, energy - zero, style, color=colour, alpha=alpha, label=f"{symbol} {name}")
     axes.set(xlabel="angle / °", xlim=(-180, 180), ylim=(-0.3, 15))
     axes.set_xticks(range(-180, 181, 90))
     axes.set_title("Free energy of one angle / kT")
     axes.legend(loc="upper center", ncols=2)
 
 
-def _torsions(row, reference: Ensemble, simulated: Ensemble, numbers: dict, molecule: Molecule) -> None:
-    """The three torsions that differ most."""
-    worst = np.argsort(numbers.get("torsion_js", []))[::-1][: len(row)]
+def _torsions(row: Sequence[Axes], shown: Comparison) -> None:
+    """The torsions whose simulation differs most, as many as there is room for."""
+    js = shown.numbers.get("torsion_js", [])
+    worst = np.argsort(js)[::-1][: len(row)]
     centres = (TORSION_EDGES[1:] + TORSION_EDGES[:-1]) / 2
     for axes, i in zip(row, worst, strict=False):
-        _filled_and_line(axes, centres, reference.torsion_counts[i], simulated.torsion_counts[i])
+        _distribution(axes, centres, shown, lambda ensemble, i=i: ensemble.torsion_counts[i])
         axes.set(xlabel="torsion / °", xlim=(-180, 180))
         axes.set_xticks(range(-180, 181, 90))
-        axes.set_title("–".join(molecule.names[j] for j in molecule.torsions[i]))
-        note = f"JS = {numbers['torsion_js'][i]:.4f}\nfloor = {numbers['torsion_js_floor'][i]:.4f}"
-        axes.text(0.97, 0.97, note, transform=axes.transAxes, ha="right", va="top", fontsize=10)
+        axes.set_title("–".join(shown.molecule.names[j] for j in shown.molecule.torsions[i]))
+        _explain(axes, f"JS = {js[i]:.4f}\nfloor = {shown.numbers['torsion_js_floor'][i]:.4f}")
     for axes in row[len(worst) :]:
         axes.set_axis_off()
 
 
-def _sizes(axes: Axes, reference: Ensemble, simulated: Ensemble) -> None:
-    centres = (reference.size_edges[1:] + reference.size_edges[:-1]) / 2
-    _filled_and_line(axes, centres, reference.size_counts, simulated.size_counts)
+def _sizes(axes: Axes, shown: Comparison) -> None:
+    edges = shown.reference.size_edges
+    _distribution(axes, (edges[1:] + edges[:-1]) / 2, shown, lambda ensemble: ensemble.size_counts)
     axes.set_xlabel("radius of gyration / nm")
     axes.set_title("Size")
-    axes.legend(loc="upper right")
+    _explain(axes, f"mean {100 * shown.numbers['radius_of_gyration_error']:+.2f} %")
 
 
-def _bonds(axes: Axes, reference: Ensemble, simulated: Ensemble, numbers: dict) -> None:
-    if not len(reference.bond_mean):
+def _bonds(axes: Axes, shown: Comparison) -> None:
+    if not len(shown.reference.bond_mean):
         axes.set_axis_off()
         return
-    centres = (reference.bond_edges[1:] + reference.bond_edges[:-1]) / 2
-    _filled_and_line(axes, centres, reference.bond_counts.sum(axis=0), simulated.bond_counts.sum(axis=0))
+    edges, numbers = shown.reference.bond_edges, shown.numbers
+    _distribution(axes, (edges[1:] + edges[:-1]) / 2, shown, lambda ensemble: ensemble.bond_counts.sum(axis=0))
     axes.set_xlabel("length / nm")
-    axes.set_title(f"{len(reference.bond_mean)} bonds")
+    axes.set_title(f"{len(shown.reference.bond_mean)} bonds")
     note = (
         f"means within {100 * numbers['bond_mean_error_max']:.2f} %\n"
         f"spreads {numbers['bond_std_ratio_min']:.2f} – {numbers['bond_std_ratio_max']:.2f} ×"
@@ -176,14 +236,14 @@ def _bonds(axes: Axes, reference: Ensemble, simulated: Ensemble, numbers: dict) 
     _explain(axes, note)
 
 
-def _angles(axes: Axes, reference: Ensemble, simulated: Ensemble, numbers: dict) -> None:
-    if not len(reference.angle_mean):
+def _angles(axes: Axes, shown: Comparison) -> None:
+    if not len(shown.reference.angle_mean):
         axes.set_axis_off()
         return
-    centres = (reference.angle_edges[1:] + reference.angle_edges[:-1]) / 2
-    _filled_and_line(axes, centres, reference.angle_counts.sum(axis=0), simulated.angle_counts.sum(axis=0))
+    edges, numbers = shown.reference.angle_edges, shown.numbers
+    _distribution(axes, (edges[1:] + edges[:-1]) / 2, shown, lambda ensemble: ensemble.angle_counts.sum(axis=0))
     axes.set_xlabel("angle / °")
-    axes.set_title(f"{len(reference.angle_mean)} angles")
+    axes.set_title(f"{len(shown.reference.angle_mean)} angles")
     note = (
         f"means within {numbers['angle_mean_error_max']:.2f} °\n"
         f"spreads {numbers['angle_std_ratio_min']:.2f} – {numbers['angle_std_ratio_max']:.2f} ×"
@@ -191,18 +251,73 @@ def _angles(axes: Axes, reference: Ensemble, simulated: Ensemble, numbers: dict)
     _explain(axes, note)
 
 
+def _slow_modes(row: Sequence[Axes], shown: Comparison) -> None:
+    """Free energies of the slowest components, and their timescales against the lag they were measured at."""
+    modes = shown.slow_modes
+    if modes is None:
+        for axes in row:
+            axes.set_axis_off()
+        return
+    for number, axes in enumerate(row[:-1]):
+        if number >= len(modes.edges):
+            axes.set_axis_off()
+            continue
+        centres = (modes.edges[number, 1:] + modes.edges[number, :-1]) / 2
+        for name, colour, style in (
+            ("data", REFERENCE, "--"),
+            ("iid", INDEPENDENT, "-"),
+            ("simulated", SIMULATED, "-"),
+        ):
+            if name in modes.counts:
+                counts = modes.counts[name][number]
+                energy = -np.log(np.where(counts > 0, counts, np.nan) / counts.sum())
+                axes.plot(centres, energy - np.nanmin(energy), style, color=colour, label=LABELS[name])
+        axes.set(xlabel=f"slow component {number + 1} (TICA)", ylim=(-0.3, 12))
+        axes.set_title("Free energy / kT")
+        axes.legend(loc="upper center", ncols=2)
+    axes = row[-1]
+    for number, curve in enumerate(modes.timescales.T):
+        axes.plot(modes.lags, curve, "o-", color=(SIMULATED, SECOND, INDEPENDENT)[number], label=f"{number + 1}")
+    axes.fill_between(modes.lags, modes.lags, axes.get_ylim()[0], color="0.9", lw=0)
+    axes.set(xscale="log", yscale="log", xlabel=f"lag / {modes.unit}", ylabel=f"timescale / {modes.unit}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title("Implied timescales, simulated")
+    axes.legend(loc="lower right", title="grey: below the lag", ncols=3)
+
+
+def _residuals(axes: Axes, residuals: Sequence[Residual]) -> None:
+    """The Fokker-Planck residual along the noise levels."""
+    if not residuals:
+        axes.set_axis_off()
+        return
+    levels, values, errors = (np.array([getattr(r, name) for r in residuals]) for name in RESIDUAL_FIELDS)
+    axes.errorbar(levels, values, 2 * errors, fmt="o-", color=SIMULATED, capsize=3)
+    axes.axhline(0, color="0.6", lw=1)
+    axes.set(xscale="log", xlabel="noise level σ / nm")
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_title("Fokker–Planck residual")
+    axes.text(
+        0.03, 0.97, "0: energies at all σ are\nblurs of one density", transform=axes.transAxes, va="top", fontsize=10
+    )
+
+
 def _explain(axes: Axes, note: str) -> None:
     """The note and the legend above the curves."""
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.3)
     axes.text(0.03, 0.97, note, transform=axes.transAxes, va="top", fontsize=10)
     axes.legend(loc="upper right")
 
 
-def _filled_and_line(axes: Axes, centres: np.ndarray, reference: np.ndarray, simulated: np.ndarray) -> None:
+def _distribution(axes: Axes, centres: np.ndarray, shown: Comparison, counts: Callable[[Ensemble], np.ndarray]) -> None:
+    """Densities: the reference filled, the others as lines."""
     width = centres[1] - centres[0]
-    expected, found = (counts / counts.sum() / width for counts in (reference, simulated))
-    axes.fill_between(centres, expected, color=REFERENCE, alpha=0.55, lw=0, label="reference")
-    axes.plot(centres, found, color=SIMULATED, label="simulated")
+
+    def density(ensemble: Ensemble) -> np.ndarray:
+        return counts(ensemble) / counts(ensemble).sum() / width
+
+    axes.fill_between(centres, density(shown.reference), color=REFERENCE, alpha=0.55, lw=0, label="reference")
+    for name, ensemble in shown.ensembles.items():
+        axes.plot(centres, density(ensemble), color=COLOURS[name], label=LABELS[name])
     axes.set_ylim(bottom=0)
     axes.set_yticks([])
     axes.set_ylabel("density")

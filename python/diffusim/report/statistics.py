@@ -98,6 +98,26 @@ def jensen_shannon_floor(reference: np.ndarray, n_frames: float, repeats: int = 
     return float(np.mean([jensen_shannon(rng.multinomial(round(n_frames), p), p) for _ in range(repeats)]))
 
 
+def pmf_error(reference: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """How far the free energy -ln p of a histogram is from that of the histogram `reference`, in kT.
+
+    Root mean square of the difference over the bins that both have visited, weighted with the reference's probability
+    and free of the constant between the two. Second: the probability, in the reference, of bins never visited.
+    """
+    p, q = (np.ravel(h) / np.sum(h) for h in (reference, counts))
+    both = (p > 0) & (q > 0)
+    weight, difference = p[both] / p[both].sum(), np.log(p[both] / q[both])
+    mean = np.sum(weight * difference)
+    return float(np.sqrt(np.sum(weight * (difference - mean) ** 2))), float(p[(p > 0) & (q == 0)].sum())
+
+
+def pmf_error_floor(reference: np.ndarray, n_frames: float, repeats: int = 20) -> float:
+    """Expected PMF error of `n_frames` independent samples of the histogram `reference`: a perfect score."""
+    rng = np.random.default_rng(20251117)
+    p = np.ravel(reference) / np.sum(reference)
+    return float(np.mean([pmf_error(p, rng.multinomial(round(n_frames), p))[0] for _ in range(repeats)]))
+
+
 def autocorrelation(angles: np.ndarray, lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """<cos(angle(t + lag) - angle(t))> of trajectories [n_frames, n_trajectories] in degrees at `lags` in frames.
 

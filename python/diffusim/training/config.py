@@ -1,161 +1,201 @@
-"""Settings of a training: defaults, a TOML file, command-line flags, and what is chosen from the snapshots."""
+"""Settings of a training: defaults, a TOML file, command-line flags. What they leave open, choices.py fills in.
 
+Every setting has one name, that of its flag: `noise_min` in the file is `--noise-min`. The file has one section per
+group. Nothing heavy is imported here, so that the help of the command line is quick.
+"""
+
+import json
+import os
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
-
-from diffusim.snapshots import Snapshots
-
 Quadruplet = tuple[int, int, int, int]
+Permutation = tuple[tuple[int, ...], ...]  # in cycles
+
+MODELS = ("distance", "message-passing")
+AUTO = "auto"
+COMMENTS_AT = 34  # column of the comments in a file that is written
+SECTIONS = {
+    "data": "The snapshots. Paths are relative to this file.",
+    "model": "The network.",
+    "noise": "Noise levels, nm. By default they follow the stiffest and the softest distance of the snapshots.",
+    "loss": "What is minimised.",
+    "training": "How it is minimised.",
+}
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, its value and the fix."""
 
 
+def _setting(default, section: str, help: str):
+    return field(default=default, metadata={"section": section, "help": help})
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the snapshots come from: the arguments of snapshots.read."""
+
+    snapshots: str | None = _setting(None, "data", "Snapshots: npz, npy, xtc, dcd, trr, h5, extxyz, pdb or gro.")
+    topology: str | None = _setting(None, "data", "Topology (PDB) with the atoms of the snapshots.")
+    select: str = _setting("all", "data", "Atoms to learn, in mdtraj's language: 'backbone', 'not element H'.")
+    beads: str | None = _setting(None, "data", "Coarse-graining: TOML or JSON file that maps atoms to beads.")
+    unit: str | None = _setting(None, "data", "Length unit of the file: nm, angstrom, pm, bohr.")
+    force_unit: str | None = _setting(
+        None, "data", "Unit of the forces: kJ/mol/nm, kcal/mol/angstrom, eV/angstrom, hartree/bohr."
+    )
+    stride: int = _setting(1, "data", "Use every n-th frame.")
+    periodic: bool = _setting(False, "data", "Learn a periodic system, not one molecule; frames need a cell.")
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of a training; lengths in nm, temperature in kelvin. None: chosen from the snapshots by `complete`."""
+    """Settings of a training; lengths in nm, temperature in kelvin. None: chosen from the snapshots."""
 
-    temperature: float = 300.0
-    steps: int = 20_000
-    batch: int = 512
-    learning_rate: float = 2e-3
-    hidden: tuple[int, ...] = (192, 192, 192)
-    noise_min: float | None = None
-    noise_max: float | None = None
-    noise_simulation: float | None = None
-    fokker_planck_weight: float = 0.05
-    quadruplets: tuple[Quadruplet, ...] | None = None
-    held_out: float = 0.05
-    evaluations: int = 50
-    patience: int = 10
-    seed: int = 0
+    temperature: float = _setting(300.0, "data", "Temperature of the snapshots, K.")
+    held_out: float = _setting(0.05, "data", "Fraction of the frames that is kept for validation.")
+    model: str = _setting("distance", "model", "distance (one molecule) or message-passing (anything).")
+    hidden: tuple[int, ...] | None = _setting(None, "model", "Widths of the layers, such as 192-192-192.")
+    cutoff: float | None = _setting(None, "model", "Range of a message-passing model, nm.")
+    quadruplets: tuple[Quadruplet, ...] | None = _setting(
+        None, "model", "Signed features that tell mirror images apart, such as 0-1-3-4,1-3-4-6, or none."
+    )
+    symmetries: tuple[Permutation, ...] | str = _setting(
+        (), "model", "Equivalent atoms: auto, none, or permutations in cycles such as 1-2-3,8-9+10-11."
+    )
+    noise_min: float | None = _setting(None, "noise", "Least noise level, nm.")
+    noise_max: float | None = _setting(None, "noise", "Greatest noise level, nm.")
+    noise_simulation: float | None = _setting(None, "noise", "Noise level that simulations read the model at, nm.")
+    fokker_planck_weight: float | None = _setting(None, "loss", "Weight of the Fokker-Planck loss; 0 switches it off.")
+    fokker_planck_ramp: float = _setting(0.1, "loss", "Fraction of the steps over which that weight grows from 0.")
+    force_weight: float = _setting(1.0, "loss", "Share of the forces, where the snapshots have any: 0 (none) to 1.")
+    steps: int = _setting(20_000, "training", "Optimizer steps.")
+    batch: int | None = _setting(None, "training", "Blurred frames per step.")
+    learning_rate: float = _setting(2e-3, "training", "Greatest learning rate.")
+    learning_rate_end: float = _setting(0.0, "training", "Last learning rate, as a fraction of the greatest.")
+    warm_up: float = _setting(0.02, "training", "Fraction of the steps over which the learning rate grows from 0.")
+    average: float = _setting(0.05, "training", "Fraction of the steps that the averaged weights remember.")
+    evaluations: int = _setting(50, "training", "How often the held-out loss is measured.")
+    patience: int = _setting(20, "training", "Evaluations without gain before it stops early.")
+    seed: int = _setting(0, "training", "Same seed, same machine: same model.")
 
     def __post_init__(self):
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.hidden is not None:
+            object.__setattr__(self, "hidden", _whole_numbers("hidden", self.hidden))
         if self.quadruplets is not None:
-            object.__setattr__(self, "quadruplets", tuple(tuple(q) for q in self.quadruplets))
-        for name in ("steps", "batch", "evaluations", "patience", "seed"):
-            _demand(isinstance(getattr(self, name), int), name, getattr(self, name), "a whole number")
+            object.__setattr__(self, "quadruplets", tuple(_whole_numbers("quadruplets", q) for q in self.quadruplets))
+        if self.symmetries == "none":
+            object.__setattr__(self, "symmetries", ())
+        elif self.symmetries != AUTO:
+            _demand(not isinstance(self.symmetries, str), "symmetries", self.symmetries, "auto, none, or permutations")
+            nested = tuple(tuple(_whole_numbers("symmetries", c) for c in p) for p in self.symmetries)
+            object.__setattr__(self, "symmetries", nested)
+        for name, least in {"steps": 10, "evaluations": 1, "patience": 1, "seed": 0}.items():
+            _demand(_is_whole(getattr(self, name)), name, getattr(self, name), "a whole number")
+            _demand(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        _demand(self.model in MODELS, "model", self.model, " or ".join(MODELS))
         _demand(self.temperature > 0, "temperature", self.temperature, "a temperature above 0 K")
-        _demand(self.steps >= 10, "steps", self.steps, "at least 10")
-        _demand(self.batch >= 128 and self.batch % 2 == 0, "batch", self.batch, "an even number, at least 128")
+        good = self.batch is None or (_is_whole(self.batch) and self.batch >= 8 and self.batch % 2 == 0)
+        _demand(good, "batch", self.batch, "an even number, at least 8")
         _demand(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0; 0.002 is the default")
-        _demand(
-            len(self.hidden) >= 1 and all(isinstance(n, int) and n >= 1 for n in self.hidden),
-            "hidden",
-            "-".join(map(str, self.hidden)),
-            "widths above 0, such as 192-192-192",
-        )
-        _demand(self.fokker_planck_weight >= 0, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
+        if self.hidden is not None:
+            widths = "-".join(map(str, self.hidden))
+            _demand(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", widths, "widths such as 192-192-192")
+        good = self.fokker_planck_weight is None or self.fokker_planck_weight >= 0
+        _demand(good, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
+        for name in ("fokker_planck_ramp", "force_weight", "learning_rate_end"):
+            _demand(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        for name in ("warm_up", "average"):
+            _demand(0 <= getattr(self, name) < 1, name, getattr(self, name), "a fraction, 0 or more and below 1")
         _demand(0 < self.held_out < 0.5, "held_out", self.held_out, "a fraction between 0 and 0.5")
-        _demand(self.evaluations >= 1, "evaluations", self.evaluations, "at least 1")
-        _demand(self.patience >= 1, "patience", self.patience, "at least 1")
-        for name in ("noise_min", "noise_max", "noise_simulation"):
+        for name in ("noise_min", "noise_max", "noise_simulation", "cutoff"):
             value = getattr(self, name)
             _demand(value is None or value > 0, name, value, "a length above 0 nm")
 
 
-def load(config: Path | None, flags: dict) -> TrainingSettings:
-    """Settings from the defaults, overridden by the TOML file `config`, overridden by `flags` that are not None.
+def settings() -> dict[str, Field]:
+    """Every setting by name, in the order of the file."""
+    found = {f.name: f for kind in (DataSettings, TrainingSettings) for f in fields(kind)}
+    return {f.name: f for section in SECTIONS for f in found.values() if f.metadata["section"] == section}
 
-    Keys of the file are the names of the flags, with `_` or `-`. Raises SettingsError.
+
+def load(config: Path | None, flags: dict) -> tuple[DataSettings, TrainingSettings]:
+    """The settings: defaults, overridden by the TOML file `config`, overridden by `flags` that are not None.
+
+    Raises SettingsError.
     """
-    chosen = {}
-    if config is not None:
-        try:
-            chosen = {key.replace("-", "_"): value for key, value in tomllib.loads(config.read_text()).items()}
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SettingsError(f"--config {config} cannot be read: {error}.") from None
-        known = {f.name for f in fields(TrainingSettings)}
-        unknown = sorted(set(chosen) - known)
-        if unknown:
-            raise SettingsError(
-                f"{config} sets '{unknown[0]}', which is no setting; known are {', '.join(sorted(known))}."
-            )
+    chosen = {} if config is None else _read(config)
     chosen |= {key: value for key, value in flags.items() if value is not None}
     try:
-        return TrainingSettings(**chosen)
+        return tuple(
+            kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen})
+            for kind in (DataSettings, TrainingSettings)
+        )
     except TypeError as error:
         raise SettingsError(f"a setting has the wrong type: {error}.") from None
 
 
-def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettings:
-    """Fill in what was left open, from the snapshots.
-
-    noise_min is 0.2 of the stiffest pair distance's spread: the blur then adds at most 8 % to any pair's variance
-    (2 sigma^2, theory (18)) . noise_max covers the softest one, so that the blurred molecule has one basin.
-    """
-    spreads = snapshots.pair_spreads()
-    n = snapshots.n_particles
-    if settings.noise_min is None:
-        stiffest = float(spreads.min())
-        if stiffest < 1e-4:
-            i, j = (k[int(spreads.argmin())] for k in np.triu_indices(n, 1))
-            raise SettingsError(
-                f"the distance {snapshots.label(i)} to {snapshots.label(j)} is constrained: it spreads by only "
-                f"{stiffest:.1g} nm. Leave one of the two out with --select (constrained hydrogens: --select "
-                "'not element H'), or set --noise-min."
-            )
-        settings = replace(settings, noise_min=_one_digit(0.2 * stiffest))
-    if settings.noise_max is None:
-        settings = replace(settings, noise_max=max(_one_digit(1.2 * float(spreads.max())), 20 * settings.noise_min))
-    if settings.noise_simulation is None:
-        settings = replace(settings, noise_simulation=settings.noise_min)
-    if settings.noise_max <= settings.noise_min:
-        raise SettingsError(
-            f"--noise-max is {settings.noise_max:g} nm; expected more than --noise-min, {settings.noise_min:g} nm."
-        )
-    if not settings.noise_min <= settings.noise_simulation <= settings.noise_max:
-        raise SettingsError(
-            f"--noise-simulation is {settings.noise_simulation:g} nm; expected a value within the trained range "
-            f"{settings.noise_min:g} to {settings.noise_max:g} nm."
-        )
-    if settings.quadruplets is None:
-        settings = replace(settings, quadruplets=choose_quadruplets(snapshots))
-    for quadruplet in settings.quadruplets:
-        if len(quadruplet) != 4 or len(set(quadruplet)) != 4 or not all(0 <= i < n for i in quadruplet):
-            raise SettingsError(
-                f"--quadruplets names {'-'.join(map(str, quadruplet))}; expected four different particles 0 to {n - 1}."
-            )
-    return settings
+def _read(config: Path) -> dict:
+    """The settings in a file, by name; paths relative to where it lies."""
+    try:
+        content = tomllib.loads(config.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"--config {config} cannot be read: {error}.") from None
+    known = settings()
+    chosen = {}
+    for section, entries in content.items():
+        if section in known and not isinstance(entries, dict):
+            right = known[section].metadata["section"]
+            raise SettingsError(f"{config} sets '{section}' outside of the sections; put it under [{right}].")
+        if section not in SECTIONS or not isinstance(entries, dict):
+            raise SettingsError(f"{config} has '{section}' where sections are expected: {', '.join(SECTIONS)}.")
+        for name, value in entries.items():
+            if name not in known:
+                inside = ", ".join(n for n, f in known.items() if f.metadata["section"] == section)
+                raise SettingsError(f"{config} sets '{name}' in [{section}], which is no setting; it has {inside}.")
+            if known[name].metadata["section"] != section:
+                right = known[name].metadata["section"]
+                raise SettingsError(f"{config} sets '{name}' in [{section}]; it belongs into [{right}].")
+            chosen[name] = value
+    for name in ("snapshots", "topology", "beads"):
+        if name in chosen:
+            chosen[name] = str(config.parent / chosen[name])
+    return chosen
 
 
-def choose_quadruplets(snapshots: Snapshots) -> tuple[Quadruplet, ...]:
-    """Signed features from the bonds: a proper dihedral per central bond, a chirality per centre of >= 3 neighbours.
-
-    A dihedral takes, on each side, the neighbour with most bonds, then the heaviest, then the first. A centre with its
-    three first neighbours in that order gives (neighbour, centre, neighbour, neighbour), whose S is its signed volume.
-    """
-    neighbours = [[] for _ in range(snapshots.n_particles)]
-    for i, j in snapshots.bonds:
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-
-    def ranked(atoms):
-        return sorted(atoms, key=lambda i: (-len(neighbours[i]), -snapshots.particles[i].mass, i))
-
-    dihedrals = []
-    for b, c in snapshots.bonds:
-        left = [i for i in ranked(neighbours[b]) if i != c]
-        right = [i for i in ranked(neighbours[c]) if i not in (b, *left[:1])]
-        if left and right:
-            dihedrals.append((left[0], b, c, right[0]))
-    centres = []
-    for centre, around in enumerate(neighbours):
-        if len(around) >= 3:
-            first, second, third = ranked(around)[:3]
-            centres.append((first, centre, second, third))
-    return tuple(dihedrals + centres)
+def to_toml(data: DataSettings, training: TrainingSettings, folder: Path) -> str:
+    """The settings as a commented TOML file to lie in `folder`; what is still open is commented out."""
+    values = asdict(data) | asdict(training)
+    for name in ("snapshots", "topology", "beads"):
+        if values[name] is not None:
+            values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
+    return "\n".join(_toml_lines(values))
 
 
-def as_dict(settings: TrainingSettings) -> dict:
+def _toml_lines(values: dict) -> Iterator[str]:
+    yield "# diffusim train --config THIS_FILE -o model.safetensors"
+    yield "# Lengths in nm, temperatures in kelvin. Flags of the same names override what is here."
+    known = settings()
+    for section, comment in SECTIONS.items():
+        yield ""
+        yield f"# {comment}"
+        yield f"[{section}]"
+        for name in (n for n, f in known.items() if f.metadata["section"] == section):
+            entry = f"# {name} =" if values[name] is None else f"{name} = {json.dumps(values[name])}"
+            comment = f"# {known[name].metadata['help']}"
+            if len(entry) > COMMENTS_AT:
+                yield comment
+                yield entry
+            else:
+                yield f"{entry:<{COMMENTS_AT}} {comment}"
+    yield ""
+
+
+def as_dict(training: TrainingSettings) -> dict:
     """The settings as JSON would give them back, for provenance and for comparing with a checkpoint."""
-    entry = asdict(settings)
-    return entry | {"hidden": list(settings.hidden), "quadruplets": [list(q) for q in settings.quadruplets or ()]}
+    return json.loads(json.dumps(asdict(training)))
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
@@ -178,10 +218,28 @@ def parse_quadruplets(text: str) -> tuple[Quadruplet, ...]:
         ) from None
 
 
+def parse_symmetries(text: str) -> tuple[Permutation, ...] | str:
+    """'1-2-3,8-9+10-11' to its permutations in cycles; 'auto' and 'none' as they are."""
+    if text in (AUTO, "none"):
+        return text
+    try:
+        return tuple(tuple(tuple(int(i) for i in c.split("-")) for c in p.split("+")) for p in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f"--symmetries is '{text}'; expected auto, none, or permutations such as 1-2-3,8-9+10-11."
+        ) from None
+
+
+def _whole_numbers(name: str, values) -> tuple[int, ...]:
+    if isinstance(values, str) or not hasattr(values, "__iter__") or not all(_is_whole(v) for v in values):
+        raise SettingsError(f"--{name} holds {values}; expected a list of whole numbers.")
+    return tuple(values)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _demand(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise SettingsError(f"--{name.replace('_', '-')} is {value}; expected {expected}.")
-
-
-def _one_digit(x: float) -> float:
-    return float(f"{x:.0e}")

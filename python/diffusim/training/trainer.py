@@ -20,19 +20,21 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from diffusim import model_file
+from diffusim.training.choices import permutation_table
 from diffusim.training.config import SettingsError, TrainingSettings, as_dict
-from diffusim.training.losses import GROUP, denoising_loss, fokker_planck_loss
-from diffusim.training.network import DistanceNetwork, Weights
+from diffusim.training.kinds import Network, Weights
+from diffusim.training.losses import GROUP, Frames, denoising_loss, fokker_planck_loss
 
 BLOCK = 50  # steps per compiled call: how often progress is shown and Ctrl-C is heard
-WARM_UP = 0.02  # fraction of the steps
-AVERAGE = 0.05  # the averaged weights remember about this fraction of the steps
 CLIP = 1.0  # largest norm of a gradient
-FOKKER_PLANCK_FRAMES = 64  # per step
+FOKKER_PLANCK_FRAMES = 64  # per step, at most
 FOKKER_PLANCK_RANGE = 20.0  # its noise levels go from noise_min to this times noise_min: where denoising alone is noisy
 EVALUATION_DRAWS = 4  # noise draws per held-out frame
 MOST_HELD_OUT = 2000  # frames
+LEAST_SNAPSHOTS = 80
+BANDS = 8  # of the noise levels, in the final report
 POWER_ITERATIONS = 60
+MOST_RECOVERIES = 3  # times that the learning rate is halved after a loss that is not finite
 
 
 class TrainingError(RuntimeError):
@@ -45,7 +47,10 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """One report: after `step` of `steps` steps. `loss` is a mean over some steps, the others the last evaluation's."""
+    """One report: after `step` of `steps` steps. `loss` is a mean over some steps, the others the last evaluation's.
+
+    `note` is a sentence for the user, where something happened.
+    """
 
     step: int
     steps: int
@@ -53,72 +58,108 @@ class Progress:
     loss: float
     held_out: float | None
     residual: float | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Band:
+    """Held-out losses per coordinate for noise levels from `noise_min` to `noise_max` nm."""
+
+    noise_min: float
+    noise_max: float
+    denoising: float
+    fokker_planck: float | None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The weights with the lowest held-out loss, and how it ended: "finished", "early", "interrupted", "failed"."""
+    """The weights with the lowest held-out loss, and how it ended: "finished", "early", "interrupted", "failed".
+
+    `bands` are the losses of these weights along the noise levels. Where the Fokker-Planck weight is 0, its losses are
+    None.
+    """
 
     weights: Weights
     step: int
     best_step: int
     held_out: float
-    residual: float
+    residual: float | None
     stopped: str
+    recoveries: int
+    bands: tuple[Band, ...]
 
 
 class _State(NamedTuple):
     """All that training carries from step to step; what a checkpoint holds."""
 
     step: jax.Array
-    layers: tuple
+    weights: Weights
     optimizer: tuple
-    average: tuple
-    best: tuple
+    average: Weights
+    best: Weights
     best_step: jax.Array
     best_held_out: jax.Array
     best_residual: jax.Array
     idle_evaluations: jax.Array
+    recoveries: jax.Array
 
 
-def feature_statistics(network: DistanceNetwork, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread [n_features] of the features over frames [n_frames, n_particles, 3], as float32."""
-    features = np.asarray(network.features_of_all(positions), dtype=np.float64)
-    spread = np.maximum(features.std(axis=0), 1e-6)
-    return features.mean(axis=0).astype(np.float32), spread.astype(np.float32)
+class _Constants(NamedTuple):
+    """What is the same in every step: the training frames, their force variance (nm^2), the permutations, the key."""
+
+    frames: Frames
+    force_variance: jax.Array
+    permutations: tuple[jax.Array, ...]
+    key: jax.Array
 
 
 def train(
-    network: DistanceNetwork,
-    positions: np.ndarray,
+    network: Network,
+    frames: Frames,
     settings: TrainingSettings,
     checkpoint: Path | None = None,
     resume: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
-    """Train `network` on frames [n_frames, n_particles, 3] in nm.
+    """Train `network` on `frames` of at least 80 snapshots.
 
-    `settings` are complete (config.complete). After each evaluation the state goes to `checkpoint`; with `resume` it
-    starts from there. Ctrl-C ends it with the best weights so far. Raises TrainingError when the loss is not finite,
+    `settings` are complete (choices.complete). After each evaluation the state goes to `checkpoint`; with `resume` it
+    starts from there. Ctrl-C ends it with the best weights so far. A loss that is not finite sends it back to the last
+    evaluation with half the learning rate, at most three times. Raises TrainingError when that does not help,
     SettingsError when the checkpoint belongs to another training.
     """
-    positions = np.asarray(positions - positions.mean(axis=1, keepdims=True), dtype=np.float32)
-    order = np.random.default_rng(settings.seed).permutation(len(positions))
-    n_held_out = min(max(GROUP, round(settings.held_out * len(positions))), MOST_HELD_OUT)
-    held_out, training = jnp.asarray(positions[order[:n_held_out]]), jnp.asarray(positions[order[n_held_out:]])
-    if len(training) < FOKKER_PLANCK_FRAMES:
-        needed = FOKKER_PLANCK_FRAMES + GROUP
-        raise SettingsError(f"there are {len(positions)} snapshots; training needs {needed}, a good model thousands.")
-    statistics = tuple(map(jnp.asarray, feature_statistics(network, np.asarray(training))))
-    key_start, key_steps, key_evaluation = jax.random.split(jax.random.key(settings.seed), 3)
-
-    state = _initial_state(network, settings, key_start)
-    fingerprint = _fingerprint(settings, positions)
+    fingerprint = _fingerprint(settings, frames)
+    frames = _prepared(frames, network.translation_invariant)
+    n_frames = len(frames.positions)
+    if n_frames < LEAST_SNAPSHOTS:
+        raise SettingsError(
+            f"there are {n_frames} snapshots; training needs {LEAST_SNAPSHOTS}, a good model thousands."
+        )
+    order = np.random.default_rng(settings.seed).permutation(n_frames)
+    n_held_out = min(max(GROUP, round(settings.held_out * n_frames)), MOST_HELD_OUT)
+    held_out, training = (jax.tree.map(jnp.asarray, frames.take(i)) for i in (order[:n_held_out], order[n_held_out:]))
+    keys = jax.random.split(jax.random.key(settings.seed), 5)
+    key_start, key_steps, key_evaluation, key_permutations, key_bands = keys
+    constants = _Constants(
+        frames=training,
+        force_variance=jnp.ones(()) if training.forces is None else 1 / jnp.mean(training.forces**2),
+        permutations=tuple(jnp.asarray(permutation_table(p, network.n_particles)) for p in settings.symmetries),
+        key=key_steps,
+    )
+    permuted = _permuted(training, constants.permutations, key_permutations)
+    weights = network.initial_weights(key_start, np.asarray(permuted.positions))
+    state = _initial_state(settings, weights)
     if resume:
         state = _load_checkpoint(checkpoint, state, fingerprint)
 
+    def finished(state: _State, stopped: str) -> TrainingResult | None:
+        if int(state.best_step) == 0:
+            return None
+        bands = _bands(network, settings, state, constants, held_out, key_bands)
+        return _result(state, stopped, bands)
+
     evaluate_every = -(-settings.steps // settings.evaluations)
-    stopped, held_out_loss, residual = "finished", None, None
+    good, stopped, held_out_loss, residual = state, "finished", None, None
     try:
         while (step := int(state.step)) < settings.steps:
             if int(state.idle_evaluations) >= settings.patience:
@@ -126,52 +167,60 @@ def train(
                 break
             next_evaluation = min((step // evaluate_every + 1) * evaluate_every, settings.steps)
             n_steps = min(BLOCK, next_evaluation - step)
-            advanced, loss = _advance(network, settings, state, statistics, training, key_steps, n_steps)
+            state, loss = _advance(network, settings, state, constants, n_steps)
+            note = None
             if not np.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is not finite at step {step + n_steps:,}. Lower --learning-rate (it is "
-                    f"{settings.learning_rate:g}) or --fokker-planck-weight (it is {settings.fokker_planck_weight:g}).",
-                    _result(state, statistics, "failed"),
+                if int(good.recoveries) == MOST_RECOVERIES:
+                    raise TrainingError(_not_finite(settings, step + n_steps), finished(good, "failed"))
+                good = state = good._replace(recoveries=good.recoveries + 1)
+                note = (
+                    f"the loss was not finite near step {step + n_steps:,}; it goes on from step {int(state.step):,} "
+                    f"with {0.5 ** int(state.recoveries):g} of the learning rate"
                 )
-            state = advanced
-            if int(state.step) == next_evaluation:
-                state, *evaluation = _evaluate(network, settings, state, statistics, held_out, key_evaluation)
-                held_out_loss, residual = map(float, evaluation)
+            elif int(state.step) == next_evaluation:
+                state, held_out_loss, residual = _evaluate(
+                    network, settings, state, constants, held_out, key_evaluation
+                )
+                good = state
                 if checkpoint is not None:
                     _save_checkpoint(checkpoint, state, fingerprint)
             report(
                 Progress(
                     step=int(state.step),
                     steps=settings.steps,
-                    epoch=int(state.step) * (settings.batch // 2) / len(training),
+                    epoch=int(state.step) * (settings.batch // 2) / len(training.positions),
                     loss=float(loss),
                     held_out=held_out_loss,
                     residual=residual,
+                    note=note,
                 )
             )
     except KeyboardInterrupt:
         stopped = "interrupted"
-    result = _result(state, statistics, stopped)
+    result = finished(state, stopped)
     if result is None:
         raise TrainingError("training was interrupted before its first evaluation; there is no model to write.")
     return result
 
 
-def largest_curvature(network: DistanceNetwork, weights: Weights, positions: np.ndarray, noise_level: float) -> float:
-    """Largest eigenvalue of -grad score, 1/nm^2, over frames [n_frames, n_particles, 3] blurred by `noise_level` nm.
+def largest_curvature(network: Network, weights: Weights, frames: Frames, noise_level: float) -> float:
+    """Largest eigenvalue of -grad score, 1/nm^2, over frames blurred by `noise_level` nm.
 
     Power iteration on Hessian-vector products; the Rayleigh quotient is a lower bound, within about 1 % by then.
     """
-    xi, start = jax.random.normal(jax.random.key(0), (2, *positions.shape))
-    quotients = _curvatures(network, weights, positions + noise_level * xi, start, jnp.log(noise_level))
-    return float(jnp.max(quotients))
+    xi, start = jax.random.normal(jax.random.key(0), (2, *frames.positions.shape))
+    blurred = frames._replace(positions=frames.positions + noise_level * xi, forces=None)
+    return float(jnp.max(_curvatures(network, weights, blurred, start, jnp.log(noise_level))))
 
 
 @partial(jax.jit, static_argnames="network")
 @partial(jax.vmap, in_axes=(None, None, 0, 0, None))
 def _curvatures(network, weights, frame, vector, log_noise):
+    def gradient(x):
+        return jax.grad(network.energy, argnums=1)(weights, x, log_noise, frame.cells)
+
     def product(v):
-        return jax.jvp(lambda x: jax.grad(network.energy, argnums=1)(weights, x, log_noise), (frame,), (v,))[1]
+        return jax.jvp(gradient, (frame.positions,), (v,))[1]
 
     def iterate(_, v):
         v = product(v)
@@ -181,90 +230,181 @@ def _curvatures(network, weights, frame, vector, log_noise):
     return jnp.sum(v * product(v))
 
 
+def _prepared(frames: Frames, centred: bool) -> Frames:
+    """The frames as float32; `centred`: about their centre, and without the net force, whose mean is 0."""
+    if centred:
+        positions, forces = (
+            None if a is None else a - a.mean(axis=1, keepdims=True) for a in (frames.positions, frames.forces)
+        )
+        frames = frames._replace(positions=positions, forces=forces)
+    return jax.tree.map(lambda a: np.asarray(a, dtype=np.float32), frames)
+
+
+def _permuted(frames: Frames, permutations: tuple[jax.Array, ...], key: jax.Array) -> Frames:
+    """Each frame with its equivalent particles exchanged at random; `permutations` hold the powers of one each."""
+    if not permutations:
+        return frames
+    n_frames, n_particles, _ = frames.positions.shape
+    source = jnp.broadcast_to(jnp.arange(n_particles), (n_frames, n_particles))
+    for table, key_power in zip(permutations, jax.random.split(key, len(permutations)), strict=True):
+        powers = jax.random.randint(key_power, (n_frames,), 0, len(table))
+        source = jnp.take_along_axis(source, table[powers], axis=1)
+
+    def moved(a):
+        return None if a is None else jnp.take_along_axis(a, source[..., None], axis=1)
+
+    return frames._replace(positions=moved(frames.positions), forces=moved(frames.forces))
+
+
 def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
-    warm_up = max(1, round(WARM_UP * settings.steps))
-    rate = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, warm_up, settings.steps)
+    rate = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=settings.learning_rate,
+        warmup_steps=max(1, round(settings.warm_up * settings.steps)),
+        decay_steps=settings.steps,
+        end_value=settings.learning_rate_end * settings.learning_rate,
+    )
     return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate))
 
 
-@partial(jax.jit, static_argnames=("network", "settings"))
-def _advance(network, settings, state, statistics, frames, key, n_steps):
-    """`n_steps` optimizer steps; returns the state and the mean loss. `statistics` are feature mean and spread."""
-    decay = 1.0 - 1.0 / max(1.0, AVERAGE * settings.steps)
-    fp_max = _fokker_planck_noise_max(network)
+def _fokker_planck_weight(settings: TrainingSettings, step: jax.Array) -> jax.Array:
+    """It grows linearly from 0 over the first part of the steps, in which the energy is far from any density's."""
+    ramp = settings.fokker_planck_ramp * settings.steps
+    return settings.fokker_planck_weight * jnp.minimum(1.0, step / ramp if ramp > 0 else 1.0)
 
-    def loss(layers, frames, key):
-        weights = Weights(*statistics, layers)
+
+@partial(jax.jit, static_argnames=("network", "settings"))
+def _advance(network, settings, state, constants, n_steps):
+    """`n_steps` optimizer steps; returns the state and the mean loss."""
+    decay = 1.0 - 1.0 / max(1.0, settings.average * settings.steps)
+    noise_range, fp_range = _noise_ranges(network)
+    key = jax.random.fold_in(constants.key, state.recoveries)
+    damping = 0.5**state.recoveries
+
+    def loss(weights, frames, key, fp_weight):
         key_denoising, key_fp = jax.random.split(key)
-        total = denoising_loss(network, weights, frames, key_denoising)
+        total = denoising_loss(
+            network, weights, frames, noise_range, key_denoising, settings.force_weight, constants.force_variance
+        )
         if settings.fokker_planck_weight > 0:
-            fp = fokker_planck_loss(network, weights, frames[:FOKKER_PLANCK_FRAMES], fp_max, key_fp)
-            total += settings.fokker_planck_weight * fp
+            few = frames.take(slice(FOKKER_PLANCK_FRAMES))
+            total += fp_weight * fokker_planck_loss(network, weights, few, fp_range, key_fp)
         return total
 
     def one(_, carry):
         state, total = carry
-        key_frames, key_loss = jax.random.split(jax.random.fold_in(key, state.step))
-        chosen = jax.random.randint(key_frames, (settings.batch // 2,), 0, len(frames))
-        value, gradient = jax.value_and_grad(loss)(state.layers, frames[chosen], key_loss)
-        updates, optimizer_state = _optimizer(settings).update(gradient, state.optimizer, state.layers)
-        layers = optax.apply_updates(state.layers, updates)
-        keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, layers)
-        state = state._replace(step=state.step + 1, layers=layers, optimizer=optimizer_state, average=average)
+        key_frames, key_loss, key_permutations = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        chosen = jax.random.randint(key_frames, (settings.batch // 2,), 0, len(constants.frames.positions))
+        frames = _permuted(constants.frames.take(chosen), constants.permutations, key_permutations)
+        fp_weight = _fokker_planck_weight(settings, state.step)
+        value, gradient = jax.value_and_grad(loss)(state.weights, frames, key_loss, fp_weight)
+        updates, optimizer_state = _optimizer(settings).update(gradient, state.optimizer, state.weights)
+        weights = optax.apply_updates(state.weights, jax.tree.map(lambda u: damping * u, updates))
+        forget = 1 - jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+        average = jax.tree.map(lambda a, b: a + forget * (b - a), state.average, weights)
+        state = state._replace(step=state.step + 1, weights=weights, optimizer=optimizer_state, average=average)
         return state, total + value
 
     state, total = jax.lax.fori_loop(0, n_steps, one, (state, jnp.zeros(())))
     return state, total / n_steps
 
 
-@partial(jax.jit, static_argnames=("network", "settings"))
-def _evaluate(network, settings, state, statistics, held_out, key):
-    """Held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
-    weights = Weights(*statistics, state.average)
-    key_denoising, key_fp = jax.random.split(key)
-    fp_max = _fokker_planck_noise_max(network)
-    repeated = jnp.tile(held_out, (EVALUATION_DRAWS, 1, 1))
-    residual = fokker_planck_loss(network, weights, repeated, fp_max, key_fp)
-    loss = denoising_loss(network, weights, repeated, key_denoising) + settings.fokker_planck_weight * residual
-    better = loss < state.best_held_out
-    state = state._replace(
-        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), state.average, state.best),
-        best_step=jnp.where(better, state.step, state.best_step),
-        best_held_out=jnp.where(better, loss, state.best_held_out),
-        best_residual=jnp.where(better, residual, state.best_residual),
-        idle_evaluations=jnp.where(better, 0, state.idle_evaluations + 1),
+def _evaluate(network, settings, state: _State, constants: _Constants, held_out: Frames, key) -> tuple:
+    """State, held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
+    force = settings.force_weight, constants.force_variance
+    size = settings.batch // 2
+    denoising, residual = _losses(
+        network, size, state.average, held_out, _noise_ranges(network), key, force, settings.fokker_planck_weight > 0
     )
-    return state, loss, residual
+    loss = denoising + (settings.fokker_planck_weight * residual if settings.fokker_planck_weight > 0 else 0.0)
+    if loss < state.best_held_out:
+        better = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
+        state = state._replace(**better, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
+    else:
+        state = state._replace(idle_evaluations=state.idle_evaluations + 1)
+    return state, float(loss), _known(residual)
 
 
-def _fokker_planck_noise_max(network: DistanceNetwork) -> float:
-    return min(FOKKER_PLANCK_RANGE * network.noise_min, network.noise_max)
+@partial(jax.jit, static_argnames=("network", "size", "with_fokker_planck"))
+def _losses(network, size, weights, frames, noise_ranges, key, force, with_fokker_planck):
+    """Both losses over `frames`, each frame drawn several times, in chunks of `size`; nan for one that is left out."""
+    n_frames = len(frames.positions)
+    size = min(size, n_frames)
+    n_chunks = n_frames // size
+    order = np.resize(np.arange(n_chunks * size), (EVALUATION_DRAWS * n_chunks, size))
+
+    def one(chunk):
+        indices, key = chunk
+        key_denoising, key_fp = jax.random.split(key)
+        some = frames.take(indices)
+        denoising = denoising_loss(network, weights, some, noise_ranges[0], key_denoising, *force)
+        if not with_fokker_planck:
+            return denoising, jnp.full((), jnp.nan)
+        return denoising, fokker_planck_loss(network, weights, some, noise_ranges[1], key_fp)
+
+    denoising, residual = jax.lax.map(one, (order, jax.random.split(key, len(order))))
+    return jnp.mean(denoising), jnp.mean(residual)
 
 
-def _initial_state(network, settings, key) -> _State:
-    layers = network.initial_layers(key)
+def _bands(network, settings, state: _State, constants: _Constants, held_out: Frames, key) -> tuple[Band, ...]:
+    """The losses of the best weights in bands of ln sigma."""
+    edges = np.geomspace(network.noise_min, network.noise_max, BANDS + 1).tolist()
+    force = settings.force_weight, constants.force_variance
+    found = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        ranges = ((low, high), (low, high))
+        denoising, residual = _losses(
+            network, settings.batch // 2, state.best, held_out, ranges, key, force, settings.fokker_planck_weight > 0
+        )
+        found.append(Band(low, high, float(denoising), _known(residual)))
+    return tuple(found)
+
+
+def _known(loss: jax.Array) -> float | None:
+    return None if np.isnan(loss) else float(loss)
+
+
+def _noise_ranges(network: Network) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Noise levels of the denoising and of the Fokker-Planck loss, nm."""
+    highest = min(FOKKER_PLANCK_RANGE * network.noise_min, network.noise_max)
+    return (network.noise_min, network.noise_max), (network.noise_min, highest)
+
+
+def _initial_state(settings: TrainingSettings, weights: Weights) -> _State:
     zero = jnp.zeros((), jnp.int32)
     infinite = jnp.full((), jnp.inf, jnp.float32)
-    return _State(zero, layers, _optimizer(settings).init(layers), layers, layers, zero, infinite, infinite, zero)
+    optimizer = _optimizer(settings).init(weights)
+    return _State(zero, weights, optimizer, weights, weights, zero, infinite, infinite, zero, zero)
 
 
-def _result(state: _State, statistics, stopped: str) -> TrainingResult | None:
-    if int(state.best_step) == 0:
-        return None
+def _not_finite(settings: TrainingSettings, step: int) -> str:
+    return (
+        f"the loss is not finite at step {step:,}, after {MOST_RECOVERIES} attempts with half the learning rate each. "
+        f"Lower --learning-rate (it is {settings.learning_rate:g}) or --fokker-planck-weight (it is "
+        f"{settings.fokker_planck_weight:g}), or look for frames that are broken."
+    )
+
+
+def _result(state: _State, stopped: str, bands: tuple[Band, ...]) -> TrainingResult:
     return TrainingResult(
-        weights=Weights(*statistics, state.best),
+        weights=state.best,
         step=int(state.step),
         best_step=int(state.best_step),
         held_out=float(state.best_held_out),
-        residual=float(state.best_residual),
+        residual=_known(state.best_residual),
         stopped=stopped,
+        recoveries=int(state.recoveries),
+        bands=bands,
     )
 
 
-def _fingerprint(settings: TrainingSettings, positions: np.ndarray) -> dict:
+def _fingerprint(settings: TrainingSettings, frames: Frames) -> dict:
     """What a checkpoint must agree on to be continued."""
-    return json.loads(json.dumps(as_dict(settings))) | {"snapshots": hashlib.sha256(positions.tobytes()).hexdigest()}
+    digest = hashlib.sha256()
+    for array in frames:
+        if array is not None:
+            digest.update(np.ascontiguousarray(array))
+    return as_dict(settings) | {"snapshots": digest.hexdigest()}
 
 
 def _save_checkpoint(path: Path, state: _State, fingerprint: dict) -> None:

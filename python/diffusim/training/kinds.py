@@ -1,0 +1,109 @@
+"""What the trainer needs of a network, and the networks there are.
+
+A new kind is a class with these methods and an arm in `network_of`; losses, trainer and export know nothing else.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+
+from diffusim.snapshots import Snapshots, most_neighbours
+from diffusim.training.config import SettingsError, TrainingSettings
+from diffusim.training.network import DistanceNetwork
+
+MOST_PAIRS = 300  # distances that tell frames of many particles apart
+SPARE_NEIGHBOURS = 1.2  # room for neighbours, relative to the most that were seen
+
+Weights = Any  # a pytree of arrays; what is not trained has no gradient
+
+
+class Network(Protocol):
+    """A hashable description of a network: the energy of a frame, in kT0, at a noise level. Lengths in nm."""
+
+    kind: str  # as in the model file
+    n_particles: int
+    noise_min: float
+    noise_max: float
+    translation_invariant: bool  # then frames are centred and forces have no net force
+
+    @property
+    def n_weights(self) -> int:
+        """Number of trained weights."""
+
+    def initial_weights(self, key: jax.Array, positions: np.ndarray) -> Weights:
+        """Random weights for frames like [n_frames, n_particles, 3]."""
+
+    def energy(
+        self, weights: Weights, positions: jax.Array, log_noise: jax.Array, cell: jax.Array | None = None
+    ) -> jax.Array:
+        """Energy of one frame [n_particles, 3] in the `cell` [3, 3] (rows are vectors), twice differentiable."""
+
+    def hyperparameters(self) -> dict:
+        """The entry of the model file."""
+
+    def tensors(self, weights: Weights) -> dict[str, np.ndarray]:
+        """The tensors of the model file."""
+
+    def descriptors(self, positions: np.ndarray) -> np.ndarray:
+        """What tells frames [n_frames, n_particles, 3] apart, [n_frames, n]; start frames are spread over it."""
+
+
+@dataclass(frozen=True)
+class MessagePassing:
+    """The message-passing network as a Network: it learns nothing from the frames before the training."""
+
+    inner: Any  # a MessagePassingNetwork
+    kind: ClassVar[str] = "message-passing"
+    translation_invariant: ClassVar[bool] = True
+
+    def __getattr__(self, name: str):
+        return getattr(object.__getattribute__(self, "inner"), name)
+
+    def initial_weights(self, key: jax.Array, positions: np.ndarray) -> Weights:
+        return self.inner.initial_weights(key)
+
+    def descriptors(self, positions: np.ndarray) -> np.ndarray:
+        """Some pair distances."""
+        pairs = np.array(np.triu_indices(positions.shape[1], 1))
+        some = np.sort(np.random.default_rng(0).permutation(pairs.shape[1])[:MOST_PAIRS])
+        i, j = pairs[:, some]
+        return np.linalg.norm(positions[:, i] - positions[:, j], axis=-1).astype(float)
+
+
+def network_of(settings: TrainingSettings, snapshots: Snapshots) -> Network:
+    """The network that complete `settings` ask for."""
+    if settings.model == "message-passing":
+        return _message_passing(settings, snapshots)
+    return DistanceNetwork(
+        snapshots.n_particles, settings.quadruplets, settings.noise_min, settings.noise_max, settings.hidden
+    )
+
+
+def _message_passing(settings: TrainingSettings, snapshots: Snapshots) -> MessagePassing:
+    """A block of features for each width in `hidden`; species are elements, or names where there are none."""
+    try:
+        from diffusim.training.message_passing import MessagePassingNetwork
+    except ImportError:
+        raise SettingsError("--model message-passing is not in this version of diffusim; use distance.") from None
+    names = [p.element or p.name for p in snapshots.particles]
+    species = tuple(sorted(set(names)))
+    within = most_neighbours(snapshots.positions, snapshots.cells, settings.cutoff + 4 * settings.noise_max)
+    return MessagePassing(
+        MessagePassingNetwork(
+            species=species,
+            particles=tuple(species.index(name) for name in names),
+            cutoff=settings.cutoff,
+            noise_min=settings.noise_min,
+            noise_max=settings.noise_max,
+            max_neighbors=min(round(SPARE_NEIGHBOURS * within) + 2, snapshots.n_particles - 1),
+            width=settings.hidden[0],
+            n_blocks=len(settings.hidden),
+        )
+    )
+
+
+def score(network: Network, weights: Weights, positions: jax.Array, log_noise: jax.Array, cell=None) -> jax.Array:
+    """-grad E [n_particles, 3] of one frame, 1/nm."""
+    return -jax.grad(network.energy, argnums=1)(weights, positions, log_noise, cell)
