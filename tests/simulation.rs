@@ -10,6 +10,7 @@ use diffusim::sampler::{Options, Simulation, StepSize};
 use diffusim::schedule::{End, Mobility, SpringSchedule, TemperatureSchedule};
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn options() -> Options {
     Options {
@@ -501,4 +502,37 @@ fn metropolis_refuses_a_model_without_energies() {
     let error = s.step(3).unwrap_err();
     assert!(matches!(&error, Error::Unsupported(t) if t.contains("Metropolis steps need one")), "{error}");
     assert_eq!(s.step_count(), 0);
+}
+
+/// Whatever steps were tried and failed, and by which adapter, a step finds the noise of its number.
+#[test]
+fn a_failed_run_leaves_the_noise_as_it_was() {
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let countdown = left.clone();
+    let score = move |x: &[f64], s: &mut [f64], energies: Option<&mut [f64]>| {
+        if countdown.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err("out of coffee".into());
+        }
+        x.iter().zip(s).for_each(|(x, s)| *s = -30.0 * x);
+        if let Some(energies) = energies {
+            let frames = energies.iter_mut().zip(x.chunks_exact(6));
+            frames.for_each(|(e, x)| *e = 15.0 * x.iter().map(|x| x * x).sum::<f64>());
+        }
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
+    let mut undisturbed = simulation(&model, options());
+    undisturbed.step(8).unwrap();
+    for adapter in ADAPTERS {
+        let mut s = simulation(&model, options());
+        s.step(5).unwrap();
+        s.reconfigure(Options { adapter, ..options() }).unwrap();
+        left.store(4, Ordering::Relaxed);
+        assert_eq!(s.step(10).unwrap_err(), Error::Callback("out of coffee".into()));
+        left.store(usize::MAX, Ordering::Relaxed);
+        assert_eq!((s.step_count(), s.statistics().acceptance), (5, None));
+        s.reconfigure(options()).unwrap();
+        s.step(3).unwrap();
+        assert_eq!(s.positions(), undisturbed.positions(), "{adapter:?}");
+    }
 }
