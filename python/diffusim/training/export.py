@@ -67,7 +67,7 @@ def representatives(network: DistanceNetwork, positions: np.ndarray, n: int, see
     """
     random = np.random.default_rng(seed)
     shapes = np.array(network.features_of_all(positions), dtype=np.float64)
-    shapes[:, network.n_pairs :] *= network.signed_length  # all in nm
+    shapes[:, network.n_lengths :] *= network.signed_length  # all in nm
     cells, chosen = [(np.arange(len(positions)), min(n, len(positions)))], []
     while cells:
         members, count = cells.pop()

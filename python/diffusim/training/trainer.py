@@ -102,7 +102,9 @@ def train(
     starts from there. Ctrl-C ends it with the best weights so far. Raises TrainingError when the loss is not finite,
     SettingsError when the checkpoint belongs to another training.
     """
-    positions = np.asarray(positions - positions.mean(axis=1, keepdims=True), dtype=np.float32)
+    if network.translation_invariant:
+        positions = positions - positions.mean(axis=1, keepdims=True)
+    positions = np.asarray(positions, dtype=np.float32)
     order = np.random.default_rng(settings.seed).permutation(len(positions))
     n_held_out = min(max(GROUP, round(settings.held_out * len(positions))), MOST_HELD_OUT)
     held_out, training = jnp.asarray(positions[order[:n_held_out]]), jnp.asarray(positions[order[n_held_out:]])
