@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use diffusim::lane::CacheLine;
-use diffusim::model::{Model, Scratch};
+use diffusim::model::{Frames, Model, Outputs, Scratch};
 use diffusim::noise::Noise;
 use diffusim::sampler::{Options, Simulation, StepSize};
 use pulp::{Arch, Simd, WithSimd};
@@ -93,7 +93,10 @@ fn score(c: &mut Criterion) {
         let (mut s, mut scratch) = (vec![0.0; x.len()], Scratch::default());
         group.throughput(Throughput::Elements(frames as u64));
         group.bench_function(format!("{frames} frames, one core"), |b| {
-            b.iter(|| model.score().evaluate(black_box(&x), &mut s, None, &mut scratch))
+            b.iter(|| {
+                let frames = Frames::open(black_box(&x));
+                model.score().evaluate(frames, Outputs::scores(&mut s), &mut scratch)
+            })
         });
     }
 }

@@ -296,7 +296,7 @@ impl<S: Simd> Word for PackedWord<S> {
 /// A cache line of single-precision numbers: buffers made of it are aligned for every instruction set.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub struct CacheLine([f32; CacheLine::LEN]);
+pub struct CacheLine(pub [f32; CacheLine::LEN]);
 
 impl CacheLine {
     /// Numbers in a line.

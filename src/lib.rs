@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod backend;
 mod capi;
+pub mod cell;
 pub mod error;
 pub mod lane;
 pub mod model;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up. A room may use the rooms below it, and itself.
 const ROOMS: [&[&str]; 6] = [
-    &["error", "lane", "noise", "schedule"],
+    &["cell", "error", "lane", "noise", "schedule"],
     &["adapter", "model"],
     &["backend"],
     &["sampler"],

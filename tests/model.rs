@@ -5,7 +5,7 @@ mod common;
 use common::{description, fixture, network};
 use diffusim::error::Error;
 use diffusim::model::distance::{Hyperparameters, Tensors};
-use diffusim::model::{Distance, Metadata, Model, Scratch, curvature};
+use diffusim::model::{Distance, Frames, Metadata, Model, Outputs, Scratch, curvature};
 use safetensors::SafeTensors;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -68,7 +68,8 @@ fn network_equals_jax() {
 
         let model = Model::load(&fixture("distance_small.safetensors"), Some(level)).unwrap();
         let (mut s, mut e) = (vec![0.0; positions.len()], vec![0.0; energies.len()]);
-        model.score().evaluate(&positions, &mut s, Some(&mut e), &mut Scratch::default()).unwrap();
+        let outputs = Outputs::energies(&mut s, &mut e);
+        model.score().evaluate(Frames::open(&positions), outputs, &mut Scratch::default()).unwrap();
         assert!(largest_error(&s, &scores) < 1e-5, "{}", largest_error(&s, &scores));
         assert!(largest_error(&e, &energies) < 1e-5);
     }
@@ -114,12 +115,14 @@ fn batches_have_the_bits_of_single_frames() {
     let (mut single, mut single_energy) = (vec![0.0; x.len()], vec![0.0; 70]);
     for f in 0..70 {
         let range = f * n..(f + 1) * n;
-        let energy = Some(&mut single_energy[f..f + 1]);
-        model.score().evaluate(&x[range.clone()], &mut single[range], energy, &mut scratch).unwrap();
+        let frame = Frames::open(&x[range.clone()]);
+        let outputs = Outputs::energies(&mut single[range], &mut single_energy[f..f + 1]);
+        model.score().evaluate(frame, outputs, &mut scratch).unwrap();
     }
     for frames in [1, 2, 3, 8, 9, 15, 16, 17, 31, 32, 33, 70] {
         let (mut scores, mut energies) = (vec![0.0; frames * n], vec![0.0; frames]);
-        model.score().evaluate(&x[..frames * n], &mut scores, Some(&mut energies), &mut scratch).unwrap();
+        let outputs = Outputs::energies(&mut scores, &mut energies);
+        model.score().evaluate(Frames::open(&x[..frames * n]), outputs, &mut scratch).unwrap();
         assert_eq!(scores, single[..frames * n], "{frames} frames");
         assert_eq!(energies, single_energy[..frames], "{frames} frames");
     }
@@ -150,7 +153,7 @@ fn energy_is_invariant_and_mirror_images_differ() {
 fn curvature_and_temperature_of_a_harmonic_model_are_exact() {
     let model = common::analytic("harmonic", 3, 273.0, json!({"stiffness": 510.0}));
     let x: Vec<f64> = (0..36).map(|i| 0.05 * diffusim::noise::normals(8, 0, i, 0)[0] as f64).collect();
-    let largest = curvature::largest_curvature(&**model.score(), &x).unwrap();
+    let largest = curvature::largest_curvature(&**model.score(), Frames::open(&x)).unwrap();
     assert!((largest / 510.0 - 1.0).abs() < 1e-6);
     // Where the strongest mode is a maximum, the stiffest one is still found.
     let saddle = |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
@@ -158,12 +161,13 @@ fn curvature_and_temperature_of_a_harmonic_model_are_exact() {
         Ok(())
     };
     let model_of_saddle = Model::callback(3, 273.0, Box::new(saddle)).unwrap();
-    let largest = curvature::largest_curvature(&**model_of_saddle.score(), &x).unwrap();
+    let largest = curvature::largest_curvature(&**model_of_saddle.score(), Frames::open(&x)).unwrap();
     assert!((largest / 12.0 - 1.0).abs() < 1e-3, "{largest}");
     let many = common::analytic("harmonic", 70, 273.0, json!({"stiffness": 510.0}));
-    let (laplacian, _) = curvature::laplacian_and_square(&**many.score(), &[0.01; 210]).unwrap();
+    let (laplacian, _) =
+        curvature::laplacian_and_square(&**many.score(), Frames::open(&[0.01; 210])).unwrap();
     assert!((laplacian / (210.0 * 510.0) - 1.0).abs() < 1e-6);
-    let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), &x).unwrap();
+    let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), Frames::open(&x)).unwrap();
     assert!((laplacian / (36.0 * 510.0) - 1.0).abs() < 1e-6);
     let expected: f64 = x.iter().map(|x| (510.0 * x).powi(2)).sum();
     assert!((square / expected - 1.0).abs() < 1e-12);
@@ -343,7 +347,7 @@ fn another_noise_level_has_another_stiffness() {
     let curvature = |m: &Model| m.metadata().largest_curvature.unwrap();
     assert!(curvature(&fine) != curvature(&coarse));
     let x = &fine.start_positions()[..15 * (fine.start_positions().len() / 15).min(32)];
-    let measured = curvature::largest_curvature(&**coarse.score(), x).unwrap();
+    let measured = curvature::largest_curvature(&**coarse.score(), Frames::open(x)).unwrap();
     assert!((curvature(&coarse) / measured - 1.0).abs() < 1e-12);
 }
 
@@ -402,8 +406,8 @@ fn a_subset_moves_only_its_particles() {
     }
     let (mut inner, mut outer) = (vec![0.0; 30], vec![f64::NAN; 48]);
     let mut scratch = Scratch::default();
-    model.score().evaluate(&small, &mut inner, None, &mut scratch).unwrap();
-    subset.score().evaluate(&large, &mut outer, None, &mut scratch).unwrap();
+    model.score().evaluate(Frames::open(&small), Outputs::scores(&mut inner), &mut scratch).unwrap();
+    subset.score().evaluate(Frames::open(&large), Outputs::scores(&mut outer), &mut scratch).unwrap();
     for f in 0..2 {
         for p in 0..8 {
             let expected = particles
@@ -421,4 +425,38 @@ fn a_subset_moves_only_its_particles() {
     let nested = subset.subset(9, &[8, 7, 6, 5, 4, 3, 2, 1]).unwrap();
     assert!(nested.masses().unwrap_err().to_string().contains("5 of 9"));
     assert!(model.subset(1 << 50, &particles).is_err());
+}
+
+/// The virial of a distance network in open space against the energy of strained frames.
+#[test]
+fn virial_is_the_derivative_by_strain() {
+    let model = network();
+    let n = 3 * model.n_particles();
+    let x = network_positions(2);
+    let (mut scores, mut virials) = (vec![0.0; 2 * n], vec![f64::NAN; 18]);
+    let outputs = Outputs { scores: &mut scores, energies: None, virials: Some(&mut virials) };
+    model.score().evaluate(Frames::open(&x), outputs, &mut Scratch::default()).unwrap();
+    let precise = distance(model.noise_level().unwrap());
+    let scale = virials.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+    for (f, x) in x.chunks_exact(n).enumerate() {
+        for ab in 0..9 {
+            let energy = |strain: f64| {
+                let mut y = x.to_vec();
+                for i in 0..n / 3 {
+                    y[3 * i + ab / 3] += strain * x[3 * i + ab % 3];
+                }
+                precise.evaluate_f64(&y, &mut vec![0.0; n])
+            };
+            let numeric = -(energy(1e-6) - energy(-1e-6)) / 2e-6;
+            assert!((numeric - virials[9 * f + ab]).abs() < 1e-4 * scale, "{f} {ab}: {numeric}");
+        }
+    }
+}
+
+#[test]
+fn a_model_without_a_cell_refuses_one() {
+    let cell = diffusim::cell::Cell::rectangular([2.1, 2.2, 2.3]).unwrap();
+    let mut simulation = common::simulation(&network(), Default::default());
+    let error = simulation.set_cell(Some(cell)).unwrap_err().to_string();
+    assert!(error.contains("no periodic cell") && error.contains("2.2"), "{error}");
 }

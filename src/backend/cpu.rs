@@ -1,8 +1,9 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
 use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
+use crate::cell::Cell;
 use crate::error::Error;
-use crate::model::{ScoreModel, Scratch};
+use crate::model::{Frames, Outputs, ScoreModel, Scratch};
 use crate::noise::Noise;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -15,6 +16,8 @@ const RUNAWAY: f64 = 100.0;
 pub struct Job<'a> {
     /// The score.
     pub model: &'a dyn ScoreModel,
+    /// The cell of all frames, for periodic models.
+    pub cell: Option<&'a Cell>,
     /// The step.
     pub adapter: Adapter,
     /// Base step of each particle, before schedules.
@@ -89,8 +92,9 @@ impl Chunk {
     ) -> Result<(), Failure> {
         let n_particles = job.particles.len();
         for step in job.first_step..job.first_step + job.n_steps {
+            let frames = Frames { positions, cell: job.cell };
             job.model
-                .evaluate(positions, &mut self.scores, None, &mut self.scratch)
+                .evaluate(frames, Outputs::scores(&mut self.scores), &mut self.scratch)
                 .map_err(Failure::Model)?;
             if let Some(bias) = bias {
                 self.scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);

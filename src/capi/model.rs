@@ -1,7 +1,7 @@
 //! `diffusim_model_*`
 
 use super::*;
-use crate::model::{Model, Scratch, curvature};
+use crate::model::{Frames, Model, Outputs, Scratch, curvature};
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
@@ -429,7 +429,9 @@ pub unsafe extern "C" fn diffusim_model_evaluate(
         let scores = slice_mut(scores, positions.len(), "scores")?;
         let energies =
             if energies.is_null() { None } else { Some(slice_mut(energies, n_frames, "energies")?) };
-        model.score().evaluate(positions, scores, energies, &mut Scratch::default())
+        model.score().check_cell(None)?;
+        let outputs = Outputs { scores, energies, virials: None };
+        model.score().evaluate(Frames::open(positions), outputs, &mut Scratch::default())
     })
 }
 
@@ -447,7 +449,8 @@ pub unsafe extern "C" fn diffusim_model_largest_curvature(
     guard(|| {
         let out = output(curvature, "curvature")?;
         let model = &reference(model, "model")?.model;
-        *out = curvature::largest_curvature(&**model.score(), frames(model, positions, n_frames)?)?;
+        let frames = Frames::open(frames(model, positions, n_frames)?);
+        *out = curvature::largest_curvature(&**model.score(), frames)?;
         Ok(())
     })
 }
@@ -465,8 +468,8 @@ pub unsafe extern "C" fn diffusim_model_configurational_temperature(
     guard(|| {
         let out = output(temperature, "temperature")?;
         let model = &reference(model, "model")?.model;
-        let positions = frames(model, positions, n_frames)?;
-        let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), positions)?;
+        let frames = Frames::open(frames(model, positions, n_frames)?);
+        let (laplacian, square) = curvature::laplacian_and_square(&**model.score(), frames)?;
         *out = model.metadata().training_temperature * square / laplacian;
         Ok(())
     })

@@ -1,6 +1,6 @@
 //! Potentials whose score and energy are exact: the yardsticks. All energies are in kT₀, all lengths in nm.
 
-use super::{ScoreModel, Scratch};
+use super::{Frames, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -205,21 +205,17 @@ impl ScoreModel for Analytic {
         self.n_particles
     }
 
-    fn evaluate(
-        &self,
-        positions: &[f64],
-        scores: &mut [f64],
-        mut energies: Option<&mut [f64]>,
-        _: &mut Scratch,
-    ) -> Result<()> {
-        scores.fill(0.0);
+    fn evaluate(&self, frames: Frames, mut outputs: Outputs, _: &mut Scratch) -> Result<()> {
+        outputs.scores.fill(0.0);
         let n = 3 * self.n_particles;
-        for (i, (x, s)) in positions.chunks_exact(n).zip(scores.chunks_exact_mut(n)).enumerate() {
+        let both = frames.positions.chunks_exact(n).zip(outputs.scores.chunks_exact_mut(n));
+        for (i, (x, s)) in both.enumerate() {
             let energy = self.frame(x, s);
-            if let Some(energies) = &mut energies {
+            if let Some(energies) = &mut outputs.energies {
                 energies[i] = energy;
             }
         }
+        outputs.fill_open_virials(frames.positions, self.n_particles);
         Ok(())
     }
 
@@ -248,11 +244,11 @@ mod tests {
             let x: Vec<f64> =
                 (0..3 * n).map(|i| 0.9 * (i as f64 * 1.7).sin() + 0.35 * i as f64 % 1.3).collect();
             let mut score = vec![0.0; x.len()];
-            model.evaluate(&x, &mut score, Some(&mut [0.0]), &mut scratch).unwrap();
+            model.evaluate(Frames::open(&x), Outputs::scores(&mut score), &mut scratch).unwrap();
             let mut energy_at = |i: usize, h: f64| {
                 let (mut y, mut e, mut s) = (x.clone(), [0.0], vec![0.0; x.len()]);
                 y[i] += h;
-                model.evaluate(&y, &mut s, Some(&mut e), &mut scratch).unwrap();
+                model.evaluate(Frames::open(&y), Outputs::energies(&mut s, &mut e), &mut scratch).unwrap();
                 e[0]
             };
             for i in 0..x.len() {
@@ -273,7 +269,8 @@ mod tests {
         let model = Analytic::new(1, Potential::MuellerBrown { kt: 2.0 }).unwrap();
         let (mut score, mut energy) = ([0.0; 3], [0.0]);
         let at = [-0.558_223_6, 1.441_725_8, 0.0];
-        model.evaluate(&at, &mut score, Some(&mut energy), &mut Scratch::default()).unwrap();
+        let outputs = Outputs::energies(&mut score, &mut energy);
+        model.evaluate(Frames::open(&at), outputs, &mut Scratch::default()).unwrap();
         assert!((energy[0] * 2.0 + 146.699_517).abs() < 1e-5, "{}", energy[0]);
         assert!(score.iter().all(|s| s.abs() < 1e-3));
     }

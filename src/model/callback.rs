@@ -1,6 +1,6 @@
 //! A score that the caller computes.
 
-use super::{ScoreModel, Scratch};
+use super::{Frames, Outputs, ScoreModel, Scratch};
 use crate::error::{Error, Result};
 
 /// `(positions [n_frames][n_particles][3], scores, energies if wanted)`; an error text ends the run.
@@ -25,14 +25,11 @@ impl ScoreModel for Callback {
         self.n_particles
     }
 
-    fn evaluate(
-        &self,
-        positions: &[f64],
-        scores: &mut [f64],
-        energies: Option<&mut [f64]>,
-        _: &mut Scratch,
-    ) -> Result<()> {
-        (self.function)(positions, scores, energies).map_err(Error::Callback)
+    fn evaluate(&self, frames: Frames, mut outputs: Outputs, _: &mut Scratch) -> Result<()> {
+        let Outputs { scores, energies, .. } = &mut outputs;
+        (self.function)(frames.positions, scores, energies.as_deref_mut()).map_err(Error::Callback)?;
+        outputs.fill_open_virials(frames.positions, self.n_particles);
+        Ok(())
     }
 
     /// Calling is what costs.

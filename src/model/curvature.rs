@@ -1,6 +1,6 @@
 //! Second derivatives of a model's energy by central differences of its score: what stability and temperature need.
 
-use super::{ScoreModel, Scratch};
+use super::{Frames, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 
 /// Displacement of a coordinate, nm: small against the width of the stiffest mode, large against rounding of the positions.
@@ -12,11 +12,11 @@ const MOVED_AT_ONCE: usize = 96;
 /// Largest eigenvalue (1/nm²) of the Hessian −∇s over the given frames, by power iteration on Hessian–vector products.
 ///
 /// A step τ is stable where τ times it stays below 2 (theory §2).
-pub fn largest_curvature(model: &dyn ScoreModel, positions: &[f64]) -> Result<f64> {
-    check(model, positions)?;
+pub fn largest_curvature(model: &dyn ScoreModel, frames: Frames) -> Result<f64> {
+    check(model, frames)?;
     // The eigenvalue of largest modulus; where that is negative, the spectrum is shifted so that the greatest one leads.
-    let [greatest, least] = power_iteration(model, positions, 0.0)?;
-    let largest = if -least > greatest { power_iteration(model, positions, -least)?[0] } else { greatest };
+    let [greatest, least] = power_iteration(model, frames, 0.0)?;
+    let largest = if -least > greatest { power_iteration(model, frames, -least)?[0] } else { greatest };
     if !largest.is_finite() {
         bail!(
             NotFinite,
@@ -27,7 +27,8 @@ pub fn largest_curvature(model: &dyn ScoreModel, positions: &[f64]) -> Result<f6
 }
 
 /// Greatest and least, over the frames, of the leading eigenvalue of −∇s + shift, less the shift.
-fn power_iteration(model: &dyn ScoreModel, positions: &[f64], shift: f64) -> Result<[f64; 2]> {
+fn power_iteration(model: &dyn ScoreModel, frames: Frames, shift: f64) -> Result<[f64; 2]> {
+    let Frames { positions, cell } = frames;
     let n = 3 * model.n_particles();
     let mut scratch = Scratch::default();
     let mut direction: Vec<f64> =
@@ -46,7 +47,8 @@ fn power_iteration(model: &dyn ScoreModel, positions: &[f64], shift: f64) -> Res
             for ((y, x), v) in shifted.iter_mut().zip(positions).zip(&direction) {
                 *y = x + sign * v;
             }
-            model.evaluate(&shifted, scores, None, &mut scratch)?;
+            let shifted = Frames { positions: &shifted, cell };
+            model.evaluate(shifted, Outputs::scores(scores), &mut scratch)?;
         }
         extremes = [f64::NEG_INFINITY, f64::INFINITY];
         for ((v, plus), minus) in
@@ -66,8 +68,9 @@ fn power_iteration(model: &dyn ScoreModel, positions: &[f64], shift: f64) -> Res
 
 /// −∇·s (1/nm²) summed over the given frames, and ‖s‖² likewise: their ratio is T₀ over the configurational temperature
 /// (Rugh, Phys. Rev. Lett. 78, 772), T = T₀ ⟨‖s‖²⟩/⟨−∇·s⟩.
-pub fn laplacian_and_square(model: &dyn ScoreModel, positions: &[f64]) -> Result<(f64, f64)> {
-    let n = check(model, positions)?;
+pub fn laplacian_and_square(model: &dyn ScoreModel, frames: Frames) -> Result<(f64, f64)> {
+    let n = check(model, frames)?;
+    let Frames { positions, cell } = frames;
     let mut scratch = Scratch::default();
     let (mut laplacian, mut square) = (0.0, 0.0);
     // Each frame becomes batches of some coordinates moved up and down.
@@ -75,7 +78,7 @@ pub fn laplacian_and_square(model: &dyn ScoreModel, positions: &[f64]) -> Result
     let mut batch = vec![0.0; 2 * per_batch * n];
     let mut scores = vec![0.0; batch.len()];
     for x in positions.chunks_exact(n) {
-        model.evaluate(x, &mut scores[..n], None, &mut scratch)?;
+        model.evaluate(Frames { positions: x, cell }, Outputs::scores(&mut scores[..n]), &mut scratch)?;
         square += scores[..n].iter().map(|s| s * s).sum::<f64>();
         for first in (0..n).step_by(per_batch) {
             let moved = per_batch.min(n - first);
@@ -83,7 +86,8 @@ pub fn laplacian_and_square(model: &dyn ScoreModel, positions: &[f64]) -> Result
                 frame.copy_from_slice(x);
                 frame[first + i / 2] += if i % 2 == 0 { DISPLACEMENT } else { -DISPLACEMENT };
             }
-            model.evaluate(&batch[..2 * moved * n], &mut scores[..2 * moved * n], None, &mut scratch)?;
+            let shifted = Frames { positions: &batch[..2 * moved * n], cell };
+            model.evaluate(shifted, Outputs::scores(&mut scores[..2 * moved * n]), &mut scratch)?;
             for c in 0..moved {
                 let (plus, minus) = (scores[2 * c * n + first + c], scores[(2 * c + 1) * n + first + c]);
                 laplacian += (minus - plus) / (2.0 * DISPLACEMENT);
@@ -93,7 +97,8 @@ pub fn laplacian_and_square(model: &dyn ScoreModel, positions: &[f64]) -> Result
     Ok((laplacian, square))
 }
 
-fn check(model: &dyn ScoreModel, positions: &[f64]) -> Result<usize> {
+fn check(model: &dyn ScoreModel, Frames { positions, cell }: Frames) -> Result<usize> {
+    model.check_cell(cell)?;
     let n = 3 * model.n_particles();
     if positions.is_empty() || !positions.len().is_multiple_of(n) {
         bail!(

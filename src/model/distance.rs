@@ -12,7 +12,8 @@
 //! (vectorised over the units of a layer) and for batches (one frame per SIMD lane) and add in the same order, so a frame's
 //! score has the same bits either way.
 
-use super::{ScoreModel, Scratch};
+use super::dense::{Dense, Layer, SingleFrame, UnitMajor};
+use super::{Frames, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
 use crate::lane::{CacheLine, Number, Packed};
 use pulp::{Arch, Simd, WithSimd};
@@ -41,60 +42,6 @@ pub struct Hyperparameters {
     pub n_frequencies: usize,
 }
 
-/// A dense layer, its rows padded to whole cache lines.
-struct Layer {
-    n_in: usize,
-    n_out: usize,
-    stride: usize,
-    /// `[n_in][stride]`
-    weight: Vec<CacheLine>,
-    /// `[stride]`
-    bias: Vec<CacheLine>,
-}
-
-impl Layer {
-    /// From `weight[i * n_out + o]`.
-    fn new(
-        n_in: usize,
-        n_out: usize,
-        weight: impl Fn(usize, usize) -> f32,
-        bias: impl Fn(usize) -> f32,
-    ) -> Self {
-        let stride = n_out.next_multiple_of(CacheLine::LEN);
-        let mut layer = Layer {
-            n_in,
-            n_out,
-            stride,
-            weight: CacheLine::buffer(n_in * stride),
-            bias: CacheLine::buffer(stride),
-        };
-        let rows: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.weight);
-        for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
-            for (o, w) in row[..n_out].iter_mut().enumerate() {
-                *w = weight(i, o);
-            }
-        }
-        let biases: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.bias);
-        for (o, b) in biases[..n_out].iter_mut().enumerate() {
-            *b = bias(o);
-        }
-        layer
-    }
-
-    fn transposed(&self) -> Self {
-        let weight = self.weight();
-        Layer::new(self.n_out, self.n_in, |i, o| weight[o * self.stride + i], |_| 0.0)
-    }
-
-    fn weight(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.weight)
-    }
-
-    fn bias(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.bias)
-    }
-}
-
 /// One normalised input of the network: f = (feature − mean) · inverse_spread.
 #[derive(Clone, Copy)]
 struct Normalisation {
@@ -110,9 +57,7 @@ pub struct Distance {
     harmonic: f32,
     normalisation: Vec<Normalisation>,
     /// Hidden layers; the first has the embedding of σ folded into its bias.
-    forward: Vec<Layer>,
-    /// `forward[i]` transposed.
-    backward: Vec<Layer>,
+    layers: Vec<Layer>,
     output_weight: Vec<f32>,
     output_bias: f32,
     arch: Arch,
@@ -235,7 +180,7 @@ impl Distance {
             })
             .collect();
         let n_hidden = parameters.hidden.len();
-        let forward: Vec<Layer> = (0..n_hidden)
+        let layers = (0..n_hidden)
             .map(|l| {
                 let (weight, bias) = tensors.layers[l];
                 let n_out = widths[l + 1];
@@ -263,8 +208,7 @@ impl Distance {
             softening_squared: (parameters.softening * parameters.softening) as f32,
             harmonic: parameters.harmonic as f32,
             normalisation,
-            backward: forward.iter().map(Layer::transposed).collect(),
-            forward,
+            layers,
             output_weight: output_weight.to_vec(),
             output_bias: output_bias[0],
             arch: Arch::new(),
@@ -326,8 +270,8 @@ impl Distance {
         // Forward: activations run through `input`, their slopes are kept.
         let one = zero.constant(1.0);
         let mut slope_at = 0;
-        for (l, layer) in self.forward.iter().enumerate() {
-            dense.apply(zero, layer, if l == 0 { &*features } else { &*input }, output);
+        for (l, layer) in self.layers.iter().enumerate() {
+            dense.forward(zero, layer, if l == 0 { &*features } else { &*input }, output);
             let n = layer.n_out * G;
             for (z, slope) in output[..n].iter_mut().zip(&mut slopes[slope_at..]) {
                 let x = zero.load(*z);
@@ -361,13 +305,13 @@ impl Distance {
                 input[o * G + g] = zero.constant(*w).stored();
             }
         }
-        for (transposed, layer) in self.backward.iter().zip(&self.forward).rev() {
+        for layer in self.layers.iter().rev() {
             let n = layer.n_out * G;
             slope_at -= n;
             for (d, slope) in input[..n].iter_mut().zip(&slopes[slope_at..]) {
                 *d = (zero.load(*d) * zero.load(*slope)).stored();
             }
-            dense.apply(zero, transposed, input, output);
+            dense.backward(zero, layer, input, output);
             std::mem::swap(&mut input, &mut output);
         }
 
@@ -508,106 +452,6 @@ impl<T: Number> Bonds<T> {
     }
 }
 
-/// y = W x + b, each output summed over the inputs in their order.
-trait Dense<T: Number>: Copy {
-    fn apply(self, zero: T, layer: &Layer, x: &[T::Stored], y: &mut [T::Stored]);
-}
-
-/// Units outermost, `G` groups of frames for each: a tile of `TILE` outputs stays in registers.
-#[derive(Clone, Copy)]
-struct UnitMajor<const G: usize, const TILE: usize>;
-
-impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
-    #[inline(always)]
-    fn tile<T: Number, const N: usize>(
-        zero: T,
-        layer: &Layer,
-        o: usize,
-        x: &[T::Stored],
-        y: &mut [T::Stored],
-    ) {
-        let bias: &[f32; N] = layer.bias()[o..].first_chunk().expect("padded");
-        let mut sums: [[T; G]; N] = bias.map(|b| [zero.constant(b); G]);
-        for (x, row) in x.chunks_exact(G).zip(layer.weight().chunks_exact(layer.stride)) {
-            let row: &[f32; N] = row[o..].first_chunk().expect("padded");
-            let x: [T; G] = std::array::from_fn(|g| zero.load(x[g]));
-            for (sum, w) in sums.iter_mut().zip(row) {
-                let w = zero.constant(*w);
-                for (sum, x) in sum.iter_mut().zip(x) {
-                    *sum = w.mul_add(x, *sum);
-                }
-            }
-        }
-        for (y, sum) in y[o * G..].chunks_exact_mut(G).zip(sums) {
-            for (y, s) in y.iter_mut().zip(sum) {
-                *y = s.stored();
-            }
-        }
-    }
-}
-
-impl<T: Number, const G: usize, const TILE: usize> Dense<T> for UnitMajor<G, TILE> {
-    #[inline(always)]
-    fn apply(self, zero: T, layer: &Layer, x: &[T::Stored], y: &mut [T::Stored]) {
-        let x = &x[..layer.n_in * G];
-        let mut o = 0;
-        while o + TILE <= layer.n_out {
-            Self::tile::<T, TILE>(zero, layer, o, x, y);
-            o += TILE;
-        }
-        while o < layer.n_out {
-            Self::tile::<T, 4>(zero, layer, o, x, y);
-            o += 4;
-        }
-    }
-}
-
-/// One frame: the lanes run over outputs, `TILE` vectors of them at a time.
-#[derive(Clone, Copy)]
-struct SingleFrame<S: Simd>(S);
-
-impl<S: Simd> SingleFrame<S> {
-    #[inline(always)]
-    fn tile<const N: usize>(self, layer: &Layer, o: usize, x: &[f32], y: &mut [f32]) {
-        let simd = self.0;
-        let lanes = |row: &[f32]| -> [S::f32s; N] {
-            *S::as_simd_f32s(&row[o..]).0.first_chunk().expect("padded to whole cache lines")
-        };
-        let mut sums = lanes(layer.bias());
-        for (x, row) in x.iter().zip(layer.weight().chunks_exact(layer.stride)) {
-            let x = simd.splat_f32s(*x);
-            for (sum, w) in sums.iter_mut().zip(lanes(row)) {
-                *sum = simd.mul_add_f32s(w, x, *sum);
-            }
-        }
-        S::as_mut_simd_f32s(&mut y[o..]).0[..N].copy_from_slice(&sums);
-    }
-}
-
-impl<S: Simd> Dense<f32> for SingleFrame<S> {
-    #[inline(always)]
-    fn apply(self, _: f32, layer: &Layer, x: &[f32], y: &mut [f32]) {
-        let x = &x[..layer.n_in];
-        let mut o = 0;
-        while o + 12 * S::F32_LANES <= layer.stride {
-            self.tile::<12>(layer, o, x, y);
-            o += 12 * S::F32_LANES;
-        }
-        while o + 8 * S::F32_LANES <= layer.stride {
-            self.tile::<8>(layer, o, x, y);
-            o += 8 * S::F32_LANES;
-        }
-        while o + 4 * S::F32_LANES <= layer.stride {
-            self.tile::<4>(layer, o, x, y);
-            o += 4 * S::F32_LANES;
-        }
-        while o < layer.stride {
-            self.tile::<1>(layer, o, x, y);
-            o += S::F32_LANES;
-        }
-    }
-}
-
 /// Lengths of the arrays of a [`Workspace`], in numbers.
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -624,12 +468,12 @@ impl Sizes {
         // Whole cache lines, so that every array is aligned.
         let round = |n: usize| (n * groups).next_multiple_of(CacheLine::LEN);
         let features = round(model.normalisation.len());
-        let widest = model.forward.iter().chain(&model.backward).map(|l| l.stride).max().unwrap_or(0);
+        let widest = model.layers.iter().flat_map(|l| [l.n_in, l.stride]).max().unwrap_or(0);
         let mut sizes = Sizes {
             positions: round(3 * model.n_particles),
             features,
             pairs: round(model.n_pairs()),
-            slopes: round(model.forward.iter().map(|l| l.n_out).sum()),
+            slopes: round(model.layers.iter().map(|l| l.n_out).sum()),
             widest: round(widest.max(model.output_weight.len())),
             total: 0,
         };
@@ -760,14 +604,17 @@ impl ScoreModel for Distance {
         self.n_particles
     }
 
-    fn evaluate(
-        &self,
-        positions: &[f64],
-        scores: &mut [f64],
-        energies: Option<&mut [f64]>,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
-        self.arch.dispatch(Batch { model: self, positions, scores, energies, scratch });
+    fn evaluate(&self, frames: Frames, mut outputs: Outputs, scratch: &mut Scratch) -> Result<()> {
+        let Outputs { scores, energies, .. } = &mut outputs;
+        let positions = frames.positions;
+        self.arch.dispatch(Batch {
+            model: self,
+            positions,
+            scores,
+            energies: energies.as_deref_mut(),
+            scratch,
+        });
+        outputs.fill_open_virials(positions, self.n_particles);
         Ok(())
     }
 

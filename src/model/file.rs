@@ -6,7 +6,7 @@
 use super::analytic::Potential;
 use super::curvature::largest_curvature;
 use super::distance::{Hyperparameters, Tensors};
-use super::{Analytic, Callback, Distance, ScoreModel, Scratch, Subset, callback};
+use super::{Analytic, Callback, Distance, Frames, Outputs, ScoreModel, Scratch, Subset, callback};
 use crate::error::{Error, Result, bail};
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -539,7 +539,11 @@ fn load_distance(
     let start: Vec<f64> = start.into_iter().map(f64::from).collect();
     let frames = &start[..start.len().min(N_TRIED * 3 * n)];
     let (mut scores, mut energies) = (vec![0.0; frames.len()], vec![0.0; frames.len() / (3 * n)]);
-    distance.evaluate(frames, &mut scores, Some(&mut energies), &mut Scratch::default())?;
+    distance.evaluate(
+        Frames::open(frames),
+        Outputs::energies(&mut scores, &mut energies),
+        &mut Scratch::default(),
+    )?;
     if scores.iter().chain(&energies).any(|x| !x.is_finite()) {
         bail!(
             InvalidModel,
@@ -547,7 +551,7 @@ fn load_distance(
         );
     }
     if level != noise.simulation {
-        let curvature = largest_curvature(&distance, frames)?;
+        let curvature = largest_curvature(&distance, Frames::open(frames))?;
         if let (Some(known), Some(tau)) = (metadata.largest_curvature, metadata.recommended_effective_step) {
             metadata.recommended_effective_step = Some(tau * known / curvature);
         }

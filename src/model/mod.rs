@@ -3,6 +3,7 @@
 mod analytic;
 pub mod callback;
 pub mod curvature;
+mod dense;
 pub mod distance;
 mod file;
 mod subset;
@@ -13,25 +14,83 @@ pub use distance::Distance;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
 pub use subset::Subset;
 
-use crate::error::Result;
+use crate::cell::Cell;
+use crate::error::{Result, bail};
 use crate::lane::CacheLine;
+
+/// What is evaluated: a batch of frames.
+#[derive(Clone, Copy)]
+pub struct Frames<'a> {
+    /// `[n_frames][n_particles][3]`, nm
+    pub positions: &'a [f64],
+    /// The cell of all of them, for periodic models.
+    pub cell: Option<&'a Cell>,
+}
+
+impl<'a> Frames<'a> {
+    /// Frames in open space.
+    pub fn open(positions: &'a [f64]) -> Self {
+        Frames { positions, cell: None }
+    }
+}
+
+/// Where the results go.
+pub struct Outputs<'a> {
+    /// s = −∇E, `[n_frames][n_particles][3]`, 1/nm
+    pub scores: &'a mut [f64],
+    /// E, `[n_frames]`, kT₀
+    pub energies: Option<&'a mut [f64]>,
+    /// W_ab = −∂E/∂ε_ab under x_a → x_a + ε_ab x_b of positions and cell, `[n_frames][3][3]`, kT₀: Σ x_b s_a in open space.
+    pub virials: Option<&'a mut [f64]>,
+}
+
+impl<'a> Outputs<'a> {
+    /// Scores alone.
+    pub fn scores(scores: &'a mut [f64]) -> Self {
+        Outputs { scores, energies: None, virials: None }
+    }
+
+    /// Scores and energies.
+    pub fn energies(scores: &'a mut [f64], energies: &'a mut [f64]) -> Self {
+        Outputs { scores, energies: Some(energies), virials: None }
+    }
+
+    /// The virials of frames in open space, from their scores.
+    fn fill_open_virials(&mut self, positions: &[f64], n_particles: usize) {
+        let Some(virials) = &mut self.virials else { return };
+        let n = 3 * n_particles;
+        let frames = positions.chunks_exact(n).zip(self.scores.chunks_exact(n));
+        for ((x, s), virial) in frames.zip(virials.as_chunks_mut::<9>().0) {
+            *virial = [0.0; 9];
+            for (x, s) in x.as_chunks::<3>().0.iter().zip(s.as_chunks::<3>().0) {
+                for (i, w) in virial.iter_mut().enumerate() {
+                    *w += s[i / 3] * x[i % 3];
+                }
+            }
+        }
+    }
+}
 
 /// A learned or given density p(x) ∝ exp(−E(x)) of `n_particles` particles in three dimensions.
 pub trait ScoreModel: Send + Sync {
     /// Particles in a frame.
     fn n_particles(&self) -> usize;
 
-    /// Scores s = −∇E of a batch of frames, and their energies where `energies` is given.
-    ///
-    /// `positions` and `scores`: `[n_frames][n_particles][3]`, nm and 1/nm; `energies`: `[n_frames]`, kT₀.
+    /// Scores of a batch of frames, whose cell has passed [`ScoreModel::check_cell`], and what else `outputs` asks for.
     /// A frame's result does not depend on the other frames of the batch, to the last bit.
-    fn evaluate(
-        &self,
-        positions: &[f64],
-        scores: &mut [f64],
-        energies: Option<&mut [f64]>,
-        scratch: &mut Scratch,
-    ) -> Result<()>;
+    fn evaluate(&self, frames: Frames, outputs: Outputs, scratch: &mut Scratch) -> Result<()>;
+
+    /// Whether the model can be evaluated in this cell, or without one.
+    fn check_cell(&self, cell: Option<&Cell>) -> Result<()> {
+        if let Some(cell) = cell {
+            bail!(
+                Mismatch,
+                "the model knows no periodic cell, and one of {:?} nm was given; run it without a cell",
+                cell.vectors()
+            );
+        }
+        Ok(())
+    }
 
     /// Frames that are cheapest to evaluate together.
     fn preferred_batch(&self) -> usize {

@@ -1,6 +1,7 @@
 //! A model that acts on some of the particles of a larger system; the others feel no score.
 
-use super::{ScoreModel, Scratch};
+use super::{Frames, Outputs, ScoreModel, Scratch};
+use crate::cell::Cell;
 use crate::error::{Result, bail};
 use std::sync::Arc;
 
@@ -41,13 +42,9 @@ impl ScoreModel for Subset {
         self.n_particles
     }
 
-    fn evaluate(
-        &self,
-        positions: &[f64],
-        scores: &mut [f64],
-        energies: Option<&mut [f64]>,
-        scratch: &mut Scratch,
-    ) -> Result<()> {
+    fn evaluate(&self, frames: Frames, outputs: Outputs, scratch: &mut Scratch) -> Result<()> {
+        let Frames { positions, cell } = frames;
+        let Outputs { scores, energies, virials } = outputs;
         let (outer, inner) = (3 * self.n_particles, 3 * self.particles.len());
         let n_frames = positions.len() / outer;
         let Scratch { frames, inner: inner_scratch, .. } = scratch;
@@ -59,9 +56,8 @@ impl ScoreModel for Subset {
             }
         }
         self.inner.evaluate(
-            inner_positions,
-            inner_scores,
-            energies,
+            Frames { positions: inner_positions, cell },
+            Outputs { scores: inner_scores, energies, virials },
             inner_scratch.get_or_insert_default(),
         )?;
         scores.fill(0.0);
@@ -71,6 +67,10 @@ impl ScoreModel for Subset {
             }
         }
         Ok(())
+    }
+
+    fn check_cell(&self, cell: Option<&Cell>) -> Result<()> {
+        self.inner.check_cell(cell)
     }
 
     fn preferred_batch(&self) -> usize {

@@ -3,8 +3,9 @@
 use super::checkpoint;
 use super::options::{Dynamics, Options};
 use crate::backend::cpu::{self, Chunk, Failure, Job};
+use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
-use crate::model::{Model, Scratch};
+use crate::model::{Frames, Model, Outputs, Scratch};
 use crate::schedule::BOLTZMANN;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::{Digest, Sha256};
@@ -24,6 +25,7 @@ pub struct Simulation {
     dynamics: Dynamics,
     /// `[n_replicas][n_particles][3]`, nm
     positions: Vec<f64>,
+    cell: Option<Cell>,
     step: u64,
     score_evaluations: u64,
     chunks: Vec<Chunk>,
@@ -102,6 +104,7 @@ impl Simulation {
             model,
             dynamics,
             positions,
+            cell: None,
             step: 0,
             score_evaluations: 0,
             chunks: Vec::new(),
@@ -274,6 +277,18 @@ impl Simulation {
         Ok(())
     }
 
+    /// The cell of all replicas.
+    pub fn cell(&self) -> Option<&Cell> {
+        self.cell.as_ref()
+    }
+
+    /// Set the cell, which a periodic model needs and no other takes; positions stay.
+    pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
+        self.model.score().check_cell(cell.as_ref())?;
+        self.cell = cell;
+        Ok(())
+    }
+
     /// Number of the next step, which is also the noise's.
     pub fn step_count(&self) -> u64 {
         self.step
@@ -342,6 +357,7 @@ impl Simulation {
         let dynamics = &self.dynamics;
         let job = Job {
             model: &**self.model.score(),
+            cell: self.cell.as_ref(),
             adapter: self.options.adapter,
             particles: &dynamics.particles,
             factors: &|step| dynamics.factors(step),
@@ -435,7 +451,9 @@ impl Simulation {
                 self.options.n_replicas
             );
         }
-        self.model.score().evaluate(&self.positions, scores, energies, &mut Scratch::default())
+        let frames = Frames { positions: &self.positions, cell: self.cell.as_ref() };
+        let outputs = Outputs { scores, energies, virials: None };
+        self.model.score().evaluate(frames, outputs, &mut Scratch::default())
     }
 
     /// Everything needed to continue bit for bit, in a simulation of the same model and options.
@@ -463,6 +481,9 @@ impl Simulation {
         hash.update(self.model.sha256());
         hash.update(self.model.noise_level().unwrap_or(0.0).to_le_bytes());
         hash.update([self.options.adapter as u8]);
+        if let Some(cell) = &self.cell {
+            cell.vectors().iter().flatten().for_each(|x| hash.update(x.to_le_bytes()));
+        }
         self.dynamics.hash(&mut hash);
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =
