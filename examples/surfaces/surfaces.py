@@ -57,7 +57,9 @@ def _mueller_brown(x, y):
     height, a, b, c = (-200, -100, -170, 15), (-1, -1, -6.5, 0.7), (0, 0, 11, 0.6), (-10, -10, -6.5, 0.7)
     x0, y0 = (1, 0, -0.5, -1), (0, 0.5, 1.5, 1)
     terms = zip(height, a, b, c, x0, y0, strict=True)
-    return sum(h * np.exp(a * (x - u) ** 2 + b * (x - u) * (y - v) + c * (y - v) ** 2) for h, a, b, c, u, v in terms) / 23
+    return (
+        sum(h * np.exp(a * (x - u) ** 2 + b * (x - u) * (y - v) + c * (y - v) ** 2) for h, a, b, c, u, v in terms) / 23
+    )
 
 
 def _double_well(x, y):

@@ -23,7 +23,7 @@ from diffusim.training.config import TrainingSettings
 from diffusim.training.network import DistanceNetwork
 
 HERE = Path(__file__).parent
-N_SNAPSHOTS, SNAPSHOT_SEED = 50_000, 20261105
+N_SNAPSHOTS, SNAPSHOT_SEED = 200_000, 20261105
 NOISE_MIN = {"muller-brown": 0.01, "double-well": 0.005}  # nm; the narrowest directions spread by 0.1 and 0.05
 NOISE_MAX = 1.5
 
@@ -31,7 +31,7 @@ NOISE_MAX = 1.5
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("surface", choices=SURFACES)
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 64, 64])
     parser.add_argument("--fokker-planck-weight", type=float, default=0.05)
     parser.add_argument("--noise-min", type=float)
@@ -47,6 +47,7 @@ def main():
         noise_simulation=noise_min,
         fokker_planck_weight=args.fokker_planck_weight,
         quadruplets=(),
+        patience=50,  # the last steps, of low learning rate, are worth having
         seed=args.seed,
     )
     snapshots = Snapshots(
