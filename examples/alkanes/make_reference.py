@@ -6,8 +6,8 @@
 
 `snapshots` writes what the model is trained on, DIR/NAME.npz (positions [50000, n_beads, 3], nm): exact, independent
 frames in which no dynamics took part; and the topology NAME.pdb beside this script. `run` propagates 500 copies of the
-same chain with OpenMM's BrownianIntegrator from such frames, so from equilibrium. `write` makes NAME-reference.npz from a
-million other exact frames (distributions) and from the run (rates, torsion autocorrelation).
+same chain with OpenMM's BrownianIntegrator from such frames, so from equilibrium. `write` makes NAME-reference.npz
+from 400,000 other exact frames (distributions) and from the run (rates, torsion autocorrelation).
 """
 
 import argparse
@@ -48,7 +48,7 @@ STEP = 2.5e-7 / DIFFUSION  # ps; effective step 2.5e-7 nm^2, a tenth of the stab
 STEPS_PER_FRAME = round(FRAME / DIFFUSION / STEP)
 COPIES = 500
 LONGEST_LAG = 0.1  # nm^2
-N_SNAPSHOTS, N_EXACT = 50_000, 1_000_000
+N_SNAPSHOTS, N_EXACT = 50_000, 400_000
 SNAPSHOT_SEED, EXACT_SEED, START_SEED, DYNAMICS_SEED = 20261101, 20261102, 20261103, 20261104
 
 

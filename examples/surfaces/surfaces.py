@@ -17,6 +17,8 @@ from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import eigsh, spsolve
 
 BINS = 100  # along each axis, of the histograms that are compared
+GRID = 400  # cells along each axis, of the exact solution
+N_TIMESCALES = 3
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,17 @@ class Surface:
 @dataclass(frozen=True)
 class Exact:
     """What the Fokker-Planck equation gives: `probability` [BINS, BINS] of the bins, the population of the second
-    region, implied timescales (nm^2, slowest first) and the core-set rates 0 -> 1 and 1 -> 0 (1/nm^2).
+    region, relaxation times (nm^2, slowest first) and the core-set rates 0 -> 1 and 1 -> 0 (1/nm^2).
+
+    `modes` [n_timescales, GRID, GRID] are the functions of x and y, on the cells of a grid over the box, whose
+    autocorrelation decays exponentially with these times.
     """
 
     probability: np.ndarray
     population: float
     timescales: np.ndarray
     rates: np.ndarray
+    modes: np.ndarray
 
 
 def _mueller_brown(x, y):
@@ -104,19 +110,19 @@ def exact_frames(surface: Surface, n_frames: int, seed: int) -> np.ndarray:
 @cache
 def exact(surface: Surface) -> Exact:
     """The values of Brownian motion, from its generator on grids of two spacings, extrapolated (error of order h^2)."""
-    coarse, fine = (_kinetics(surface, n) for n in (2 * BINS, 4 * BINS))
-    timescales, rates = ((4 * f - c) / 3 for c, f in zip(coarse, fine, strict=True))
+    coarse, fine = (_kinetics(surface, n) for n in (GRID // 2, GRID))
+    timescales, rates = ((4 * f - c) / 3 for c, f in zip(coarse[:2], fine[:2], strict=True))
     n = 16 * BINS
     centres = [np.linspace(low, high, n, endpoint=False) + (high - low) / (2 * n) for low, high in surface.box]
     x, y = np.meshgrid(*centres, indexing="ij")
     density = np.exp(-surface.energy(x, y))
     population = density[surface.in_second(x, y)].sum() / density.sum()
     probability = density.reshape(BINS, n // BINS, BINS, n // BINS).sum(axis=(1, 3))
-    return Exact(probability / probability.sum(), float(population), timescales, rates)
+    return Exact(probability / probability.sum(), float(population), timescales, rates, fine[2])
 
 
-def _kinetics(surface: Surface, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Three timescales and both rates on n x n cells.
+def _kinetics(surface: Surface, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Timescales, both rates and the modes [N_TIMESCALES, n, n] on n x n cells.
 
     The generator is discretised by the square-root approximation (Donati, Weber & Keller, J. Phys. Condens. Matter 33,
     115902). The rate 0 -> 1 is the flux of reactive paths over the share of time whose last core set was 0, both from
@@ -143,8 +149,11 @@ def _kinetics(surface: Surface, n: int) -> tuple[np.ndarray, np.ndarray]:
     exchange = coo_matrix((flux, (i, j)), shape=(len(p), len(p))).tocsr()
     exchange = exchange - diags(np.asarray(exchange.sum(axis=1)).ravel())
     root = diags(1 / np.sqrt(p))
-    values = eigsh((root @ exchange @ root).tocsc(), k=4, sigma=1e-3, return_eigenvectors=False)
-    timescales = -1 / np.sort(values)[::-1][1:]
+    values, vectors = eigsh((root @ exchange @ root).tocsc(), k=N_TIMESCALES + 1, sigma=1e-3)
+    slowest = np.argsort(values)[::-1][1:]
+    timescales = -1 / values[slowest]
+    modes = np.zeros((N_TIMESCALES, n, n))
+    modes[:, inside] = (vectors[:, slowest] / np.sqrt(p)[:, None]).T
 
     core = surface.core_of(x, y)
     free = core < 0
@@ -152,11 +161,11 @@ def _kinetics(surface: Surface, n: int) -> tuple[np.ndarray, np.ndarray]:
     committor[free] = spsolve(exchange[free][:, free].tocsc(), -exchange[free] @ committor)
     reactive = float(np.sum(flux * (committor[j] - committor[i]) ** 2) / 2)
     rates = reactive / np.array([np.sum(p * (1 - committor)), np.sum(p * committor)])
-    return timescales, rates
+    return timescales, rates, modes
 
 
 if __name__ == "__main__":
     for surface in SURFACES.values():
         values = exact(surface)
         print(f"{surface.name}: population of {surface.second} {values.population:.6f}")
-        print(f"  implied timescales {values.timescales} nm^2, rates {values.rates} /nm^2")
+        print(f"  relaxation times {values.timescales} nm^2, rates {values.rates} /nm^2")

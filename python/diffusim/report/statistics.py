@@ -140,8 +140,9 @@ def last_core(cores: np.ndarray) -> np.ndarray:
 
 
 def passages(states: np.ndarray, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Changes from `start` to `end` in states [n_frames, n_trajectories] of last_core, and frames spent in `start`; both
-    [n_trajectories].
+    """Changes from `start` to `end` in states [n_frames, n_trajectories] of last_core, and frames spent in `start`.
+
+    Both [n_trajectories].
     """
     before, after = states[:-1], states[1:]
     return np.sum((before == start) & (after == end), axis=0), np.sum(before == start, axis=0)
@@ -168,27 +169,10 @@ def independent_frames(phi: np.ndarray, psi: np.ndarray) -> float:
 
 
 def jackknife(estimate: Callable[[np.ndarray], float], n_trajectories: int, parts: int = 10) -> float:
-    """Standard error of `estimate`, a function of the indices of trajectories, by leaving out one of `parts` at a time."""
+    """Standard error of `estimate`, a function of indices of trajectories, by leaving out one of `parts` at a time."""
     part = np.arange(n_trajectories) % parts
     left_out = np.array([estimate(np.flatnonzero(part != p)) for p in range(parts)])
     return float(np.sqrt((parts - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0)))
-
-
-def implied_timescales(states: np.ndarray, lag: int, count: int) -> np.ndarray:
-    """The `count` slowest relaxation times, in frames, of a Markov model of discrete states [n_frames, n_trajectories].
-
-    Transitions over `lag` frames are counted forwards and backwards, which is exact for reversible dynamics in
-    equilibrium; the times are -lag / ln of the eigenvalues below 1.
-    """
-    names, index = np.unique(states, return_inverse=True)
-    index, n = index.reshape(states.shape), len(names)
-    counts = np.bincount((index[:-lag] * n + index[lag:]).ravel(), minlength=n * n).reshape(n, n).astype(float)
-    counts += counts.T
-    weight = counts.sum(axis=1)
-    visited = weight > 0
-    root = np.sqrt(weight[visited])
-    values = np.linalg.eigvalsh(counts[np.ix_(visited, visited)] / np.outer(root, root))
-    return -lag / np.log(values[::-1][1 : count + 1])
 
 
 def log_lags(longest: int, count: int = 60) -> np.ndarray:

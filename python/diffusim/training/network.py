@@ -101,7 +101,7 @@ class DistanceNetwork:
         )
 
     def features(self, positions: jax.Array) -> jax.Array:
-        """Features [n_features] of one frame [n_particles, 3]: pairs in lexicographic order, coordinates, signed ones."""
+        """Features [n_features] of one frame [n_particles, 3]: lexicographic pairs, coordinates, signed ones."""
         first, second = np.triu_indices(self.n_particles, 1)
         difference = _difference_matrix(self.n_particles, first, second) @ positions
         lengths = self._soft_length(difference)
