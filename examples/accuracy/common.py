@@ -57,7 +57,7 @@ def simulate(
             advance(n_replicas * every)
 
 
-def independent_frames(model: diffusim.Model, n_frames: int) -> np.ndarray | None:
+def independent_frames(model: diffusim.Model, n_frames: int = 100_000) -> np.ndarray | None:
     """Frames [n_frames, n_particles, 3] by reverse diffusion; None where this diffusim has none."""
     if not hasattr(model, "sample"):
         say("sampling", "left out: this diffusim has no reverse diffusion")

@@ -36,7 +36,7 @@ def measure(system: str, picture: Path) -> list[Row]:
     what = "Ramachandran, 60×60 bins"
     simulated = divergence(system, "js_simulated", rama, counts, TARGET[system], what)
     rows = [simulated]
-    independent = independent_frames(model, flat.shape[0])
+    independent = independent_frames(model)
     if independent is not None:
         angles = np.stack(backbone_torsions(independent, molecule)).reshape(2, 10, -1)
         counts = np.stack([statistics.ramachandran_counts(*angles[:, part]) for part in range(10)])

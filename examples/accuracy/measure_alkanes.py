@@ -78,7 +78,7 @@ def measure(system: str, picture: Path) -> list[Row]:
     )
     replicas = torsions[:, ::POSITIONS_EVERY]
     rows.append(_torsion_divergence(system, "js_simulated", reference, alkane, replicas))
-    independent = independent_frames(model, 100_000)
+    independent = independent_frames(model)
     if independent is not None:
         angles = statistics.torsions(independent, alkane.torsions)  # [frame, torsion]
         rows.append(_torsion_divergence(system, "js_iid", reference, alkane, angles.T[:, None]))

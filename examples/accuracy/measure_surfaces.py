@@ -46,7 +46,7 @@ def measure(system: str, picture: Path) -> list[Row]:
     what = f"{BINS}×{BINS} bins over the box"
     counts = histograms(counted, N_REPLICAS)
     rows = [divergence(system, "js_simulated", true.probability, counts, TARGET, what)]
-    independent = independent_frames(model, 100_000)
+    independent = independent_frames(model)
     if independent is not None:
         parts = np.array_split(independent[:, 0, :2], 10)
         counts_iid = np.stack([np.histogram2d(*part.T, bins=surface.edges)[0] for part in parts])
