@@ -118,7 +118,7 @@ def _draw(path: Path, surface: Surface, true: Exact, counts: np.ndarray, model: 
         figure.colorbar(image, ax=axes[1], label="free energy / kT  (white: never)")
         shown = np.where(visited, error, np.nan)
         image = axes[2].pcolormesh(*surface.edges, shown.T, cmap="RdBu_r", vmin=-0.5, vmax=0.5, rasterized=True)
-        axes[2].set_title("Learned − exact energy, up to 10 kT")
+        axes[2].set_title("Learned − exact, below 10 kT")
         figure.colorbar(image, ax=axes[2], label="kT")
         for panel in axes:
             panel.set(xlabel="x / nm", ylabel="y / nm", aspect="equal")
