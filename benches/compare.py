@@ -21,7 +21,6 @@ import openmm
 from openmm import app, unit
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import load_file
 
 import diffusim
 import diffusim.openmm
@@ -36,7 +35,7 @@ jax.config.update("jax_default_prng_impl", "rbg")  # the fastest normals JAX has
 
 def jax_dynamics(model, effective_step):
     """Leimkuhler-Matthews (theory 10) with the score of `model`, jitted: (positions, key, n_steps) -> positions."""
-    metadata, tensors = model.metadata, load_file(MODEL)
+    metadata, tensors = model.metadata, model_file.read_tensors(MODEL)
     h, noise = metadata["hyperparameters"], metadata["noise_levels"]
     network = DistanceNetwork(
         n_particles=metadata["n_particles"],

@@ -130,7 +130,7 @@ typedef struct {
   uint64_t seed;
   // Copies of the system; 1 by default.
   size_t n_replicas;
-  // Number of the first replica, for the noise.
+  // Number of the first replica, for the noise and the start frame.
   uint32_t first_replica;
   // DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
   int32_t adapter;
@@ -406,8 +406,8 @@ diffusim_status_t diffusim_model_configurational_temperature(const diffusim_mode
 diffusim_status_t diffusim_simulation_options_init(diffusim_simulation_options_t *options,
                                                    size_t size);
 
-// Create a simulation of `model`; `options` may be NULL. Replica r starts from the model's start frame r mod n_frames, or
-// from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
+// Create a simulation of `model`; `options` may be NULL. Replica number r starts from the model's start frame r mod n_frames,
+// or from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
 //
 // Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device).
 //

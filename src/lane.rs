@@ -253,6 +253,11 @@ impl<S: Simd> PackedWord<S> {
     pub fn zero(simd: S) -> Self {
         PackedWord { simd, value: simd.splat_u32s(0) }
     }
+    /// These words.
+    #[inline(always)]
+    pub fn from_vector(simd: S, value: S::u32s) -> Self {
+        PackedWord { simd, value }
+    }
     /// Up to one lane's worth of words; missing lanes are zero.
     #[inline(always)]
     pub fn load(simd: S, words: &[u32]) -> Self {

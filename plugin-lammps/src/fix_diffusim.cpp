@@ -4,7 +4,7 @@
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
-#include "error.h"
+#include "errors.h"
 #include "force.h"
 #include "group.h"
 #include "kspace.h"
@@ -23,7 +23,9 @@ using namespace FixConst;
 namespace diffusim_lammps {
 
 namespace {
-const char PREFIX[] = "fix diffusim: ";
+const char STYLE[] = "fix diffusim";
+const char WHO[] =
+    " Here particles are the atoms of a molecule by their IDs, replicas the molecules by theirs, both from 0.";
 constexpr double RESTART_LAYOUT = 1;
 
 std::string number(double value) {
@@ -40,18 +42,7 @@ bool style_is(const Fix* fix, std::initializer_list<const char*> patterns) {
 
 template <class Body>
 void FixDiffusim::attempt(const char* file, int line, Body&& body) const {
-    std::string failure;
-    try {
-        body();
-        return;
-    } catch (const diffusim::error& caught) {
-        failure = caught.what();
-        if (caught.status() == DIFFUSIM_ERROR_UNSTABLE)
-            failure += ". Use 'spring auto'";
-    } catch (const std::runtime_error& caught) {
-        failure = caught.what();
-    }
-    error->all(file, line, PREFIX + failure);
+    diffusim_lammps::attempt(error, STYLE, file, line, body);
 }
 
 FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, narg, arg) {
@@ -188,6 +179,9 @@ void FixDiffusim::refuse_what_cannot_run() const {
     if (utils::strmatch(update->integrate_style, "^respa"))
         throw std::runtime_error(
             "run_style respa is not supported: there is one step and one force; use run_style verlet");
+    if (group->dynamic[igroup])
+        throw std::runtime_error(std::string("group '") + group->names[igroup] +
+                                 "' is dynamic, and the atoms of a molecule must stay in it; use a static group");
     for (const Fix* other : modify->get_fix_list()) {
         if (other == this)
             continue;
@@ -196,26 +190,30 @@ void FixDiffusim::refuse_what_cannot_run() const {
             throw std::runtime_error(name + " changes the box, which the model knows nothing about; remove it");
         if (style_is(other, {"^gcmc", "^widom", "^atom/swap", "^mol/swap", "^sgcmc", "^charge/regulation", "^tfmc"}))
             throw std::runtime_error(name + " needs energies of trial moves, without the learned one; remove it");
-        if (!other->time_integrate && !other->rigid_flag && !style_is(other, {"^shake", "^rattle", "^rigid"}))
-            continue;
-        int shared = 0, any = 0;
-        for (int i = 0; i < atom->nlocal; i++)
-            shared |= (atom->mask[i] & groupbit) && (atom->mask[i] & other->groupbit);
-        MPI_Allreduce(&shared, &any, 1, MPI_INT, MPI_MAX, world);
-        if (any)
+        const auto also = [other, this](int i) { return (atom->mask[i] & other->groupbit) != 0; };
+        if ((other->time_integrate || other->rigid_flag || style_is(other, {"^shake", "^rattle", "^rigid"})) &&
+            shares_atoms(also))
             throw std::runtime_error(name + " moves or constrains atoms of this fix too; one of them must go, or their "
                                             "groups must not overlap");
+        if (style_is(other, {"^langevin", "^gle$", "^gld", "^ttm", "^viscous"}) && shares_atoms(also))
+            throw std::runtime_error(name + " is a heat bath or a drag on atoms of this fix, which is their heat bath "
+                                            "itself; remove it");
     }
-    if (const auto* learned = dynamic_cast<PairDiffusim*>(force->pair_match("diffusim", 0))) {
-        int shared = 0, any = 0;
-        for (int i = 0; i < atom->nlocal; i++)
-            shared |= (atom->mask[i] & groupbit) && learned->acts_on(atom->type[i]);
-        MPI_Allreduce(&shared, &any, 1, MPI_INT, MPI_MAX, world);
-        if (any)
+    const auto pair = [this](int nth) { return dynamic_cast<PairDiffusim*>(force->pair_match("diffusim", 0, nth)); };
+    for (int nth = 0; nth == 0 || pair(nth); nth++) // the first, or the only one, is also number 0
+        if (pair(nth) && shares_atoms([&](int i) { return pair(nth)->acts_on(atom->type[i]); }))
             throw std::runtime_error(
                 "pair_style diffusim acts on atoms of this fix, whose learned force would count twice; "
                 "use it with another integrator");
-    }
+}
+
+/** Whether any atom of this fix, on any rank, is also one of those that `also` names. Collective. */
+bool FixDiffusim::shares_atoms(const std::function<bool(int)>& also) const {
+    int shared = 0, any = 0;
+    for (int i = 0; i < atom->nlocal; i++)
+        shared |= (atom->mask[i] & groupbit) && also(i);
+    MPI_Allreduce(&shared, &any, 1, MPI_INT, MPI_MAX, world);
+    return any != 0;
 }
 
 void FixDiffusim::create() {
@@ -258,14 +256,21 @@ void FixDiffusim::create() {
     take_positions();
 }
 
-/** What belongs to this rank's molecules. */
-std::vector<double> FixDiffusim::share(const std::vector<double>& all) const {
+/** Of numbers of all molecules, those that this rank moves; good until the next call. */
+const std::vector<double>& FixDiffusim::share(const std::vector<double>& all) {
+    if (share_sizes_.empty())
+        return all;
     const auto begin = all.begin() + share_starts_[comm->me];
-    return {begin, begin + share_sizes_[comm->me]};
+    share_.assign(begin, begin + share_sizes_[comm->me]);
+    return share_;
 }
 
-/** From `held_` to the core. */
-void FixDiffusim::give_positions() { simulation_->set_positions(share_sizes_.empty() ? held_ : share(held_)); }
+/** From `held_` to the core. Collective. */
+void FixDiffusim::give_positions() {
+    const std::string failure = first_failure(failure_of([&] { simulation_->set_positions(share(held_)); }), world);
+    if (!failure.empty())
+        throw std::runtime_error(failure + WHO);
+}
 
 /** From the core of every rank to `held_`. Collective. */
 void FixDiffusim::take_positions() {
@@ -310,14 +315,14 @@ void FixDiffusim::report() const {
 
     const double trained = model_->training_temperature(), runs_at = temperature_ * units.temperature;
     if (std::abs(runs_at - trained) > 1e-6 * trained)
-        error->warning(FLERR, PREFIX + ("the model was trained at " + number(trained) + " K and runs at " +
-                                        number(runs_at) + " K: its energy, a free energy at " + number(trained) +
-                                        " K, is taken to be the same at that temperature"));
+        error->warning(FLERR, STYLE + (": the model was trained at " + number(trained) + " K and runs at " +
+                                       number(runs_at) + " K: its energy, a free energy at " + number(trained) +
+                                       " K, is taken to be the same at that temperature"));
     const double time_step = now.time_step / units.time;
     if (time_step > 0 && std::abs(time_step - update->dt) > 1e-3 * time_step)
         error->warning(FLERR,
-                       PREFIX + ("a step lasts " + number(time_step) + " and the timestep is " + number(update->dt) +
-                                 "; say 'timestep " + number(time_step) + "' for LAMMPS to count the time right"));
+                       STYLE + (": a step lasts " + number(time_step) + " and the timestep is " + number(update->dt) +
+                                "; say 'timestep " + number(time_step) + "' for LAMMPS to count the time right"));
 }
 
 void FixDiffusim::setup_post_neighbor() {
@@ -328,12 +333,27 @@ void FixDiffusim::setup_post_neighbor() {
 }
 
 void FixDiffusim::post_neighbor() {
-    attempt(FLERR, [&] { molecules_->locate(); });
+    attempt(FLERR, [&] {
+        expect_setup();
+        molecules_->locate();
+    });
 }
 
-/** Take over LAMMPS's positions where they are others than the core's. Collective. */
-void FixDiffusim::pull(std::vector<double>* forces) {
-    molecules_->gather(positions_, forces);
+/** LAMMPS calls fixes that it has not set up where a run skips that. */
+void FixDiffusim::expect_setup() const {
+    if (!simulation_)
+        throw std::runtime_error("this fix was defined after the last run was set up; leave 'pre no' out of this run");
+}
+
+/** Take over LAMMPS's positions where they are others than the core's, and read the forces if `with_forces`; returns
+   whether there are any. Collective. */
+bool FixDiffusim::pull(bool with_forces) {
+    std::vector<double>* forces = with_forces ? &forces_ : nullptr;
+    if (update->whichflag == 0) // between runs atoms may be anywhere
+        molecules_->locate();
+    else if (molecules_->untouched()) // on the only rank
+        return with_forces && molecules_->any_force() && molecules_->gather(nullptr, forces);
+    const bool any_force = molecules_->gather(&positions_, forces);
     const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * molecules_->units().length;
     constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
     const bool same = std::equal(positions_.begin(), positions_.end(), held_.begin(), [box](double x, double held) {
@@ -344,33 +364,30 @@ void FixDiffusim::pull(std::vector<double>* forces) {
         held_ = positions_;
         give_positions();
     }
+    return any_force;
 }
 
 /** Put the core's positions into LAMMPS's atoms. Collective. */
 void FixDiffusim::push() {
     take_positions();
-    for (const Molecules::Atom& a : molecules_->local()) {
-        double* x = atom->x[a.index];
-        for (int c = 0; c < 3; c++)
-            x[c] = held_[3 * a.place + c] / molecules_->units().length;
-        domain->unmap_inv(x, atom->image[a.index]);
-    }
+    molecules_->scatter(held_);
 }
 
 void FixDiffusim::initial_integrate(int) {
     attempt(FLERR, [&] {
-        pull(&forces_);
-        std::string failure;
-        try {
-            simulation_->step_biased(share_sizes_.empty() ? forces_ : share(forces_));
-        } catch (const diffusim::error& caught) { // the core has gone back to the last good frame
-            failure = caught.what();
-        }
+        expect_setup();
+        const bool biased = pull(true);
+        std::string failure = failure_of([&] { // then the core has gone back to the last good frame
+            if (biased)
+                simulation_->step_biased(share(forces_));
+            else
+                simulation_->step(1);
+        });
         if (!share_sizes_.empty())
             failure = first_failure(failure, world);
         push();
         if (!failure.empty())
-            throw std::runtime_error(failure);
+            throw std::runtime_error(failure + WHO);
     });
 }
 
@@ -379,6 +396,7 @@ void FixDiffusim::post_force(int vflag) {
     if (!evflag)
         return;
     attempt(FLERR, [&] {
+        expect_setup();
         pull();
         std::vector<double> scores(held_.size());
         model_->evaluate(held_.data(), molecules_->n_molecules(), scores.data());
@@ -427,8 +445,8 @@ void FixDiffusim::restart(char* buffer) {
     const double* list = reinterpret_cast<const double*>(buffer);
     if (list[0] != RESTART_LAYOUT)
         error->all(FLERR,
-                   PREFIX + ("the restart file was written by another version of diffusim (layout " + number(list[0]) +
-                             ", expected " + number(RESTART_LAYOUT) + "); start from a data file"));
+                   STYLE + (": the restart file was written by another version of diffusim (layout " + number(list[0]) +
+                            ", expected " + number(RESTART_LAYOUT) + "); start from a data file"));
     restored_ = true;
     restored_step_ = static_cast<std::uint64_t>(list[1]);
     restored_positions_.assign(list + 3, list + 3 + static_cast<std::size_t>(list[2]));
@@ -450,27 +468,25 @@ double FixDiffusim::compute_scalar() {
 }
 
 double FixDiffusim::compute_vector(int i) {
-    if (!simulation_)
-        return 0;
-    if (i == 0)
-        return compute_scalar();
-    if (i == 1) {
-        double temperature = 0;
-        attempt(FLERR, [&] {
-            pull();
-            temperature = model_->configurational_temperature(held_.data(), molecules_->n_molecules());
-            temperature /= molecules_->units().temperature;
-        });
-        return temperature;
-    }
-    const diffusim_statistics_t now = simulation_->statistics();
+    double value = 0;
+    if (simulation_)
+        attempt(FLERR, [&] { value = quantity(i); });
+    return value;
+}
+
+double FixDiffusim::quantity(int i) {
     const Units& units = molecules_->units();
+    const diffusim_statistics_t now = simulation_->statistics();
+    double largest = 0;
     switch (i) {
-    case 2: {
-        double largest = 0;
+    case 0:
+        return compute_scalar();
+    case 1:
+        pull();
+        return model_->configurational_temperature(held_.data(), molecules_->n_molecules()) / units.temperature;
+    case 2:
         MPI_Allreduce(&now.largest_score, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
         return largest * units.length;
-    }
     case 3:
         return static_cast<double>(now.steps);
     case 4:

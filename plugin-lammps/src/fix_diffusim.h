@@ -53,13 +53,16 @@ private:
     Units parse(int narg, char** arg);
     diffusim::simulation_options options() const;
     void refuse_what_cannot_run() const;
+    bool shares_atoms(const std::function<bool(int)>& also) const;
+    void expect_setup() const;
     void create();
     void report() const;
-    void pull(std::vector<double>* forces = nullptr);
+    bool pull(bool with_forces = false);
     void push();
     void give_positions();
     void take_positions();
-    std::vector<double> share(const std::vector<double>& all) const;
+    const std::vector<double>& share(const std::vector<double>& all);
+    double quantity(int i);
 
     double temperature_; // in the script's unit, as other fixes read it
     unsigned long long seed_;

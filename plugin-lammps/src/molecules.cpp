@@ -4,6 +4,7 @@
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
+#include "errors.h"
 #include "force.h"
 #include "update.h"
 #include <algorithm>
@@ -82,13 +83,8 @@ std::string first_failure(const std::string& mine, MPI_Comm world) {
 
 std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world) {
     std::unique_ptr<diffusim::model> model;
-    std::string failure;
-    try {
-        model = std::make_unique<diffusim::model>(diffusim::model::load(path));
-    } catch (const diffusim::error& error) {
-        failure = error.what();
-    }
-    failure = first_failure(failure, world);
+    const std::string failure = first_failure(
+        failure_of([&] { model = std::make_unique<diffusim::model>(diffusim::model::load(path)); }), world);
     if (!failure.empty())
         throw std::runtime_error(failure);
     return model;
@@ -100,8 +96,10 @@ Molecules::Molecules(LAMMPS* lammps, const diffusim::model& model, const std::st
       units_(units) {
     const std::vector<double> start = model.start_positions();
     const std::size_t frame = 3 * model.n_particles();
-    for (std::size_t i = 0; i < start.size(); i++)
-        extent_ = std::max(extent_, std::abs(start[i] - start[i / frame * frame + i % 3]));
+    for (std::size_t i = 0; i < start.size(); i += 3) {
+        const double *x = &start[i], *first = &start[i / frame * frame];
+        extent_ = std::max(extent_, std::hypot(x[0] - first[0], x[1] - first[1], x[2] - first[2]));
+    }
 }
 
 void Molecules::find() {
@@ -128,15 +126,23 @@ void Molecules::find() {
         throw std::runtime_error(what_ + " has " + std::to_string(found.size()) +
                                  " atoms, but the model moves molecules of " + std::to_string(n) +
                                  "; name exactly the atoms of whole molecules");
-    const bool many = found.size() > n; // the molecule ID of a single molecule does not matter
+    // The molecule ID of a single molecule does not matter, and 0 is LAMMPS's for atoms that have none.
+    const bool many =
+        found.size() > n && std::any_of(found.begin(), found.end(), [](const Found& a) { return a.molecule != 0; });
     std::sort(found.begin(), found.end(), [many](const Found& a, const Found& b) {
         return many && a.molecule != b.molecule ? a.molecule < b.molecule : a.tag < b.tag;
     });
-    for (std::size_t i = 0; many && i < found.size(); i++)
-        if (atom->molecule_flag && found[i].molecule != found[i / n * n].molecule)
-            throw std::runtime_error("molecule " + std::to_string(found[i / n * n].molecule) + " has " +
-                                     std::to_string(i % n) + " atoms in " + what_ + ", but the model's molecule has " +
-                                     std::to_string(n) + "; give every copy a molecule ID of its own");
+    for (std::size_t first = 0; many && first < found.size();) {
+        std::size_t end = first;
+        while (end < found.size() && found[end].molecule == found[first].molecule)
+            end++;
+        if (end - first != n)
+            throw std::runtime_error("molecule " + std::to_string(found[first].molecule) + " has " +
+                                     std::to_string(end - first) + " atoms in " + what_ +
+                                     ", but the model's molecule has " + std::to_string(n) +
+                                     "; give every copy a molecule ID of its own");
+        first = end;
+    }
 
     order_.clear();
     places_.clear();
@@ -205,33 +211,41 @@ void Molecules::locate() {
     MPI_Allreduce(mine, all, 2, MPI_LONG_LONG, MPI_SUM, world);
     if (all[1] != 0 || all[0] != static_cast<long long>(order_.size()))
         throw std::runtime_error(
-            "the atoms of " + what_ + " changed during the run: there were " + std::to_string(order_.size()) +
+            "the atoms of " + what_ + " changed since the run was set up: there were " + std::to_string(order_.size()) +
             ", now there are " + std::to_string(all[0] + all[1]) +
             "; the model moves whole molecules, so keep them from being lost, inserted or deleted");
 
     std::vector<std::size_t> places;
-    for (const Atom& a : local_)
+    images_.clear();
+    shifts_.assign(3 * local_.size(), 0);
+    written_.clear();
+    for (const Atom& a : local_) {
+        domain->unmap_inv(&shifts_[3 * places.size()], atom->image[a.index]);
+        images_.push_back(atom->image[a.index]);
         places.push_back(a.place);
+    }
     counts_.resize(comm->nprocs);
     const int count = static_cast<int>(places.size());
     MPI_Allgather(&count, 1, MPI_INT, counts_.data(), 1, MPI_INT, world);
     places_of_ranks_ = gather_all(places, world);
 }
 
-void Molecules::gather(std::vector<double>& positions, std::vector<double>* forces) {
-    const int width = forces ? 6 : 3;
-    positions.resize(3 * order_.size());
-    if (forces)
-        forces->resize(3 * order_.size());
+bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forces) {
+    const int width = (positions ? 3 : 0) + (forces ? 3 : 0);
     sent_.resize(width * local_.size());
     double* next = sent_.data();
     for (const Atom& a : local_) {
-        domain->unmap(atom->x[a.index], atom->image[a.index], next);
-        for (int c = 0; c < 3; c++)
-            next[c] *= units_.length;
-        for (int c = 3; c < width; c++)
-            next[c] = atom->f[a.index][c - 3] * units_.force();
-        next += width;
+        if (positions) {
+            domain->unmap(atom->x[a.index], atom->image[a.index], next);
+            for (int c = 0; c < 3; c++)
+                next[c] *= units_.length;
+            next += 3;
+        }
+        if (forces) {
+            for (int c = 0; c < 3; c++)
+                next[c] = atom->f[a.index][c] * units_.force();
+            next += 3;
+        }
     }
     const std::vector<double>* all = &sent_;
     if (comm->nprocs > 1) {
@@ -244,13 +258,53 @@ void Molecules::gather(std::vector<double>& positions, std::vector<double>* forc
                        MPI_DOUBLE, world);
         all = &received_;
     }
+    bool any_force = false;
     const double* from = all->data();
+    for (std::vector<double>* to : {positions, forces})
+        if (to)
+            to->resize(3 * order_.size());
     for (const std::size_t place : places_of_ranks_) {
-        std::copy_n(from, 3, positions.data() + 3 * place);
-        if (forces)
-            std::copy_n(from + 3, 3, forces->data() + 3 * place);
-        from += width;
+        if (positions) {
+            std::copy_n(from, 3, positions->data() + 3 * place);
+            from += 3;
+        }
+        if (forces) {
+            std::copy_n(from, 3, forces->data() + 3 * place);
+            any_force |= from[0] != 0 || from[1] != 0 || from[2] != 0;
+            from += 3;
+        }
     }
+    return any_force;
+}
+
+void Molecules::scatter(const std::vector<double>& positions) {
+    written_.resize(3 * local_.size());
+    for (std::size_t k = 0; k < local_.size(); k++) {
+        double* x = atom->x[local_[k].index];
+        for (int c = 0; c < 3; c++)
+            written_[3 * k + c] = x[c] = positions[3 * local_[k].place + c] / units_.length + shifts_[3 * k + c];
+    }
+}
+
+bool Molecules::untouched() const {
+    if (comm->nprocs > 1 || written_.empty())
+        return false;
+    bool same = true;
+    for (std::size_t k = 0; k < local_.size(); k++) {
+        const double *x = atom->x[local_[k].index], *written = &written_[3 * k];
+        same &= x[0] == written[0] && x[1] == written[1] && x[2] == written[2] &&
+                atom->image[local_[k].index] == images_[k];
+    }
+    return same;
+}
+
+bool Molecules::any_force() const {
+    bool any = false;
+    for (const Atom& a : local_) {
+        const double* f = atom->f[a.index];
+        any |= f[0] != 0 || f[1] != 0 || f[2] != 0;
+    }
+    return any;
 }
 
 void Molecules::check_whole(const std::vector<double>& positions) const {

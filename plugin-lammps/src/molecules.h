@@ -43,9 +43,15 @@ public:
     void find();
     /** Learn which rank has which atoms now. Collective. */
     void locate();
-    /** Unwrapped positions [n_molecules][n_particles][3] in nm and, unless it is nullptr, the total forces on them in
-       kJ/(mol nm), of all ranks. Collective. */
-    void gather(std::vector<double>& positions, std::vector<double>* forces = nullptr);
+    /** Unwrapped positions [n_molecules][n_particles][3] in nm and the total forces on them in kJ/(mol nm), of all
+       ranks, into what is not nullptr; returns whether any of the forces is not zero. Collective. */
+    bool gather(std::vector<double>* positions, std::vector<double>* forces = nullptr);
+    /** Put `positions`, as of gather(), into the atoms of this rank, and remember them for untouched(). */
+    void scatter(const std::vector<double>& positions);
+    /** Whether there is one rank, and its atoms are to the last bit where scatter() has put them. */
+    bool untouched() const;
+    /** Whether any atom of this rank feels a force. */
+    bool any_force() const;
     /** Throw if a molecule is split by the periodic box, which its image flags should have undone. */
     void check_whole(const std::vector<double>& positions) const;
 
@@ -66,12 +72,15 @@ private:
     std::function<bool(int)> contains_;
     std::vector<std::string> elements_;
     Units units_;
-    double extent_ = 0; // nm, of the model's molecule from its first particle; 0 = not known
+    double extent_ = 0; // nm, largest distance from the model's first particle to another; 0 = not known
 
     std::vector<LAMMPS_NS::tagint> order_;
     std::unordered_map<LAMMPS_NS::tagint, std::size_t> places_;
     std::vector<double> masses_;
     std::vector<Atom> local_;
+    // Of each of them, in LAMMPS's length: from unwrapped to wrapped positions, and what scatter() has written.
+    std::vector<LAMMPS_NS::imageint> images_;
+    std::vector<double> shifts_, written_;
     std::vector<int> counts_; // atoms of each rank
     std::vector<std::size_t> places_of_ranks_;
     std::vector<double> sent_, received_;
@@ -80,9 +89,6 @@ private:
 /** The units of the input script. `scale`: the three words after `scale`, which `units lj` needs; nullptr = not given.
  */
 Units script_units(LAMMPS_NS::LAMMPS* lammps, char** scale);
-
-/** The message of the first rank that has one, on all ranks; "" where none has. Collective. */
-std::string first_failure(const std::string& mine, MPI_Comm world);
 
 /** Read a model file, on all ranks or on none. Collective. */
 std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world);

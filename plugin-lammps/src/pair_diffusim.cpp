@@ -4,7 +4,7 @@
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
-#include "error.h"
+#include "errors.h"
 #include "force.h"
 #include "memory.h"
 #include "neighbor.h"
@@ -18,11 +18,7 @@ namespace diffusim_lammps {
 
 template <class Body>
 void PairDiffusim::attempt(const char* file, int line, Body&& body) const {
-    try {
-        body();
-    } catch (const std::runtime_error& failure) {
-        error->all(file, line, std::string("pair_style diffusim: ") + failure.what());
-    }
+    diffusim_lammps::attempt(error, "pair_style diffusim", file, line, body);
 }
 
 PairDiffusim::PairDiffusim(LAMMPS* lammps) : Pair(lammps) {
@@ -80,7 +76,11 @@ void PairDiffusim::init_style() {
 }
 
 void PairDiffusim::setup() {
-    attempt(FLERR, [&] { molecules_->check_whole(positions_); });
+    attempt(FLERR, [&] {
+        molecules_->locate();
+        molecules_->gather(&positions_);
+        molecules_->check_whole(positions_);
+    });
 }
 
 void PairDiffusim::compute(int eflag, int vflag) {
@@ -88,7 +88,7 @@ void PairDiffusim::compute(int eflag, int vflag) {
     attempt(FLERR, [&] {
         if (neighbor->ago == 0)
             molecules_->locate();
-        molecules_->gather(positions_);
+        molecules_->gather(&positions_);
 
         const std::size_t n = model_->n_particles();
         constexpr std::size_t ELSEWHERE = static_cast<std::size_t>(-1);
@@ -104,12 +104,12 @@ void PairDiffusim::compute(int eflag, int vflag) {
         }
         scores_.resize(frames_.size());
         energies_.resize(frames_.size() / (3 * n));
-        try {
+        const std::string failure = failure_of([&] {
             if (!frames_.empty())
                 model_->evaluate(frames_.data(), energies_.size(), scores_.data(), energies_.data());
-        } catch (const diffusim::error& failure) { // perhaps on this rank only
-            error->one(FLERR, std::string("pair_style diffusim: ") + failure.what());
-        }
+        });
+        if (!failure.empty()) // perhaps on this rank only
+            error->one(FLERR, "pair_style diffusim: " + failure);
 
         const Units& units = molecules_->units();
         const double energy_scale = energy_unit(*model_) / units.energy, force_scale = energy_scale * units.length;

@@ -241,7 +241,7 @@ class Simulation:
         n_threads: int = 0,
         allow_unstable: bool = False,
     ):
-        """Replica r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
+        """Replica number r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
 
         temperature     K; the training temperature by default
         spring          k, 1/nm^2 | the size of a step, given by at most one of these three, and that

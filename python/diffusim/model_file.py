@@ -2,7 +2,7 @@
 
 The header's `__metadata__` holds one key, `diffusim`, whose value is the JSON of a `ModelFile`. All lengths are in nm,
 masses in amu, temperatures in kelvin; energies of a model are in kT0, with T0 the training temperature. Tensors are
-little-endian float32 in C order; analytic kinds have none. Nothing here needs JAX or the Rust core.
+little-endian float32 or bfloat16 in C order; analytic kinds have none. Nothing here needs JAX or the Rust core.
 """
 
 import hashlib
@@ -72,12 +72,15 @@ class ModelFile:
 
 
 def write(path: str | os.PathLike, model: ModelFile, tensors: Mapping[str, np.ndarray] | None = None) -> ModelFile:
-    """Write `model` and its `tensors` (cast to float32) to `path`, replacing a file there in one move.
+    """Write `model` and its `tensors` (cast to float32 unless bfloat16) to `path`, replacing a file there in one move.
 
     Returns the header as written, with `weights_sha256`, the sha256 of the file's data section.
     """
-    arrays = {name: np.ascontiguousarray(a, dtype="<f4") for name, a in (tensors or {}).items()}
-    not_finite = [name for name, a in arrays.items() if not np.isfinite(a).all()]
+    arrays = {
+        name: np.ascontiguousarray(a, dtype=a.dtype if a.dtype.name == "bfloat16" else "<f4")
+        for name, a in (tensors or {}).items()
+    }
+    not_finite = [name for name, a in arrays.items() if not np.isfinite(a.astype("<f4")).all()]
     if not_finite:
         raise ModelFileError(f"tensor {not_finite[0]} has values that are not finite; {path} was not written.")
     data = safetensors.numpy.save(arrays)
@@ -125,13 +128,25 @@ def read(path: str | os.PathLike) -> ModelFile:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read the tensors of the model file at `path`, by name; ModelFileError if they do not match their sha256."""
+    """Read the tensors of the model file at `path`, by name, as float32; ModelFileError if not what their sha256 says."""
     model = read(path)
     data = Path(path).read_bytes()
     header_length = int.from_bytes(data[:8], "little")
     if hashlib.sha256(data[8 + header_length :]).hexdigest() != model.weights_sha256:
         raise ModelFileError(f"{path} is damaged: its weights do not match the sha256 in its header. Copy it again.")
-    return safetensors.numpy.load(data)
+    return {name: _as_float32(view) for name, view in safetensors.deserialize(data)}
+
+
+def _as_float32(view: dict) -> np.ndarray:
+    """A tensor as the safetensors library gives it, widened without loss."""
+    match view["dtype"]:
+        case "F32":
+            values = np.frombuffer(view["data"], "<f4")
+        case "BF16":
+            values = (np.frombuffer(view["data"], "<u2").astype("<u4") << 16).view("<f4")
+        case other:
+            raise ModelFileError(f"a tensor of the model is {other}; this diffusim reads F32 and BF16. Update diffusim.")
+    return values.reshape(view["shape"])
 
 
 def _from_entry(entry: dict, path: Path) -> ModelFile:

@@ -60,7 +60,7 @@ pub struct diffusim_simulation_options_t {
     pub seed: u64,
     /// Copies of the system; 1 by default.
     pub n_replicas: usize,
-    /// Number of the first replica, for the noise.
+    /// Number of the first replica, for the noise and the start frame.
     pub first_replica: u32,
     /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default) or DIFFUSIM_EULER_MARUYAMA.
     pub adapter: i32,
@@ -214,8 +214,8 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
     })
 }
 
-/// Create a simulation of `model`; `options` may be NULL. Replica r starts from the model's start frame r mod n_frames, or
-/// from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
+/// Create a simulation of `model`; `options` may be NULL. Replica number r starts from the model's start frame r mod n_frames,
+/// or from zeros if it has none. The caller frees `*simulation` with diffusim_simulation_free.
 ///
 /// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_UNSTABLE (spring too soft), DIFFUSIM_ERROR_UNSUPPORTED (device).
 ///

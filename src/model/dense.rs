@@ -1,13 +1,64 @@
 //! Dense layers, forward and backward, for one frame and for batches: the same bits either way, on every instruction set.
 //!
-//! One frame vectorises over the units of a layer, a batch has one frame per SIMD lane. Forward, an output is summed over the
+//! One frame vectorises over the outputs of a layer, a batch has one frame per SIMD lane. Forward, an output is summed over the
 //! inputs in their order. Backward, the derivative by an input is a sum over the outputs in [`CacheLine::LEN`] partial sums
-//! that are then added by halves: so both passes read the weights as they lie, and one copy of them stays in the cache.
+//! that are then added by halves: so both passes of one frame read the weights as they lie, and one copy of them stays in the cache.
+//!
+//! One frame is as fast as the cache hands over weights. Those of bfloat16 precision (the upper half of a float) are
+//! therefore kept in pairs for it; arithmetic is in single precision throughout.
 
-use crate::lane::{CacheLine, Number};
+use crate::lane::{CacheLine, Number, PackedWord, Word};
 use pulp::Simd;
 
-/// A dense layer y = x W + b, its rows padded to whole cache lines.
+/// Outputs of a row are padded to a multiple of this.
+const BLOCK: usize = 2 * CacheLine::LEN;
+
+/// A block of weights of one row.
+type Floats = [CacheLine; 2];
+
+/// A block of weights of bfloat16 precision: the first line in the lower halves, the second in the upper halves.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Pairs([u32; CacheLine::LEN]);
+
+impl Pairs {
+    /// If all weights are of that precision.
+    fn of(block: &Floats) -> Option<Self> {
+        let [lower, upper] = block.map(|line| line.0.map(f32::to_bits));
+        let pairs = std::array::from_fn(|j| lower[j] >> 16 | upper[j]);
+        lower.iter().chain(&upper).all(|bits| bits & 0xFFFF == 0).then_some(Pairs(pairs))
+    }
+}
+
+/// A block as [`SingleFrame`] reads it.
+trait Block: Copy {
+    /// Each line in the `V` vectors that make it.
+    fn vectors<S: Simd, const V: usize>(&self, simd: S) -> [[S::f32s; V]; 2];
+}
+
+impl Block for Floats {
+    #[inline(always)]
+    fn vectors<S: Simd, const V: usize>(&self, _: S) -> [[S::f32s; V]; 2] {
+        [vectors_of::<S, V>(&self[0]), vectors_of::<S, V>(&self[1])]
+    }
+}
+
+impl Block for Pairs {
+    #[inline(always)]
+    fn vectors<S: Simd, const V: usize>(&self, simd: S) -> [[S::f32s; V]; 2] {
+        let words: &[S::u32s; V] = S::as_simd_u32s(&self.0).0.first_chunk().expect("a whole line");
+        let words = words.map(|w| PackedWord::from_vector(simd, w));
+        let upper = PackedWord::zero(simd).constant(0xFFFF_0000);
+        [words.map(|w| w.shl(16).as_float().stored()), words.map(|w| (w & upper).as_float().stored())]
+    }
+}
+
+#[inline(always)]
+fn vectors_of<S: Simd, const V: usize>(line: &CacheLine) -> [S::f32s; V] {
+    *S::as_simd_f32s(&line.0).0.first_chunk().expect("a whole line")
+}
+
+/// A dense layer y = x W + b, its rows padded to whole blocks.
 pub struct Layer {
     /// Inputs.
     pub n_in: usize,
@@ -15,10 +66,14 @@ pub struct Layer {
     pub n_out: usize,
     /// Outputs with padding; arrays over them must have room for these.
     pub stride: usize,
-    /// `[n_in][stride]`
-    weight: Vec<CacheLine>,
-    /// `[stride]`
-    bias: Vec<CacheLine>,
+    /// `[n_in][stride / BLOCK]`
+    weight: Vec<Floats>,
+    /// The same in pairs, if all weights are of that precision: for single frames.
+    pairs: Option<Vec<Pairs>>,
+    /// `[stride][n_in]`, rows padded to whole cache lines: for the backward pass of batches.
+    transposed: Vec<CacheLine>,
+    /// `[stride / BLOCK]`
+    bias: Vec<Floats>,
 }
 
 impl Layer {
@@ -29,40 +84,39 @@ impl Layer {
         weight: impl Fn(usize, usize) -> f32,
         bias: impl Fn(usize) -> f32,
     ) -> Self {
-        let stride = n_out.next_multiple_of(CacheLine::LEN);
-        let mut layer = Layer {
-            n_in,
-            n_out,
-            stride,
-            weight: CacheLine::buffer(n_in * stride),
-            bias: CacheLine::buffer(stride),
-        };
-        let rows: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.weight);
-        for (i, row) in rows.chunks_exact_mut(stride).enumerate() {
+        let stride = n_out.next_multiple_of(BLOCK);
+        let blank = [CacheLine([0.0; CacheLine::LEN]); 2];
+        let mut rows = vec![blank; n_in * stride / BLOCK];
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut rows);
+        for (i, row) in floats.chunks_exact_mut(stride).enumerate() {
             for (o, w) in row[..n_out].iter_mut().enumerate() {
                 *w = weight(i, o);
             }
         }
-        let biases: &mut [f32] = bytemuck::cast_slice_mut(&mut layer.bias);
-        for (o, b) in biases[..n_out].iter_mut().enumerate() {
+        let mut biases = vec![blank; stride / BLOCK];
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut biases);
+        for (o, b) in floats[..n_out].iter_mut().enumerate() {
             *b = bias(o);
         }
-        layer
+        let in_stride = n_in.next_multiple_of(CacheLine::LEN);
+        let mut transposed = CacheLine::buffer(stride * in_stride);
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut transposed);
+        for (o, row) in floats.chunks_exact_mut(in_stride).take(n_out).enumerate() {
+            for (i, w) in row[..n_in].iter_mut().enumerate() {
+                *w = weight(i, o);
+            }
+        }
+        let pairs = rows.iter().map(Pairs::of).collect();
+        Layer { n_in, n_out, stride, weight: rows, pairs, transposed, bias: biases }
     }
 
+    /// `[n_in][stride]`
     fn weight(&self) -> &[f32] {
         bytemuck::cast_slice(&self.weight)
     }
 
     fn bias(&self) -> &[f32] {
         bytemuck::cast_slice(&self.bias)
-    }
-
-    /// The rows of `N` inputs from `first` on, in cache lines.
-    #[inline(always)]
-    fn rows<const N: usize>(&self, first: usize) -> [&[CacheLine]; N] {
-        let lines = self.stride / CacheLine::LEN;
-        std::array::from_fn(|r| &self.weight[(first + r) * lines..][..lines])
     }
 }
 
@@ -74,9 +128,6 @@ pub trait Dense<T: Number>: Copy {
     /// x = W y, from derivatives by the outputs to derivatives by the inputs. Padded outputs in `y` are overwritten.
     fn backward(self, zero: T, layer: &Layer, y: &mut [T::Stored], x: &mut [T::Stored]);
 }
-
-/// Levels of the tree that adds the partial sums.
-const LEVELS: usize = CacheLine::LEN.ilog2() as usize;
 
 /// Units outermost, `G` groups of frames for each: a tile of `TILE` sums stays in registers.
 #[derive(Clone, Copy)]
@@ -110,6 +161,36 @@ impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
         }
     }
 
+    /// `N` sums over the outputs that are `lane` or `lane + 8` in their cache lines, of group `g`.
+    #[inline(always)]
+    fn two_lanes<T: Number, const N: usize>(
+        zero: T,
+        layer: &Layer,
+        first: usize,
+        lane: usize,
+        y: &[T::Stored],
+        g: usize,
+    ) -> [T; N] {
+        let stride = layer.transposed.len() / layer.stride * CacheLine::LEN;
+        let rows: &[f32] = bytemuck::cast_slice(&layer.transposed);
+        let mut lower = [zero; N];
+        let mut upper = [zero; N];
+        let outputs = y[lane * G + g..].chunks(CacheLine::LEN * G);
+        for (y, rows) in outputs.zip(rows[lane * stride + first..].chunks(CacheLine::LEN * stride)) {
+            let (y_lower, y_upper) = (zero.load(y[0]), zero.load(y[8 * G]));
+            let row: &[f32; N] = rows.first_chunk().expect("padded");
+            for (sum, w) in lower.iter_mut().zip(row) {
+                *sum = zero.constant(*w).mul_add(y_lower, *sum);
+            }
+            let row: &[f32; N] = rows[8 * stride..].first_chunk().expect("padded");
+            for (sum, w) in upper.iter_mut().zip(row) {
+                *sum = zero.constant(*w).mul_add(y_upper, *sum);
+            }
+        }
+        add(&mut lower, upper);
+        lower
+    }
+
     #[inline(always)]
     fn inputs<T: Number, const N: usize>(
         zero: T,
@@ -118,36 +199,28 @@ impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
         y: &[T::Stored],
         x: &mut [T::Stored],
     ) {
-        let rows = layer.rows::<N>(first);
-        let add = |a: [[T; G]; N], b: [[T; G]; N]| -> [[T; G]; N] {
-            std::array::from_fn(|r| std::array::from_fn(|g| a[r][g] + b[r][g]))
-        };
-        // Halves are added first, so the tree takes the partial sums in the order of their reversed bits.
-        let mut tree = [[[zero; G]; N]; LEVELS];
-        let mut total = [[zero; G]; N];
-        for leaf in 0..CacheLine::LEN {
-            let lane = leaf.reverse_bits() >> (usize::BITS as usize - LEVELS);
-            let mut sums = [[zero; G]; N];
-            for (line, y) in y.chunks_exact(CacheLine::LEN * G).enumerate() {
-                let y: [T; G] = std::array::from_fn(|g| zero.load(y[lane * G + g]));
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    let w = zero.constant(row[line].0[lane]);
-                    for (sum, y) in sum.iter_mut().zip(y) {
-                        *sum = w.mul_add(y, *sum);
-                    }
+        for g in 0..G {
+            let mut total = [zero; N];
+            for one in 0..2 {
+                let mut sums_1 = [zero; N];
+                for two in 0..2 {
+                    let mut sums_2 = Self::two_lanes::<T, N>(zero, layer, first, one + 2 * two, y, g);
+                    add(&mut sums_2, Self::two_lanes::<T, N>(zero, layer, first, one + 2 * two + 4, y, g));
+                    add(&mut sums_1, sums_2);
                 }
+                add(&mut total, sums_1);
             }
-            let complete = leaf.trailing_ones() as usize;
-            for pending in &tree[..complete] {
-                sums = add(*pending, sums);
-            }
-            *tree.get_mut(complete).unwrap_or(&mut total) = sums;
-        }
-        for (x, sum) in x[first * G..].chunks_exact_mut(G).zip(total) {
-            for (x, s) in x.iter_mut().zip(sum) {
-                *x = s.stored();
+            for (x, sum) in x[first * G..].chunks_exact_mut(G).zip(total) {
+                x[g] = sum.stored();
             }
         }
+    }
+}
+
+#[inline(always)]
+fn add<T: Number, const N: usize>(to: &mut [T; N], from: [T; N]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *to + from;
     }
 }
 
@@ -175,13 +248,9 @@ impl<T: Number, const G: usize, const TILE: usize> Dense<T> for UnitMajor<G, TIL
             Self::inputs::<T, TILE>(zero, layer, i, y, x);
             i += TILE;
         }
-        while i + 4 <= layer.n_in {
+        while i < layer.n_in {
             Self::inputs::<T, 4>(zero, layer, i, y, x);
             i += 4;
-        }
-        while i < layer.n_in {
-            Self::inputs::<T, 1>(zero, layer, i, y, x);
-            i += 1;
         }
     }
 }
@@ -191,88 +260,227 @@ impl<T: Number, const G: usize, const TILE: usize> Dense<T> for UnitMajor<G, TIL
 pub struct SingleFrame<S: Simd>(pub S);
 
 impl<S: Simd> SingleFrame<S> {
-    /// `N` vectors of outputs from `o` on.
+    /// `N` blocks of outputs from block `first` on; `weight` is `[x.len()][bias.len()]`.
     #[inline(always)]
-    fn outputs<const N: usize>(self, layer: &Layer, o: usize, x: &[f32], y: &mut [f32]) {
+    fn outputs<B: Block, const V: usize, const N: usize>(
+        self,
+        weight: &[B],
+        bias: &[Floats],
+        first: usize,
+        x: &[f32],
+        y: &mut [Floats],
+    ) {
         let simd = self.0;
-        let lanes = |row: &[f32]| -> [S::f32s; N] {
-            *S::as_simd_f32s(&row[o..]).0.first_chunk().expect("padded to whole cache lines")
-        };
-        let mut sums = lanes(layer.bias());
-        for (x, row) in x.iter().zip(layer.weight().chunks_exact(layer.stride)) {
+        let mut sums: [_; N] = std::array::from_fn(|n| bias[first + n].vectors::<S, V>(simd));
+        for (x, row) in x.iter().zip(weight.chunks_exact(bias.len())) {
             let x = simd.splat_f32s(*x);
-            for (sum, w) in sums.iter_mut().zip(lanes(row)) {
-                *sum = simd.mul_add_f32s(w, x, *sum);
+            let row: &[B; N] = row[first..].first_chunk().expect("within the row");
+            for (sums, block) in sums.iter_mut().zip(row) {
+                for (sums, w) in sums.iter_mut().zip(block.vectors::<S, V>(simd)) {
+                    for (sum, w) in sums.iter_mut().zip(w) {
+                        *sum = simd.mul_add_f32s(w, x, *sum);
+                    }
+                }
             }
         }
-        S::as_mut_simd_f32s(&mut y[o..]).0[..N].copy_from_slice(&sums);
+        for (y, sums) in y[first..].iter_mut().zip(sums) {
+            for (line, sums) in y.iter_mut().zip(sums) {
+                *S::as_mut_simd_f32s(&mut line.0).0.first_chunk_mut().expect("a whole line") = sums;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn forward<B: Block, const V: usize>(self, weight: &[B], bias: &[Floats], x: &[f32], y: &mut [Floats]) {
+        let mut first = 0;
+        while first < bias.len() {
+            let n = match bias.len() - first {
+                6.. if V == 1 => 6,
+                4.. if V == 1 => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            match n {
+                6 => self.outputs::<B, V, 6>(weight, bias, first, x, y),
+                4 => self.outputs::<B, V, 4>(weight, bias, first, x, y),
+                2 => self.outputs::<B, V, 2>(weight, bias, first, x, y),
+                _ => self.outputs::<B, V, 1>(weight, bias, first, x, y),
+            }
+            first += n;
+        }
     }
 
     /// `N` inputs from `first` on.
     #[inline(always)]
-    fn inputs<const N: usize>(self, layer: &Layer, first: usize, y: &[CacheLine], x: &mut [f32]) {
+    fn inputs<B: Block, const V: usize, const N: usize>(
+        self,
+        weight: &[B],
+        first: usize,
+        y: &[Floats],
+        x: &mut [f32],
+    ) {
         let simd = self.0;
-        let rows = layer.rows::<N>(first);
-        let mut sums = [[simd.splat_f32s(0.0); CacheLine::LEN]; N];
-        for (line, y) in y.iter().enumerate() {
-            let y = S::as_simd_f32s(&y.0).0;
+        let rows: [&[B]; N] = std::array::from_fn(|r| &weight[(first + r) * y.len()..][..y.len()]);
+        let mut sums = [[simd.splat_f32s(0.0); V]; N];
+        for (b, y) in y.iter().enumerate() {
+            let y = y.vectors::<S, V>(simd);
             for (sums, row) in sums.iter_mut().zip(rows) {
-                for ((sum, w), y) in sums.iter_mut().zip(S::as_simd_f32s(&row[line].0).0).zip(y) {
-                    *sum = simd.mul_add_f32s(*w, *y, *sum);
+                for (w, y) in row[b].vectors::<S, V>(simd).into_iter().zip(y) {
+                    for ((sum, w), y) in sums.iter_mut().zip(w).zip(y) {
+                        *sum = simd.mul_add_f32s(w, y, *sum);
+                    }
                 }
             }
         }
-        for (x, sums) in x[first..].iter_mut().zip(sums) {
-            let mut partial = [0.0; CacheLine::LEN];
-            S::as_mut_simd_f32s(&mut partial).0.iter_mut().zip(sums).for_each(|(p, s)| *p = s);
-            *x = add_by_halves(partial);
+        for (x, sums) in x[first..first + N].iter_mut().zip(sums) {
+            *x = self.add_by_halves(sums);
+        }
+    }
+
+    /// (i) + (i + 8), then (i) + (i + 4), (i) + (i + 2), (i) + (i + 1).
+    #[inline(always)]
+    fn add_by_halves<const V: usize>(self, sums: [S::f32s; V]) -> f32 {
+        match V {
+            1 => self.0.reduce_sum_f32s(sums[0]),
+            2 => self.0.reduce_sum_f32s(self.0.add_f32s(sums[0], sums[1])),
+            _ => {
+                let mut line = CacheLine([0.0; CacheLine::LEN]);
+                *S::as_mut_simd_f32s(&mut line.0).0.first_chunk_mut().expect("a whole line") = sums;
+                for half in [8, 4, 2, 1] {
+                    for i in 0..half {
+                        line.0[i] += line.0[i + half];
+                    }
+                }
+                line.0[0]
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn backward<B: Block, const V: usize>(self, weight: &[B], y: &[Floats], x: &mut [f32]) {
+        // From the last row up: what the forward pass read last is still in the first-level cache.
+        let mut end = x.len();
+        while end > 0 {
+            let n = match end {
+                8.. if V == 1 => 8,
+                4.. if V <= 2 => 4,
+                _ => 1,
+            };
+            end -= n;
+            match n {
+                8 => self.inputs::<B, V, 8>(weight, end, y, x),
+                4 => self.inputs::<B, V, 4>(weight, end, y, x),
+                _ => self.inputs::<B, V, 1>(weight, end, y, x),
+            }
         }
     }
 }
 
-#[inline(always)]
-fn add_by_halves(p: [f32; CacheLine::LEN]) -> f32 {
-    let p: [f32; 8] = std::array::from_fn(|i| p[i] + p[i + 8]);
-    let p: [f32; 4] = std::array::from_fn(|i| p[i] + p[i + 4]);
-    (p[0] + p[2]) + (p[1] + p[3])
+/// Call `$method` with the number of vectors of this instruction set that make a line, and the weights as they are kept.
+macro_rules! dispatch {
+    ($self:ident.$method:ident($layer:expr, $($argument:expr),*)) => {
+        match ($layer.pairs.as_deref(), CacheLine::LEN / S::F32_LANES) {
+            (Some(pairs), 1) => $self.$method::<_, 1>(pairs, $($argument),*),
+            (Some(pairs), 2) => $self.$method::<_, 2>(pairs, $($argument),*),
+            (Some(pairs), 4) => $self.$method::<_, 4>(pairs, $($argument),*),
+            (Some(pairs), _) => $self.$method::<_, 16>(pairs, $($argument),*),
+            (None, 1) => $self.$method::<_, 1>(&$layer.weight, $($argument),*),
+            (None, 2) => $self.$method::<_, 2>(&$layer.weight, $($argument),*),
+            (None, 4) => $self.$method::<_, 4>(&$layer.weight, $($argument),*),
+            (None, _) => $self.$method::<_, 16>(&$layer.weight, $($argument),*),
+        }
+    };
 }
 
 impl<S: Simd> Dense<f32> for SingleFrame<S> {
     #[inline(always)]
     fn forward(self, _: f32, layer: &Layer, x: &[f32], y: &mut [f32]) {
-        let x = &x[..layer.n_in];
-        let mut o = 0;
-        while o + 12 * S::F32_LANES <= layer.stride {
-            self.outputs::<12>(layer, o, x, y);
-            o += 12 * S::F32_LANES;
-        }
-        while o + 8 * S::F32_LANES <= layer.stride {
-            self.outputs::<8>(layer, o, x, y);
-            o += 8 * S::F32_LANES;
-        }
-        while o + 4 * S::F32_LANES <= layer.stride {
-            self.outputs::<4>(layer, o, x, y);
-            o += 4 * S::F32_LANES;
-        }
-        while o < layer.stride {
-            self.outputs::<1>(layer, o, x, y);
-            o += S::F32_LANES;
-        }
+        let y = bytemuck::cast_slice_mut(&mut y[..layer.stride]);
+        dispatch!(self.forward(layer, &layer.bias, &x[..layer.n_in], y))
     }
 
     #[inline(always)]
     fn backward(self, _: f32, layer: &Layer, y: &mut [f32], x: &mut [f32]) {
         y[layer.n_out..layer.stride].fill(0.0);
-        let y: &[CacheLine] = bytemuck::cast_slice(&y[..layer.stride]);
-        // From the last row up: what the forward pass read last is still in the first-level cache.
-        let mut end = layer.n_in;
-        while end >= 8 {
-            end -= 8;
-            self.inputs::<8>(layer, end, y, x);
+        let y = bytemuck::cast_slice(&y[..layer.stride]);
+        dispatch!(self.backward(layer, y, &mut x[..layer.n_in]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::Packed;
+    use pulp::{Arch, WithSimd};
+
+    /// Both passes for one frame and for a batch of the same frame: outputs, then derivatives by the inputs.
+    struct Passes<'a> {
+        layer: &'a Layer,
+        x: &'a [f32],
+    }
+
+    impl WithSimd for Passes<'_> {
+        type Output = [Vec<f32>; 2];
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            let Passes { layer, x } = self;
+            let room = layer.stride.max(layer.n_in + 16).next_multiple_of(BLOCK);
+            let mut lines = [(); 3].map(|_| CacheLine::buffer(room));
+            let [input, output, back] = lines.each_mut().map(|l| bytemuck::cast_slice_mut::<_, f32>(l));
+            input[..layer.n_in].copy_from_slice(x);
+            let single = SingleFrame(simd);
+            Dense::forward(single, 0.0, layer, input, output);
+            let mut results = output[..layer.n_out].to_vec();
+            output[layer.n_out..].fill(f32::NAN);
+            Dense::backward(single, 0.0, layer, output, back);
+            results.extend(&back[..layer.n_in]);
+
+            let zero = Packed::zero(simd);
+            let splat = |x: &[f32]| x.iter().map(|x| simd.splat_f32s(*x)).collect::<Vec<_>>();
+            let mut input = splat(input);
+            let mut output = splat(&vec![0.0; room]);
+            UnitMajor::<1, 12>.forward(zero, layer, &input, &mut output);
+            let first = |v: &[S::f32s]| {
+                bytemuck::cast_slice::<_, f32>(v).iter().copied().step_by(S::F32_LANES).collect::<Vec<_>>()
+            };
+            let mut batch = first(&output[..layer.n_out]);
+            output[layer.n_out..].fill(simd.splat_f32s(f32::NAN));
+            UnitMajor::<1, 12>.backward(zero, layer, &mut output, &mut input);
+            batch.extend(first(&input[..layer.n_in]));
+            [results, batch]
         }
-        while end > 0 {
-            end -= 1;
-            self.inputs::<1>(layer, end, y, x);
+    }
+
+    #[test]
+    fn one_frame_and_batches_have_the_same_bits_and_the_right_values() {
+        let number = |i: usize, j: usize| crate::noise::normals(3, 0, i as u32, j as u64)[0];
+        for (n_in, n_out) in [(1, 1), (3, 5), (7, 33), (59, 192), (192, 192), (18, 70), (64, 128)] {
+            for mask in [0xFFFF_0000, 0xFFFF_FFFF] {
+                let weight = |i: usize, o: usize| f32::from_bits(number(i, o).to_bits() & mask);
+                let layer = Layer::new(n_in, n_out, weight, |o| number(5000, o));
+                assert_eq!(layer.pairs.is_some(), mask == 0xFFFF_0000);
+                let x: Vec<f32> = (0..n_in).map(|i| number(6000, i)).collect();
+                let [single, batch] = Arch::new().dispatch(Passes { layer: &layer, x: &x });
+                assert_eq!(single, batch, "{n_in} × {n_out}");
+                #[cfg(target_arch = "x86_64")]
+                let others = pulp::x86::V3::try_new().map(Arch::V3);
+                #[cfg(not(target_arch = "x86_64"))]
+                let others = None;
+                for arch in others.into_iter().chain([Arch::Scalar]) {
+                    let passes = arch.dispatch(Passes { layer: &layer, x: &x });
+                    assert_eq!(passes, [&single[..], &single[..]], "{n_in} × {n_out}");
+                }
+                let y: Vec<f64> = (0..n_out)
+                    .map(|o| {
+                        let sum: f64 = (0..n_in).map(|i| x[i] as f64 * weight(i, o) as f64).sum();
+                        sum + number(5000, o) as f64
+                    })
+                    .collect();
+                let back = (0..n_in).map(|i| (0..n_out).map(|o| y[o] * weight(i, o) as f64).sum());
+                for (got, expected) in single.iter().zip(y.iter().copied().chain(back)) {
+                    let scale = (n_in * n_out) as f64;
+                    assert!((*got as f64 - expected).abs() < 2e-6 * scale.sqrt() * (1.0 + expected.abs()));
+                }
+            }
         }
     }
 }

@@ -502,14 +502,17 @@ fn load_distance(
     let file = SafeTensors::deserialize(bytes).map_err(|e| Error::InvalidModel(e.to_string()))?;
     let tensor = |name: &str, rank: usize| -> Result<(Vec<usize>, Vec<f32>)> {
         let view = file.tensor(name).map_err(|_| Error::InvalidModel(format!("tensor {name} is missing")))?;
-        if view.dtype() != Dtype::F32 {
-            bail!(InvalidModel, "tensor {name} is {:?}; expected F32", view.dtype());
-        }
         if view.shape().len() != rank {
             bail!(InvalidModel, "tensor {name} has shape {:?}; expected {rank} dimensions", view.shape());
         }
-        let values: Vec<f32> =
-            view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let values: Vec<f32> = match view.dtype() {
+            Dtype::F32 => view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::BF16 => {
+                let widened = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                view.data().as_chunks().0.iter().map(widened).collect()
+            }
+            other => bail!(InvalidModel, "tensor {name} is {other:?}; expected F32 or BF16"),
+        };
         if let Some(i) = values.iter().position(|v| !v.is_finite()) {
             bail!(
                 InvalidModel,

@@ -35,7 +35,7 @@ pub struct Options {
     pub seed: u64,
     /// Copies of the system that run side by side.
     pub n_replicas: usize,
-    /// Number of the first replica, for the noise.
+    /// Number of the first replica, for the noise and the start frame.
     pub first_replica: u32,
     /// Ids that key the noise of each particle; 0, 1, … if `None`.
     pub particle_ids: Option<Vec<u32>>,

@@ -82,7 +82,7 @@ pub struct Statistics {
 }
 
 impl Simulation {
-    /// Replica r starts from the model's start frame r mod n_frames, or from zeros if it has none.
+    /// Replica number r starts from the model's start frame r mod n_frames, or from zeros if it has none.
     pub fn new(model: Arc<Model>, options: Options) -> Result<Self> {
         let dynamics = Dynamics::new(&model, &options)?;
         let n = model.n_particles();
@@ -94,7 +94,9 @@ impl Simulation {
         let mut positions = vec![0.0; len];
         let start = model.start_positions();
         if !start.is_empty() {
-            for (x, from) in positions.chunks_exact_mut(3 * n).zip(start.chunks_exact(3 * n).cycle()) {
+            let first = options.first_replica as usize % (start.len() / (3 * n));
+            let frames = start.chunks_exact(3 * n).cycle().skip(first);
+            for (x, from) in positions.chunks_exact_mut(3 * n).zip(frames) {
                 x.copy_from_slice(from);
             }
         }
@@ -220,7 +222,7 @@ impl Simulation {
                 InvalidArgument,
                 "position of particle {} (replica {}) is {}; expected finite numbers in nm",
                 i / 3 % n,
-                i / 3 / n,
+                self.options.first_replica as usize + i / 3 / n,
                 positions[i]
             );
         }
@@ -238,7 +240,8 @@ impl Simulation {
         if self.options.allow_unstable {
             return Ok(());
         }
-        for (replica, x) in positions.chunks_exact(3 * self.model.n_particles()).enumerate() {
+        let frames = positions.chunks_exact(3 * self.model.n_particles());
+        for (replica, x) in (self.options.first_replica..).zip(frames) {
             for (bond, [least, greatest]) in metadata.bonds.iter().zip(&metadata.bond_ranges) {
                 let length = bond_length(x, *bond);
                 if !(BOND_MARGIN[0] * least..=BOND_MARGIN[1] * greatest).contains(&length) {
@@ -320,7 +323,7 @@ impl Simulation {
                 InvalidArgument,
                 "the bias force on particle {} (replica {}) is {} at step {}; look at the forces that act beside the model",
                 i / 3 % n,
-                i / 3 / n,
+                self.options.first_replica as usize + i / 3 / n,
                 forces[i],
                 self.step
             );

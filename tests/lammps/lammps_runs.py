@@ -45,9 +45,9 @@ def run(directory: Path, script: str, n_ranks: int = 1, timeout: float = 60) -> 
     return result.stdout
 
 
-def error_of(directory: Path, script: str) -> str:
+def error_of(directory: Path, script: str, n_ranks: int = 1) -> str:
     """The error that ends a run."""
-    result = lammps(directory, script)
+    result = lammps(directory, script, n_ranks)
     output = result.stdout + result.stderr
     assert result.returncode != 0, output[-3000:]
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
@@ -99,7 +99,13 @@ def thermo(output: str) -> np.ndarray:
     lines = output.splitlines()
     first = max(i for i, line in enumerate(lines) if line.split()[:1] == ["Step"]) + 1
     last = next(i for i, line in enumerate(lines) if i > first and line.startswith("Loop time"))
-    return np.array([[float(v) for v in line.split()] for line in lines[first:last] if line[:1] == " "])
+    return np.array(
+        [
+            [float(v) for v in line.split()]
+            for line in lines[first:last]
+            if line.split()[:1] and line.split()[0].isdigit()
+        ]
+    )
 
 
 def standard_error_of_variance(n_samples: int, n_frames: int, correlation: float) -> float:

@@ -77,6 +77,9 @@ def test_units_without_a_size(data):
         ("fix 2 all rigid single\nfix 1 all", ["fix 2 (rigid) moves or constrains"]),
         ("fix 2 all press/berendsen iso 0 0 100\nfix 1 all", ["fix 2 (press/berendsen) changes the box"]),
         ("run_style respa 2 2\nfix 1 all", ["run_style respa is not supported"]),
+        ("fix 2 all langevin 331 331 100 4711\nfix 1 all", ["fix 2 (langevin) is a heat bath", "remove it"]),
+        ("fix 2 all viscous 0.3\nfix 1 all", ["fix 2 (viscous) is a heat bath or a drag"]),
+        ("region r block -9 9 -9 9 -9 9\ngroup g dynamic all region r every 1\nfix 1 g", ["group 'g' is dynamic"]),
     ],
 )
 def test_runs_that_cannot_be(data, lines, words):
@@ -108,8 +111,13 @@ def test_minimize(data):
     assert "minimize" in error and "pair_style diffusim" in error
 
 
-def test_twice_the_learned_force(data):
+@pytest.mark.parametrize("n_models", [1, 2])
+def test_twice_the_learned_force(data, n_models):
     pair = f"pair_style diffusim\npair_coeff * * {lr.NETWORK} N C O\n"
+    if n_models == 2:
+        pair = "pair_style hybrid/overlay diffusim diffusim\n" + "".join(
+            f"pair_coeff * * diffusim {i} {lr.NETWORK} N C O\n" for i in (1, 2)
+        )
     error = lr.error_of(data, lr.header("net.data") + pair + FIX + "run 5\n")
     assert "count twice" in error
 
@@ -120,10 +128,51 @@ def test_molecules_of_unequal_size(tmp_path):
     assert "molecule 1 has 4 atoms" in error and "has 5" in error
 
 
-def test_molecule_split_by_the_box(data):
-    split = "displace_atoms all move 9 0 0\nset group all image 0 0 0\n"
+def test_two_molecules_with_one_id(tmp_path):
+    """They would be told apart by nothing; 0 is LAMMPS's way of saying that atoms have no molecule IDs."""
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=2)
+    error = lr.error_of(tmp_path, lr.header("net.data") + "set group all mol 3\n" + FIX + "run 5\n")
+    assert "molecule 3 has 10 atoms" in error and "a molecule ID of its own" in error
+    lr.run(tmp_path, lr.header("net.data") + "set group all mol 0\n" + FIX + "run 5\n")
+
+
+def test_a_frame_that_one_rank_refuses_ends_the_run_on_all(tmp_path):
+    """The second molecule is torn, which only the rank that moves it can know; the message names it."""
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=2)
+    torn = "group end id 10\ndisplace_atoms end move 5 0 0\n"
+    for n_ranks in (1, 2):
+        error = lr.error_of(tmp_path, lr.header("net.data") + FIX + torn + "run 5\n", n_ranks)
+        assert "does not know this frame" in error and "(replica 1)" in error and "replicas the molecules" in error
+
+
+@pytest.mark.parametrize("before", ["", FIX + "run 5\nunfix 1\n"])
+def test_a_fix_that_was_never_set_up(data, before):
+    script = lr.header("net.data") + "fix 2 all nve\nrun 5\nunfix 2\n" + before + FIX + "run 5 pre no\n"
+    error = lr.error_of(data, script)
+    assert "defined after the last run was set up" in error and "'pre no'" in error
+
+
+def test_outputs_between_runs_notice_atoms_that_are_gone(data):
+    lines = 'run 5\ndelete_atoms group all compress no\nprint "$(f_1)"\n'
+    error = lr.error_of(data, lr.header("net.data") + FIX + lines)
+    assert "changed since the run was set up: there were 5, now there are 0" in error
+
+
+def test_lost_atoms(data):
+    """LAMMPS may be told to ignore them; the model cannot."""
+    lines = "thermo_modify lost ignore\nfix 2 all addforce 30 0 0\nrun 5000\n"
+    error = lr.error_of(data, lr.header("net.data", boundary="f f f") + FIX + lines)
+    assert "changed since the run was set up: there were 5, now there are" in error
+
+
+@pytest.mark.parametrize("style", ["fix", "pair_style"])
+def test_molecule_split_by_the_box(data, style):
+    split = "displace_atoms all move 9 0 0\nset group all image 0 0 0\nset atom 1 image 1 0 0\n"
+    pair = f"pair_style diffusim\npair_coeff * * {lr.NETWORK} N C O\nfix 1 all nve\n"
+    pair = pair.replace("N C O", " ".join(write_data(data / "net.data", diffusim.Model(lr.NETWORK))))
     header = lr.header("net.data", boundary="p p p")
-    error = lr.error_of(data, header + split + "write_data wrapped.data\nset atom 1 image 1 0 0\n" + FIX + "run 5\n")
+    error = lr.error_of(data, header + split + (FIX if style == "fix" else pair) + "run 5\n")
+    assert error.startswith(f"ERROR: {style} diffusim: atoms 1 and 2"), error
     assert "the box splits the molecule" in error and "image flags" in error
 
 
@@ -131,7 +180,7 @@ def test_atoms_that_come_and_go(data):
     """A fix that inserts atoms is noticed at the next rebuild of the neighbour list."""
     lines = "region all block -9 9 -9 9 -9 9\nfix 2 all deposit 5 3 10 991 region all near 0.5\n"
     error = lr.error_of(data, lr.header("net.data", boundary="f f f") + FIX + lines + "run 100\n")
-    assert "changed during the run: there were 5, now there are 6" in error
+    assert "changed since the run was set up: there were 5, now there are 6" in error
 
 
 def test_score_that_is_not_finite_keeps_the_last_good_frame(data):

@@ -121,13 +121,176 @@ def test_metadynamics_fills_the_basins(tmp_path):
     assert (visited["free"] == 0).sum() >= 4, visited
 
 
-def test_outputs_stop_a_run(tmp_path):
-    """fix halt on the number of steps taken, which the largest score and the others work like."""
+def test_triclinic_box(tmp_path):
+    """Molecules cross its faces: the same dumps on any number of ranks, and the core's positions."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model, n_molecules=3)
+    tilt = "change_box all triclinic\nchange_box all xy final 3.0 xz final -2.0 yz final 1.5\nfix 1 "
+    script = network_script("p p p").replace("fix 1 ", tilt)
+    for n_ranks in (1, 2):
+        dumps = lr.dump(1, f"{n_ranks}.dump", "x y z ix iy iz") + lr.dump(1, f"{n_ranks}u.dump", "xu yu zu")
+        lr.run(tmp_path, script + dumps + "run 60\n", n_ranks)
+    first = (tmp_path / "1.dump").read_bytes()
+    assert (tmp_path / "2.dump").read_bytes() == first
+    images = {tuple(row.split()[4:]) for row in first.decode().splitlines()[-15:]}
+    assert images != {("0", "0", "0")}
+
+    core = diffusim.Simulation(model, 331.0, masses=model.masses, seed=48291, n_replicas=3)
+    forces = np.broadcast_to(np.array([37.0, 4.1, -3.3]) * (4.184 / 0.1), (3, 5, 3))
+    for frame in lr.frames(tmp_path, "2u.dump"):
+        assert frame == pytest.approx(core.positions.reshape(-1, 3) / 0.1, rel=0, abs=1e-13)
+        core.step_biased(forces)
+
+
+def test_molecule_ids_with_gaps_on_two_ranks(tmp_path):
+    """Molecules are numbered in the order of their IDs, so the noise goes with the ID and not with the atoms."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model, n_molecules=3)
+    renumber = "set mol 2 mol 77\nset mol 1 mol 1000\n"
+    script = (
+        network_script("p p p").replace("fix 2 all addforce 37.0 4.1 -3.3\n", "").replace("fix 1", renumber + "fix 1")
+    )
+    lr.run(tmp_path, script + lr.dump(20, columns="xu yu zu") + "run 20\n", n_ranks=2)
+    core = diffusim.Simulation(model, 331.0, masses=model.masses, seed=48291, n_replicas=3, particle_ids=range(10, 15))
+    core.positions = model.start_positions[[2, 1, 0]] / 0.1 * 0.1
+    core.step(20)
+    found = lr.frames(tmp_path)[-1].reshape(3, 5, 3)[[2, 1, 0]]
+    assert found == pytest.approx(core.positions / 0.1, rel=0, abs=1e-12)
+
+
+def test_two_fixes_with_models_of_their_own(tmp_path):
+    """Each molecule moves as it does alone."""
+    network = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", network, n_molecules=2)
+    lr.analytic(tmp_path / "m.safetensors", "harmonic", 5, stiffness=37.0)
+    script = (
+        lr.header("net.data")
+        + "group first molecule 1\ngroup second molecule 2\n"
+        + "{}"
+        + "fix 2 second diffusim 345.0 12 model m.safetensors effective_step 0.4\n"
+        + "{}run 60\n"
+    )
+    moving = f"fix 1 first diffusim 331.0 7 model {lr.NETWORK} spring auto\n"
+    lr.run(tmp_path, script.format(moving, lr.dump(20, "both.dump")))
+    lr.run(tmp_path, script.format("", lr.dump(20, "alone.dump")))
+    both, alone = lr.frames(tmp_path, "both.dump"), lr.frames(tmp_path, "alone.dump")
+    assert np.array_equal(both[:, 5:], alone[:, 5:])
+    core = diffusim.Simulation(network, 331.0, masses=network.masses, seed=7)
+    core.step(60)
+    assert np.array_equal(both[-1, :5], core.positions[0] / 0.1)
+
+
+def test_first_group(tmp_path):
+    """`atom_modify first` keeps the group's atoms in front and changes nothing."""
     write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK))
-    halt = "variable taken equal f_1[4]\nfix 3 all halt 10 v_taken >= 40 error continue\n"
-    output = lr.run(tmp_path, network_script() + halt + "thermo_style custom step f_1[3] f_1[4]\nrun 200\n")
-    last = lr.thermo(output)[-1]
-    assert last[0] == last[2] == 40 and last[1] > 0
+    fix = f"fix 1 g diffusim 331.0 7 model {lr.NETWORK} spring auto\n"
+    atoms = "mass 4 39.95\ncreate_atoms 4 single 7.0 7.0 7.0\n"
+    for first in ("", "atom_modify first g\n"):
+        header = lr.header("net.data").replace(
+            "read_data net.data", first + "read_data net.data extra/atom/types 1 group g"
+        )
+        lr.run(tmp_path, header + atoms + fix + lr.dump(20, f"{len(first)}.dump") + "run 60\n")
+    assert (tmp_path / "0.dump").read_bytes() == (tmp_path / "20.dump").read_bytes()
+
+
+def test_runs_in_pieces_are_one_trajectory(tmp_path):
+    """`pre no`, `run every`, write_restart in between and `run 0` change nothing."""
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=2)
+    last = []
+    for runs in ("run 60", "run 20\nrun 0\nrun 20 pre no\nwrite_restart x.restart\nrun 20 every 7 'print x'"):
+        lr.run(tmp_path, network_script() + runs + "\n" + lr.dump(1) + "run 0\n")
+        last.append(lr.frames(tmp_path)[-1])
+    assert np.array_equal(*last)
+
+
+def test_rerun_gives_learned_energies(tmp_path):
+    """Of the frames of a dump, by the fix as by the pair style."""
+    model = diffusim.Model(lr.NETWORK)
+    elements = write_data(tmp_path / "net.data", model)
+    fix = f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} spring auto\n"
+    pair = f"pair_style diffusim\npair_coeff * * {lr.NETWORK} {' '.join(elements)}\n"
+    lr.run(tmp_path, lr.header("net.data") + fix + lr.dump(5, columns="x y z") + "run 20\n")
+    expected = model.evaluate(lr.frames(tmp_path) * 0.1)[1] * lr.BOLTZMANN * model.training_temperature / 4.184
+    for style, column in ((fix, "f_1"), (pair, "pe")):
+        output = lr.run(
+            tmp_path,
+            lr.header("net.data")
+            + style
+            + f"thermo 5\nthermo_style custom step {column}\nrerun frames.dump dump x y z\n",
+        )
+        assert lr.thermo(output)[:, 1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_outputs_after_atoms_changed_ranks(tmp_path):
+    """`balance` between runs moves atoms in memory; the outputs find them again."""
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=3)
+    lines = 'run 5\nprint "ENERGY $(f_1) $(f_1[2])"\nbalance 1.0 shift x 10 1.0\nprint "ENERGY $(f_1) $(f_1[2])"\n'
+    output = lr.run(tmp_path, network_script("p p p") + lines, n_ranks=2)
+    before, after = [line for line in output.splitlines() if line.startswith("ENERGY")]
+    assert before == after
+
+
+def test_unload_and_clear(tmp_path):
+    """The plugin goes while its styles are in use, and comes back; `clear` starts anew."""
+    model = diffusim.Model(lr.NETWORK)
+    elements = write_data(tmp_path / "net.data", model, n_molecules=3)
+    fix = f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} spring auto\n"
+    pair = f"pair_style diffusim\npair_coeff * * {lr.NETWORK} {' '.join(elements)}\n"
+    lr.run(
+        tmp_path,
+        lr.header("net.data")
+        + fix
+        + "run 5\nplugin unload fix diffusim\nfix 2 all nve\n"
+        + pair
+        + "run 5\nplugin unload pair diffusim\nrun 5\n"
+        + f"plugin load {plugin_directory()}/diffusimplugin.so\nclear\n"
+        + lr.header("net.data")
+        + fix
+        + lr.dump(20)
+        + "run 20\n",
+    )
+    core = diffusim.Simulation(model, 331.0, masses=model.masses, seed=7, n_replicas=3)
+    core.step(20)
+    assert np.array_equal(lr.frames(tmp_path)[-1], core.positions.reshape(-1, 3) / 0.1)
+
+
+@pytest.mark.parametrize(
+    ("output", "limit"),
+    [("f_1", 0.9), ("f_1[1]", 0.9), ("f_1[2]", 420.0), ("f_1[3]", 6.0), ("f_1[4]", 40)],
+    ids=["energy", "energy by its number", "configurational temperature", "largest score", "steps"],
+)
+def test_outputs_stop_a_run(tmp_path, output, limit):
+    """Every output goes into thermo, variables and fix halt, which stops at the first step that exceeds its limit."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model)
+    printed = lr.run(
+        tmp_path,
+        lr.header("net.data")
+        + f"""
+fix 1 all diffusim 331.0 48291 model {lr.NETWORK} spring auto
+variable value equal {output}
+fix 3 all halt 1 v_value > {limit} error continue
+thermo_style custom step {output} v_value
+thermo_modify format float %.17g
+thermo 1
+{lr.dump(1)}run 400
+""",
+    )
+    table = lr.thermo(printed)
+    assert (table[:-1, 1] <= limit).all() and table[-1, 1] > limit and len(table) > 2
+    assert np.array_equal(table[:, 1], table[:, 2])
+
+    frames = lr.frames(tmp_path) * 0.1
+    scores, energies = model.evaluate(frames)
+    largest = np.maximum.accumulate(np.abs(scores).max(axis=(1, 2))) * 0.1
+    expected = {
+        "f_1": energies * (lr.BOLTZMANN * 310.0 / 4.184),
+        "f_1[2]": [model.configurational_temperature(frame[None]) for frame in frames],
+        "f_1[3]": np.concatenate([[0], largest[:-1]]),  # a step has the score of the frame before it
+        "f_1[4]": np.arange(len(frames)),
+    }
+    expected["f_1[1]"] = expected["f_1"]
+    assert table[:, 1] == pytest.approx(np.asarray(expected[output]), rel=1e-5)
 
 
 def test_the_example(tmp_path):

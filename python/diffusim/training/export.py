@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+import ml_dtypes
 import numpy as np
 
 from diffusim.model_file import ModelFile, NoiseLevels
@@ -15,6 +16,9 @@ N_CURVATURE = 64  # frames whose stiffest mode is measured
 # The recommended step in units of 1 / largest curvature; Leimkuhler-Matthews is stable below 2. Measured on alanine
 # dipeptide, bond spreads at 0.1, 0.4, 0.8 and 1.2 agree within 1 %.
 SAFE_STEP = 0.4
+# Half the bytes, and one replica is bound by reading them. On alanine dipeptide the rounding changes energies by 0.01 kT0
+# (standard deviation) and no population beyond its statistical error.
+WEIGHT_TYPE = ml_dtypes.bfloat16
 
 
 def model_of(
@@ -54,7 +58,7 @@ def model_of(
         "start_positions": snapshots.positions[representatives(network, snapshots.positions, N_START, settings.seed)],
     }
     for i, (w, b) in enumerate(result.weights.layers):
-        tensors |= {f"layers.{i}.weight": w, f"layers.{i}.bias": b}
+        tensors |= {f"layers.{i}.weight": np.asarray(w).astype(WEIGHT_TYPE), f"layers.{i}.bias": np.asarray(b)}
     return header, tensors
 
 
