@@ -129,11 +129,12 @@ pub trait Dense<T: Number>: Copy {
     fn backward(self, zero: T, layer: &Layer, y: &mut [T::Stored], x: &mut [T::Stored]);
 }
 
-/// Units outermost, `G` groups of frames for each: a tile of `TILE` sums stays in registers.
+/// Units outermost, `G` groups of frames for each: tiles of `OUTPUTS` sums forward and twice `INPUTS`
+/// backward stay in registers.
 #[derive(Clone, Copy)]
-pub struct UnitMajor<const G: usize, const TILE: usize>;
+pub struct UnitMajor<const G: usize, const OUTPUTS: usize, const INPUTS: usize>;
 
-impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
+impl<const G: usize, const OUTPUTS: usize, const INPUTS: usize> UnitMajor<G, OUTPUTS, INPUTS> {
     #[inline(always)]
     fn outputs<T: Number, const N: usize>(
         zero: T,
@@ -143,7 +144,10 @@ impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
         y: &mut [T::Stored],
     ) {
         let bias: &[f32; N] = layer.bias()[o..].first_chunk().expect("padded");
-        let mut sums: [[T; G]; N] = bias.map(|b| [zero.constant(b); G]);
+        let mut sums = [[zero; G]; N];
+        for (sum, b) in sums.iter_mut().zip(bias) {
+            *sum = [zero.constant(*b); G];
+        }
         for (x, row) in x.chunks_exact(G).zip(layer.weight().chunks_exact(layer.stride)) {
             let row: &[f32; N] = row[o..].first_chunk().expect("padded");
             let x: [T; G] = std::array::from_fn(|g| zero.load(x[g]));
@@ -161,7 +165,7 @@ impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
         }
     }
 
-    /// `N` sums over the outputs that are `lane` or `lane + 8` in their cache lines, of group `g`.
+    /// `N` sums over the outputs that are `lane` or `lane + 8` in their cache lines.
     #[inline(always)]
     fn two_lanes<T: Number, const N: usize>(
         zero: T,
@@ -169,22 +173,22 @@ impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
         first: usize,
         lane: usize,
         y: &[T::Stored],
-        g: usize,
-    ) -> [T; N] {
+    ) -> [[T; G]; N] {
         let stride = layer.transposed.len() / layer.stride * CacheLine::LEN;
         let rows: &[f32] = bytemuck::cast_slice(&layer.transposed);
-        let mut lower = [zero; N];
-        let mut upper = [zero; N];
-        let outputs = y[lane * G + g..].chunks(CacheLine::LEN * G);
+        let mut lower = [[zero; G]; N];
+        let mut upper = [[zero; G]; N];
+        let outputs = y[lane * G..].chunks(CacheLine::LEN * G);
         for (y, rows) in outputs.zip(rows[lane * stride + first..].chunks(CacheLine::LEN * stride)) {
-            let (y_lower, y_upper) = (zero.load(y[0]), zero.load(y[8 * G]));
-            let row: &[f32; N] = rows.first_chunk().expect("padded");
-            for (sum, w) in lower.iter_mut().zip(row) {
-                *sum = zero.constant(*w).mul_add(y_lower, *sum);
-            }
-            let row: &[f32; N] = rows[8 * stride..].first_chunk().expect("padded");
-            for (sum, w) in upper.iter_mut().zip(row) {
-                *sum = zero.constant(*w).mul_add(y_upper, *sum);
+            for (sums, lane) in [(&mut lower, 0), (&mut upper, 8)] {
+                let row: &[f32; N] = rows[lane * stride..].first_chunk().expect("padded");
+                let y: &[T::Stored; G] = y[lane * G..].first_chunk().expect("padded");
+                for (sum, w) in sums.iter_mut().zip(row) {
+                    let w = zero.constant(*w);
+                    for (sum, y) in sum.iter_mut().zip(y) {
+                        *sum = w.mul_add(zero.load(*y), *sum);
+                    }
+                }
             }
         }
         add(&mut lower, upper);
@@ -199,39 +203,43 @@ impl<const G: usize, const TILE: usize> UnitMajor<G, TILE> {
         y: &[T::Stored],
         x: &mut [T::Stored],
     ) {
-        for g in 0..G {
-            let mut total = [zero; N];
-            for one in 0..2 {
-                let mut sums_1 = [zero; N];
-                for two in 0..2 {
-                    let mut sums_2 = Self::two_lanes::<T, N>(zero, layer, first, one + 2 * two, y, g);
-                    add(&mut sums_2, Self::two_lanes::<T, N>(zero, layer, first, one + 2 * two + 4, y, g));
-                    add(&mut sums_1, sums_2);
-                }
-                add(&mut total, sums_1);
+        let mut total = [[zero; G]; N];
+        for one in 0..2 {
+            let mut sums_1 = [[zero; G]; N];
+            for two in 0..2 {
+                let mut sums_2 = Self::two_lanes::<T, N>(zero, layer, first, one + 2 * two, y);
+                add(&mut sums_2, Self::two_lanes::<T, N>(zero, layer, first, one + 2 * two + 4, y));
+                add(&mut sums_1, sums_2);
             }
-            for (x, sum) in x[first * G..].chunks_exact_mut(G).zip(total) {
-                x[g] = sum.stored();
+            add(&mut total, sums_1);
+        }
+        for (x, sum) in x[first * G..].chunks_exact_mut(G).zip(total) {
+            for (x, s) in x.iter_mut().zip(sum) {
+                *x = s.stored();
             }
         }
     }
 }
 
 #[inline(always)]
-fn add<T: Number, const N: usize>(to: &mut [T; N], from: [T; N]) {
+fn add<T: Number, const G: usize, const N: usize>(to: &mut [[T; G]; N], from: [[T; G]; N]) {
     for (to, from) in to.iter_mut().zip(from) {
-        *to = *to + from;
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *to + from;
+        }
     }
 }
 
-impl<T: Number, const G: usize, const TILE: usize> Dense<T> for UnitMajor<G, TILE> {
+impl<T: Number, const G: usize, const OUTPUTS: usize, const INPUTS: usize> Dense<T>
+    for UnitMajor<G, OUTPUTS, INPUTS>
+{
     #[inline(always)]
     fn forward(self, zero: T, layer: &Layer, x: &[T::Stored], y: &mut [T::Stored]) {
         let x = &x[..layer.n_in * G];
         let mut o = 0;
-        while o + TILE <= layer.n_out {
-            Self::outputs::<T, TILE>(zero, layer, o, x, y);
-            o += TILE;
+        while o + OUTPUTS <= layer.n_out {
+            Self::outputs::<T, OUTPUTS>(zero, layer, o, x, y);
+            o += OUTPUTS;
         }
         while o < layer.n_out {
             Self::outputs::<T, 4>(zero, layer, o, x, y);
@@ -244,9 +252,9 @@ impl<T: Number, const G: usize, const TILE: usize> Dense<T> for UnitMajor<G, TIL
         y[layer.n_out * G..layer.stride * G].fill(zero.stored());
         let y = &y[..layer.stride * G];
         let mut i = 0;
-        while i + TILE <= layer.n_in {
-            Self::inputs::<T, TILE>(zero, layer, i, y, x);
-            i += TILE;
+        while i + INPUTS <= layer.n_in {
+            Self::inputs::<T, INPUTS>(zero, layer, i, y, x);
+            i += INPUTS;
         }
         while i < layer.n_in {
             Self::inputs::<T, 4>(zero, layer, i, y, x);
@@ -438,13 +446,13 @@ mod tests {
             let splat = |x: &[f32]| x.iter().map(|x| simd.splat_f32s(*x)).collect::<Vec<_>>();
             let mut input = splat(input);
             let mut output = splat(&vec![0.0; room]);
-            UnitMajor::<1, 12>.forward(zero, layer, &input, &mut output);
+            UnitMajor::<1, 12, 6>.forward(zero, layer, &input, &mut output);
             let first = |v: &[S::f32s]| {
                 bytemuck::cast_slice::<_, f32>(v).iter().copied().step_by(S::F32_LANES).collect::<Vec<_>>()
             };
             let mut batch = first(&output[..layer.n_out]);
             output[layer.n_out..].fill(simd.splat_f32s(f32::NAN));
-            UnitMajor::<1, 12>.backward(zero, layer, &mut output, &mut input);
+            UnitMajor::<1, 12, 6>.backward(zero, layer, &mut output, &mut input);
             batch.extend(first(&input[..layer.n_in]));
             [results, batch]
         }

@@ -250,7 +250,7 @@ impl Distance {
         for (i, to) in work.positions[..positions.len()].iter_mut().enumerate() {
             *to = self.local(positions, i);
         }
-        let [energy] = self.frames::<f64, _, 1>(0.0, UnitMajor::<1, 4>, work, true);
+        let [energy] = self.frames::<f64, _, 1>(0.0, UnitMajor::<1, 4, 4>, work, true);
         for (s, g) in scores.iter_mut().zip(&memory[sizes.positions..]) {
             *s = -g;
         }
@@ -272,13 +272,22 @@ impl Distance {
         let n_pairs = self.n_pairs();
         let n_lengths = n_pairs + self.coordinates.len();
 
-        // Features.
-        for ((p, (i, j)), norm) in pairs().enumerate().zip(&self.normalisation) {
+        // Features; square roots and reciprocals in loops of their own, for vectors.
+        let soft = zero.constant(self.softening_squared);
+        for (p, (i, j)) in pairs().enumerate() {
             for g in 0..G {
                 let d = difference(at::<T, G>(zero, positions, i, g), at::<T, G>(zero, positions, j, g));
-                let length = (dot(d, d) + zero.constant(self.softening_squared)).sqrt();
-                inverse_lengths[p * G + g] = length.recip().stored();
-                features[p * G + g] = norm.apply(length).stored();
+                features[p * G + g] = (dot(d, d) + soft).stored();
+            }
+        }
+        let lengths = features[..n_pairs * G].chunks_exact_mut(G);
+        for ((lengths, inverses), norm) in
+            lengths.zip(inverse_lengths.chunks_exact_mut(G)).zip(&self.normalisation)
+        {
+            for (feature, inverse) in lengths.iter_mut().zip(inverses) {
+                let length = zero.load(*feature).sqrt();
+                *inverse = length.recip().stored();
+                *feature = norm.apply(length).stored();
             }
         }
         for (f, [particle, axis]) in (n_pairs..).zip(&self.coordinates) {
@@ -287,11 +296,16 @@ impl Distance {
                 features[f * G + g] = self.normalisation[f].apply(x).stored();
             }
         }
+        let inverse_bonds = &mut inverse_lengths[n_pairs * G..];
         for (q, quadruplet) in self.quadruplets.iter().enumerate() {
             let f = n_lengths + 2 * q;
             for g in 0..G {
-                let bonds =
-                    Bonds::new(self.softening_squared, quadruplet.map(|i| at::<T, G>(zero, positions, i, g)));
+                let b = bonds(quadruplet.map(|i| at::<T, G>(zero, positions, i, g)));
+                let inverse = b.map(|v| (dot(v, v) + soft).sqrt().recip());
+                for (k, inverse) in inverse.iter().enumerate() {
+                    inverse_bonds[(3 * q + k) * G + g] = inverse.stored();
+                }
+                let bonds = Bonds::new(b, inverse);
                 features[f * G + g] = self.normalisation[f].apply(bonds.sine()).stored();
                 features[(f + 1) * G + g] = self.normalisation[f + 1].apply(bonds.cosine()).stored();
             }
@@ -348,14 +362,21 @@ impl Distance {
         // From features to particles.
         gradient.fill(zero.stored());
         let harmonic = zero.constant(self.harmonic);
-        for ((p, (i, j)), norm) in pairs().enumerate().zip(&self.normalisation) {
-            for g in 0..G {
-                let slope = zero.load(features[p * G + g]).mul_add(harmonic, zero.load(input[p * G + g]));
-                let slope =
-                    slope * zero.constant(norm.inverse_spread) * zero.load(inverse_lengths[p * G + g]);
-                let d = difference(at::<T, G>(zero, positions, i, g), at::<T, G>(zero, positions, j, g));
-                add::<T, G>(zero, gradient, i, g, scaled(d, slope));
-                add::<T, G>(zero, gradient, j, g, scaled(d, -slope));
+        for g in 0..G {
+            let mut p = 0;
+            for i in 0..self.n_particles {
+                let x_i = at::<T, G>(zero, positions, i, g);
+                let mut sum = at::<T, G>(zero, gradient, i, g);
+                for j in i + 1..self.n_particles {
+                    let slope = zero.load(features[p * G + g]).mul_add(harmonic, zero.load(input[p * G + g]))
+                        * zero.constant(self.normalisation[p].inverse_spread)
+                        * zero.load(inverse_lengths[p * G + g]);
+                    let force = scaled(difference(x_i, at::<T, G>(zero, positions, j, g)), slope);
+                    sum = [sum[0] + force[0], sum[1] + force[1], sum[2] + force[2]];
+                    add::<T, G>(zero, gradient, j, g, scaled(force, -one));
+                    p += 1;
+                }
+                put::<T, G>(gradient, i, g, sum);
             }
         }
         for (f, [particle, axis]) in (n_pairs..).zip(&self.coordinates) {
@@ -369,8 +390,9 @@ impl Distance {
         for (q, quadruplet) in self.quadruplets.iter().enumerate() {
             let f = n_lengths + 2 * q;
             for g in 0..G {
-                let bonds =
-                    Bonds::new(self.softening_squared, quadruplet.map(|i| at::<T, G>(zero, positions, i, g)));
+                let inverse =
+                    std::array::from_fn(|k| zero.load(inverse_lengths[(n_pairs + 3 * q + k) * G + g]));
+                let bonds = Bonds::new(bonds(quadruplet.map(|i| at::<T, G>(zero, positions, i, g))), inverse);
                 let slope = |f: usize| {
                     zero.load(input[f * G + g]) * zero.constant(self.normalisation[f].inverse_spread)
                 };
@@ -397,7 +419,8 @@ type Vector<T> = [T; 3];
 
 #[inline(always)]
 fn at<T: Number, const G: usize>(zero: T, array: &[T::Stored], i: usize, g: usize) -> Vector<T> {
-    std::array::from_fn(|c| zero.load(array[(3 * i + c) * G + g]))
+    let at = |c: usize| array[(3 * i + c) * G + g];
+    [zero.load(at(0)), zero.load(at(1)), zero.load(at(2))]
 }
 
 #[inline(always)]
@@ -405,6 +428,13 @@ fn add<T: Number, const G: usize>(zero: T, array: &mut [T::Stored], i: usize, g:
     for (c, v) in v.into_iter().enumerate() {
         let place = &mut array[(3 * i + c) * G + g];
         *place = (zero.load(*place) + v).stored();
+    }
+}
+
+#[inline(always)]
+fn put<T: Number, const G: usize>(array: &mut [T::Stored], i: usize, g: usize, v: Vector<T>) {
+    for (c, v) in v.into_iter().enumerate() {
+        array[(3 * i + c) * G + g] = v.stored();
     }
 }
 
@@ -434,6 +464,11 @@ fn cross<T: Number>(a: Vector<T>, b: Vector<T>) -> Vector<T> {
     [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
+#[inline(always)]
+fn bonds<T: Number>([a, b, c, d]: [Vector<T>; 4]) -> [Vector<T>; 3] {
+    [difference(b, a), difference(c, b), difference(d, c)]
+}
+
 /// The three bonds of a quadruplet and what both of its features share.
 struct Bonds<T> {
     b: [Vector<T>; 3],
@@ -445,9 +480,7 @@ struct Bonds<T> {
 
 impl<T: Number> Bonds<T> {
     #[inline(always)]
-    fn new(softening_squared: f32, [xa, xb, xc, xd]: [Vector<T>; 4]) -> Self {
-        let b = [difference(xb, xa), difference(xc, xb), difference(xd, xc)];
-        let inverse = b.map(|v| (dot(v, v) + v[0].constant(softening_squared)).sqrt().recip());
+    fn new(b: [Vector<T>; 3], inverse: [T; 3]) -> Self {
         Bonds { b, inverse, n: cross(b[1], b[2]) }
     }
 
@@ -495,7 +528,7 @@ impl<T: Number> Bonds<T> {
 struct Sizes {
     positions: usize,
     features: usize,
-    pairs: usize,
+    lengths: usize,
     slopes: usize,
     widest: usize,
     total: usize,
@@ -510,12 +543,12 @@ impl Sizes {
         let mut sizes = Sizes {
             positions: round(3 * model.n_particles),
             features,
-            pairs: round(model.n_pairs()),
+            lengths: round(model.n_pairs() + 3 * model.quadruplets.len()),
             slopes: round(model.layers.iter().map(|l| l.n_out).sum()),
             widest: round(widest.max(model.output_weight.len())),
             total: 0,
         };
-        sizes.total = 2 * sizes.positions + sizes.features + sizes.pairs + sizes.slopes + 2 * sizes.widest;
+        sizes.total = 2 * sizes.positions + sizes.features + sizes.lengths + sizes.slopes + 2 * sizes.widest;
         sizes
     }
 }
@@ -536,7 +569,7 @@ impl<'a, N> Workspace<'a, N> {
         let (positions, rest) = memory.split_at_mut(sizes.positions);
         let (gradient, rest) = rest.split_at_mut(sizes.positions);
         let (features, rest) = rest.split_at_mut(sizes.features);
-        let (inverse_lengths, rest) = rest.split_at_mut(sizes.pairs);
+        let (inverse_lengths, rest) = rest.split_at_mut(sizes.lengths);
         let (slopes, rest) = rest.split_at_mut(sizes.slopes);
         let (input, rest) = rest.split_at_mut(sizes.widest);
         let (output, _) = rest.split_at_mut(sizes.widest);
@@ -578,7 +611,12 @@ impl Batch<'_> {
 
     /// Up to `G` vectors' worth of frames, starting at `first`.
     #[inline(always)]
-    fn lanes<S: Simd, const G: usize, const TILE: usize>(&mut self, simd: S, first: usize, n_frames: usize) {
+    fn lanes<S: Simd, const G: usize, const OUTPUTS: usize, const INPUTS: usize>(
+        &mut self,
+        simd: S,
+        first: usize,
+        n_frames: usize,
+    ) {
         let model = self.model;
         let sizes = Sizes::of(model, G);
         let n = 3 * model.n_particles;
@@ -591,8 +629,12 @@ impl Batch<'_> {
             }
         }
         let work = Workspace::split(S::as_mut_simd_f32s(memory).0, sizes);
-        let energy =
-            model.frames::<_, _, G>(Packed::zero(simd), UnitMajor::<G, TILE>, work, self.energies.is_some());
+        let energy = model.frames::<_, _, G>(
+            Packed::zero(simd),
+            UnitMajor::<G, OUTPUTS, INPUTS>,
+            work,
+            self.energies.is_some(),
+        );
         let gradient = &memory[sizes.positions * S::F32_LANES..];
         for frame in 0..n_frames {
             for (i, s) in self.scores[(first + frame) * n..][..n].iter_mut().enumerate() {
@@ -627,10 +669,10 @@ impl WithSimd for Batch<'_> {
                 if rest <= S::F32_LANES + few { rest.min(S::F32_LANES) } else { rest.min(2 * S::F32_LANES) };
             match (n > S::F32_LANES, S::REGISTER_COUNT >= 32) {
                 _ if n <= few || S::F32_LANES == 1 => self.single(simd, first, n),
-                (true, true) => self.lanes::<S, 2, 12>(simd, first, n),
-                (true, false) => self.lanes::<S, 2, 6>(simd, first, n),
-                (false, true) => self.lanes::<S, 1, 16>(simd, first, n),
-                (false, false) => self.lanes::<S, 1, 8>(simd, first, n),
+                (true, true) => self.lanes::<S, 2, 12, 6>(simd, first, n),
+                (true, false) => self.lanes::<S, 2, 6, 2>(simd, first, n),
+                (false, true) => self.lanes::<S, 1, 16, 8>(simd, first, n),
+                (false, false) => self.lanes::<S, 1, 8, 4>(simd, first, n),
             }
             first += n;
         }
