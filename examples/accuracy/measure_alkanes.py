@@ -17,7 +17,7 @@ from diffusim.terminal import describe_model, describe_step, say
 
 CHAIN = {"butane": ALKANES["butane"], "alkane": ALKANES["octane"]}
 N_REPLICAS, BURN_IN = 1_000, 0.01  # nm^2
-LENGTH = {"butane": 0.4, "alkane": 0.1}  # nm^2 of each replica
+LENGTH = {"butane": 0.2, "alkane": 0.1}  # nm^2 of each replica
 LONGEST_LAG = {"butane": 0.1, "alkane": 0.03}  # nm^2
 POSITIONS_EVERY = 10  # frames
 RATE_RANGE = (0.9, 1.1)

@@ -145,7 +145,9 @@ def _as_float32(view: dict) -> np.ndarray:
         case "BF16":
             values = (np.frombuffer(view["data"], "<u2").astype("<u4") << 16).view("<f4")
         case other:
-            raise ModelFileError(f"a tensor of the model is {other}; this diffusim reads F32 and BF16. Update diffusim.")
+            raise ModelFileError(
+                f"a tensor of the model is {other}; this diffusim reads F32 and BF16. Update diffusim."
+            )
     return values.reshape(view["shape"])
 
 
