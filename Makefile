@@ -8,7 +8,7 @@ SOURCES := $(shell find src include cmake plugin-openmm plugin-lammps python -ty
            Cargo.toml Cargo.lock build.rs CMakeLists.txt pyproject.toml constraints.txt
 CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cuh tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
 
-.PHONY: help install demo test lint format bench docs header clean
+.PHONY: help install demo test lint format bench accuracy docs header clean
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -45,6 +45,9 @@ format: install  ## format all sources
 bench: install  ## speed of the core, and side by side with its peers; out/bench.json
 	cargo bench --bench core
 	$(BIN)/python benches/compare.py
+
+accuracy: install  ## learned models against the truth: out/accuracy.json; SYSTEM=butane for one of them
+	$(BIN)/python examples/accuracy $(SYSTEM)
 
 docs:  ## the Rust documentation, in target/doc
 	cargo doc --no-deps
