@@ -8,10 +8,10 @@ SOURCES := $(shell find src include kernels cmake plugin-openmm plugin-lammps py
            Cargo.toml Cargo.lock build.rs CMakeLists.txt pyproject.toml constraints.txt
 CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cu kernels/*.cuh tests/simt/* tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
 
-.PHONY: help install demo test test-gpu lint format bench bench-gpu docs ptx header clean
+.PHONY: help install demo test test-gpu lint format bench bench-gpu accuracy docs ptx header clean
 
 help:  ## say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,9 @@ bench: install  ## speed of the core, and side by side with its peers; out/bench
 
 bench-gpu: install  ## speed on a GPU beside its peers; out/bench-gpu.json
 	$(BIN)/python benches/gpu.py
+
+accuracy: install  ## learned models against the truth: out/accuracy.json; SYSTEM=butane for one of them
+	$(BIN)/python examples/accuracy $(SYSTEM)
 
 docs:  ## the Rust documentation, in target/doc
 	cargo doc --no-deps

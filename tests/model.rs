@@ -18,10 +18,17 @@ fn numbers(value: &serde_json::Value) -> Vec<f64> {
     }
 }
 
-/// The fixture's network itself, for its double-precision evaluation.
-fn distance(noise_level: f64) -> Distance {
-    let bytes = std::fs::read(fixture("distance_small.safetensors")).unwrap();
-    let metadata: Metadata = serde_json::from_str(network().metadata_json()).unwrap();
+/// The networks of tests/fixtures/make_distance_fixture.py.
+const NETWORKS: [&str; 2] = ["distance_small", "distance_field"];
+
+fn load(name: &str, noise_level: Option<f64>) -> Model {
+    Model::load(&fixture(&format!("{name}.safetensors")), noise_level).unwrap()
+}
+
+/// A fixture's network itself, for its double-precision evaluation.
+fn distance(name: &str, noise_level: f64) -> Distance {
+    let bytes = std::fs::read(fixture(&format!("{name}.safetensors"))).unwrap();
+    let metadata: Metadata = serde_json::from_str(load(name, None).metadata_json()).unwrap();
     let parameters: Hyperparameters = serde_json::from_value(metadata.hyperparameters).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensor = |name: &str| -> Vec<f32> {
@@ -49,15 +56,20 @@ fn largest_error(a: &[f64], b: &[f64]) -> f64 {
 /// Energies and scores made by JAX in double precision (tests/fixtures/make_distance_fixture.py).
 #[test]
 fn network_equals_jax() {
-    let text = std::fs::read_to_string(fixture("distance_small.json")).unwrap();
-    let fixture_values: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for name in NETWORKS {
+        let text = std::fs::read_to_string(fixture(&format!("{name}.json"))).unwrap();
+        equals(name, &serde_json::from_str(&text).unwrap());
+    }
+}
+
+fn equals(name: &str, fixture_values: &serde_json::Value) {
     let positions = numbers(&fixture_values["positions"]);
     for case in fixture_values["cases"].as_array().unwrap() {
         let level = case["noise_level"].as_f64().unwrap();
         let (energies, scores) = (numbers(&case["energies"]), numbers(&case["scores"]));
         let n = positions.len() / energies.len();
 
-        let precise = distance(level);
+        let precise = distance(name, level);
         let mut s = vec![0.0; positions.len()];
         let e: Vec<f64> = positions
             .chunks_exact(n)
@@ -66,7 +78,7 @@ fn network_equals_jax() {
             .collect();
         assert!(largest_error(&e, &energies) < 1e-6 && largest_error(&s, &scores) < 1e-6);
 
-        let model = Model::load(&fixture("distance_small.safetensors"), Some(level)).unwrap();
+        let model = load(name, Some(level));
         let (mut s, mut e) = (vec![0.0; positions.len()], vec![0.0; energies.len()]);
         let outputs = Outputs::energies(&mut s, &mut e);
         model.score().evaluate(Frames::open(&positions), outputs, &mut Scratch::default()).unwrap();
@@ -77,28 +89,42 @@ fn network_equals_jax() {
 
 #[test]
 fn score_is_minus_the_gradient_in_double_precision() {
-    let network = distance(0.0021);
-    let x: Vec<f64> = network_positions(1);
-    let mut score = vec![0.0; x.len()];
-    network.evaluate_f64(&x, &mut score);
-    let mut unused = vec![0.0; x.len()];
-    let scale = score.iter().fold(0.0f64, |m, s| m.max(s.abs()));
-    for i in 0..x.len() {
-        // Fourth-order central difference.
-        let mut energy = |h: f64| {
-            let mut y = x.clone();
-            y[i] += h;
-            network.evaluate_f64(&y, &mut unused)
-        };
-        let h = 1e-5;
-        let numeric = -(8.0 * (energy(h) - energy(-h)) - (energy(2.0 * h) - energy(-2.0 * h))) / (12.0 * h);
-        assert!((numeric - score[i]).abs() < 1e-8 * scale, "{i}: {numeric} {}", score[i]);
+    for (name, noise_level) in NETWORKS.into_iter().zip([0.0021, 0.034]) {
+        let network = distance(name, noise_level);
+        let x: Vec<f64> = network_positions(name, 1);
+        let mut score = vec![0.0; x.len()];
+        network.evaluate_f64(&x, &mut score);
+        let mut unused = vec![0.0; x.len()];
+        let scale = score.iter().fold(0.0f64, |m, s| m.max(s.abs()));
+        for i in 0..x.len() {
+            // Fourth-order central difference.
+            let mut energy = |h: f64| {
+                let mut y = x.clone();
+                y[i] += h;
+                network.evaluate_f64(&y, &mut unused)
+            };
+            let h = 1e-5;
+            let numeric =
+                -(8.0 * (energy(h) - energy(-h)) - (energy(2.0 * h) - energy(-2.0 * h))) / (12.0 * h);
+            assert!((numeric - score[i]).abs() < 1e-8 * scale, "{name} {i}: {numeric} {}", score[i]);
+        }
     }
 }
 
-/// `n` frames around the start frames of the fixture.
-fn network_positions(n: usize) -> Vec<f64> {
-    let model = network();
+/// Coordinates of one or the other particle along each axis: the total force does not vanish.
+#[test]
+fn coordinates_are_an_external_field() {
+    let network = distance("distance_field", 0.034);
+    let x = network_positions("distance_field", 1);
+    let mut score = vec![0.0; 6];
+    network.evaluate_f64(&x, &mut score);
+    let total: Vec<f64> = (0..3).map(|c| score[c] + score[3 + c]).collect();
+    assert!(total.iter().all(|f| f.abs() > 1e-3), "{total:?}");
+}
+
+/// `n` frames around the start frames of a fixture.
+fn network_positions(name: &str, n: usize) -> Vec<f64> {
+    let model = load(name, None);
     let start = model.start_positions();
     (0..n * 3 * model.n_particles())
         .map(|i| start[i % start.len()] + 0.004 * diffusim::noise::normals(5, 0, i as u32, 9)[1] as f64)
@@ -108,30 +134,32 @@ fn network_positions(n: usize) -> Vec<f64> {
 /// Every batch size up to two full vectors and a bit: a frame's score has the same bits alone and among others.
 #[test]
 fn batches_have_the_bits_of_single_frames() {
-    let model = network();
-    let n = 3 * model.n_particles();
-    let x = network_positions(70);
-    let mut scratch = Scratch::default();
-    let (mut single, mut single_energy) = (vec![0.0; x.len()], vec![0.0; 70]);
-    for f in 0..70 {
-        let range = f * n..(f + 1) * n;
-        let frame = Frames::open(&x[range.clone()]);
-        let outputs = Outputs::energies(&mut single[range], &mut single_energy[f..f + 1]);
-        model.score().evaluate(frame, outputs, &mut scratch).unwrap();
-    }
-    for frames in [1, 2, 3, 8, 9, 15, 16, 17, 31, 32, 33, 70] {
-        let (mut scores, mut energies) = (vec![0.0; frames * n], vec![0.0; frames]);
-        let outputs = Outputs::energies(&mut scores, &mut energies);
-        model.score().evaluate(Frames::open(&x[..frames * n]), outputs, &mut scratch).unwrap();
-        assert_eq!(scores, single[..frames * n], "{frames} frames");
-        assert_eq!(energies, single_energy[..frames], "{frames} frames");
+    for name in NETWORKS {
+        let model = load(name, None);
+        let n = 3 * model.n_particles();
+        let x = network_positions(name, 70);
+        let mut scratch = Scratch::default();
+        let (mut single, mut single_energy) = (vec![0.0; x.len()], vec![0.0; 70]);
+        for f in 0..70 {
+            let range = f * n..(f + 1) * n;
+            let frame = Frames::open(&x[range.clone()]);
+            let outputs = Outputs::energies(&mut single[range], &mut single_energy[f..f + 1]);
+            model.score().evaluate(frame, outputs, &mut scratch).unwrap();
+        }
+        for frames in [1, 2, 3, 8, 9, 15, 16, 17, 31, 32, 33, 70] {
+            let (mut scores, mut energies) = (vec![0.0; frames * n], vec![0.0; frames]);
+            let outputs = Outputs::energies(&mut scores, &mut energies);
+            model.score().evaluate(Frames::open(&x[..frames * n]), outputs, &mut scratch).unwrap();
+            assert_eq!(scores, single[..frames * n], "{name}, {frames} frames");
+            assert_eq!(energies, single_energy[..frames], "{name}, {frames} frames");
+        }
     }
 }
 
 #[test]
 fn energy_is_invariant_and_mirror_images_differ() {
-    let network = distance(0.0021);
-    let x = network_positions(1);
+    let network = distance("distance_small", 0.0021);
+    let x = network_positions("distance_small", 1);
     let mut score = vec![0.0; x.len()];
     let energy = network.evaluate_f64(&x, &mut score);
     // Total force and torque vanish: invariance under translation and rotation.
@@ -225,7 +253,7 @@ fn a_file_put_together_from_its_parts_loads() {
 #[test]
 fn spoilt_files_are_errors_that_name_the_offender() {
     type Spoil = fn(&mut Parts);
-    let cases: [(&str, Spoil); 33] = [
+    let cases: [(&str, Spoil); 36] = [
         ("n_frequencies", |p| p.description["hyperparameters"]["n_frequencies"] = json!(1u64 << 40)),
         ("feature_mean of the model has 3", |p| {
             p.tensors.get_mut("feature_mean").unwrap().1 = vec![3];
@@ -239,7 +267,7 @@ fn spoilt_files_are_errors_that_name_the_offender() {
         ("version 7", |p| p.description["format_version"] = json!(7)),
         ("no format_version", |p| p.description = json!({})),
         ("n_particles", |p| p.description["n_particles"] = json!(0)),
-        ("2 to", |p| {
+        ("at most 2048", |p| {
             p.description["n_particles"] = json!(1_000_000);
             p.description["particles"] = json!([]);
             p.description["bonds"] = json!([]);
@@ -258,6 +286,14 @@ fn spoilt_files_are_errors_that_name_the_offender() {
         ("softening", |p| p.description["hyperparameters"]["softening"] = json!(0.0)),
         ("quadruplet [0, 1, 2, 99]", |p| {
             p.description["hyperparameters"]["quadruplets"] = json!([[0, 1, 2, 99]])
+        }),
+        ("coordinate [1, 3]", |p| p.description["hyperparameters"]["coordinates"] = json!([[1, 2], [1, 3]])),
+        ("listed once", |p| p.description["hyperparameters"]["coordinates"] = json!([[1, 2], [1, 2]])),
+        ("one particle has no distances", |p| {
+            p.description["n_particles"] = json!(1);
+            p.description["particles"].as_array_mut().unwrap().truncate(1);
+            p.description["bonds"] = json!([]);
+            p.description["bond_ranges"] = json!([]);
         }),
         ("hyper-parameters", |p| p.description["hyperparameters"] = json!({"hidden": "many"})),
         ("layers.4.weight is missing", |p| {
@@ -321,6 +357,7 @@ fn a_network_needs_layers() {
         let parameters = Hyperparameters {
             hidden,
             activation: "silu".into(),
+            coordinates: Vec::new(),
             quadruplets: Vec::new(),
             softening: 0.01,
             signed_length: 0.1,
@@ -397,7 +434,7 @@ fn a_subset_moves_only_its_particles() {
     let model = network();
     let particles = [6, 0, 3, 1, 4];
     let subset = model.subset(8, &particles).unwrap();
-    let small = network_positions(2);
+    let small = network_positions("distance_small", 2);
     let mut large = vec![9.0; 2 * 24];
     for f in 0..2 {
         for (i, p) in particles.iter().enumerate() {
@@ -432,11 +469,11 @@ fn a_subset_moves_only_its_particles() {
 fn virial_is_the_derivative_by_strain() {
     let model = network();
     let n = 3 * model.n_particles();
-    let x = network_positions(2);
+    let x = network_positions("distance_small", 2);
     let (mut scores, mut virials) = (vec![0.0; 2 * n], vec![f64::NAN; 18]);
     let outputs = Outputs { scores: &mut scores, energies: None, virials: Some(&mut virials) };
     model.score().evaluate(Frames::open(&x), outputs, &mut Scratch::default()).unwrap();
-    let precise = distance(model.noise_level().unwrap());
+    let precise = distance("distance_small", model.noise_level().unwrap());
     let scale = virials.iter().fold(0.0f64, |m, w| m.max(w.abs()));
     for (f, x) in x.chunks_exact(n).enumerate() {
         for ab in 0..9 {

@@ -255,8 +255,9 @@ impl<T: Number, const G: usize, const OUTPUTS: usize, const INPUTS: usize> Dense
             Self::outputs::<T, OUTPUTS>(zero, layer, o, x, y);
             o += OUTPUTS;
         }
+        // The last tiles may overlap: they must not reach beyond the padding.
         while o < layer.n_out {
-            Self::outputs::<T, 4>(zero, layer, o, x, y);
+            Self::outputs::<T, 4>(zero, layer, o.min(layer.n_out.saturating_sub(4)), x, y);
             o += 4;
         }
     }
@@ -271,7 +272,7 @@ impl<T: Number, const G: usize, const OUTPUTS: usize, const INPUTS: usize> Dense
             i += INPUTS;
         }
         while i < layer.n_in {
-            Self::inputs::<T, 4>(zero, layer, i, y, x);
+            Self::inputs::<T, 4>(zero, layer, i.min(layer.n_in.saturating_sub(4)), y, x);
             i += 4;
         }
     }
@@ -456,26 +457,53 @@ mod tests {
             Dense::backward(single, 0.0, layer, output, back);
             results.extend(&back[..layer.n_in]);
 
-            let zero = Packed::zero(simd);
-            let splat = |x: &[f32]| x.iter().map(|x| simd.splat_f32s(*x)).collect::<Vec<_>>();
-            let mut input = splat(input);
-            let mut output = splat(&vec![0.0; room]);
-            UnitMajor::<1, 12, 6>.forward(zero, layer, &input, &mut output);
-            let first = |v: &[S::f32s]| {
-                bytemuck::cast_slice::<_, f32>(v).iter().copied().step_by(S::F32_LANES).collect::<Vec<_>>()
-            };
-            let mut batch = first(&output[..layer.n_out]);
-            output[layer.n_out..].fill(simd.splat_f32s(f32::NAN));
-            UnitMajor::<1, 12, 6>.backward(zero, layer, &mut output, &mut input);
-            batch.extend(first(&input[..layer.n_in]));
+            let batch = batch(simd, UnitMajor::<1, 12, 6>, layer, x, room);
+            assert_eq!(batch, self::batch(simd, UnitMajor::<1, 6, 2>, layer, x, room));
+            assert_eq!(batch, self::batch(simd, UnitMajor::<1, 16, 8>, layer, x, room));
+            assert_eq!(batch, self::batch(simd, UnitMajor::<1, 8, 4>, layer, x, room));
             [results, batch]
         }
+    }
+
+    fn batch<S: Simd>(
+        simd: S,
+        passes: impl Dense<Packed<S>>,
+        layer: &Layer,
+        x: &[f32],
+        room: usize,
+    ) -> Vec<f32> {
+        let zero = Packed::zero(simd);
+        let mut input = vec![simd.splat_f32s(0.0); room];
+        let mut output = input.clone();
+        for (to, x) in input.iter_mut().zip(x) {
+            *to = simd.splat_f32s(*x);
+        }
+        let first = |v: &[S::f32s]| {
+            bytemuck::cast_slice::<_, f32>(v).iter().copied().step_by(S::F32_LANES).collect::<Vec<_>>()
+        };
+        passes.forward(zero, layer, &input, &mut output);
+        let mut results = first(&output[..layer.n_out]);
+        output[layer.n_out..].fill(simd.splat_f32s(f32::NAN));
+        passes.backward(zero, layer, &mut output, &mut input);
+        results.extend(first(&input[..layer.n_in]));
+        results
     }
 
     #[test]
     fn one_frame_and_batches_have_the_same_bits_and_the_right_values() {
         let number = |i: usize, j: usize| crate::noise::normals(3, 0, i as u32, j as u64)[0];
-        for (n_in, n_out) in [(1, 1), (3, 5), (7, 33), (59, 192), (192, 192), (18, 70), (64, 128)] {
+        for (n_in, n_out) in [
+            (1, 1),
+            (3, 5),
+            (7, 33),
+            (38, 128),
+            (59, 192),
+            (192, 192),
+            (18, 70),
+            (31, 32),
+            (64, 96),
+            (128, 128),
+        ] {
             for mask in [0xFFFF_0000, 0xFFFF_FFFF] {
                 let weight = |i: usize, o: usize| f32::from_bits(number(i, o).to_bits() & mask);
                 let layer = Layer::new(n_in, n_out, weight, |o| number(5000, o));

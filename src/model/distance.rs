@@ -2,11 +2,13 @@
 //!
 //! With ε = `softening`, ℓ = `signed_length` and σ the noise level fixed at load (theory §9):
 //! * pair features rᵢⱼ = √(‖xᵢ − xⱼ‖² + ε²) for i < j in lexicographic order;
+//! * for each of `coordinates`, (i, c), the coordinate xᵢ_c itself: a field that breaks all symmetry. A single particle has no
+//!   pairs, and the axes that `coordinates` leaves out of it feel no score: they diffuse freely;
 //! * for each quadruplet (a, b, c, d), with bonds b₁ = x_b − x_a, b₂ = x_c − x_b, b₃ = x_d − x_c of softened lengths lₖ and
 //!   n = b₂ × b₃: S = b₁·n / (l₁l₂l₃) and C = (b₁ × b₂)·n / (l₁l₂²l₃). S changes sign under reflection, so mirror images
 //!   differ; both are smooth everywhere, collinear bonds included;
-//! * f = (feature − mean) / √(spread² + s²), s = σ for pairs and σ/ℓ for signed features;
-//! * h = silu(h W + b) from [f, embedding of σ], E = harmonic · ½ Σ_pairs f² + h W + b.
+//! * f = (feature − mean) / √(spread² + s²), s = σ for lengths (pairs and coordinates) and σ/ℓ for signed features;
+//! * h = silu(h W + b) from [f, embedding of σ], E = harmonic · ½ Σ_lengths f² + h W + b.
 //!
 //! The embedding is constant once σ is fixed and is folded into the first bias. The same formulas run for one frame
 //! (vectorised over the units of a layer) and for batches (one frame per SIMD lane) and add in the same order, so a frame's
@@ -32,6 +34,9 @@ pub struct Hyperparameters {
     pub hidden: Vec<usize>,
     /// Activation; `"silu"`.
     pub activation: String,
+    /// Particle and axis (0, 1, 2) of the coordinates that are features.
+    #[serde(default)]
+    pub coordinates: Vec<[usize; 2]>,
     /// Particle indices of the signed features.
     pub quadruplets: Vec<[usize; 4]>,
     /// ε, nm.
@@ -55,7 +60,8 @@ struct Normalisation {
 struct Conditioning {
     /// σ_min and σ_max of the training, nm.
     noise_range: [f64; 2],
-    n_pairs: usize,
+    /// Pairs and coordinates: features that are lengths.
+    n_lengths: usize,
     n_frequencies: usize,
     signed_length: f64,
     feature_mean: Vec<f32>,
@@ -71,7 +77,7 @@ impl Conditioning {
         let features = self.feature_mean.iter().zip(&self.feature_spread).enumerate();
         features
             .map(|(i, (mean, spread))| {
-                let s = if i < self.n_pairs { noise_level } else { noise_level / self.signed_length };
+                let s = if i < self.n_lengths { noise_level } else { noise_level / self.signed_length };
                 let spread = *spread as f64;
                 Normalisation { mean: *mean, inverse_spread: (1.0 / (spread * spread + s * s).sqrt()) as f32 }
             })
@@ -97,6 +103,7 @@ impl Conditioning {
 #[derive(Clone)]
 pub struct Distance {
     n_particles: usize,
+    coordinates: Vec<[usize; 2]>,
     quadruplets: Vec<[usize; 4]>,
     softening_squared: f32,
     harmonic: f32,
@@ -152,6 +159,14 @@ impl Distance {
                 );
             }
         }
+        for (k, c) in parameters.coordinates.iter().enumerate() {
+            if c[0] >= n_particles || c[1] >= 3 || parameters.coordinates[..k].contains(c) {
+                bail!(
+                    InvalidModel,
+                    "coordinate {c:?} of the model must be a particle below {n_particles} and an axis below 3, listed once"
+                );
+            }
+        }
         for q in &parameters.quadruplets {
             if q.iter().any(|&i| i >= n_particles) || (0..4).any(|i| q[..i].contains(&q[i])) {
                 bail!(
@@ -182,7 +197,8 @@ impl Distance {
             );
         }
         let n_pairs = n_particles * (n_particles - 1) / 2;
-        let n_features = n_pairs + 2 * parameters.quadruplets.len();
+        let n_lengths = n_pairs + parameters.coordinates.len();
+        let n_features = n_lengths + 2 * parameters.quadruplets.len();
         let widths: Vec<usize> = std::iter::once(n_features + 2 * parameters.n_frequencies + 1)
             .chain(parameters.hidden.iter().copied())
             .chain([1])
@@ -212,7 +228,7 @@ impl Distance {
         let (first_weight, first_bias) = tensors.layers[0];
         let conditioning = Conditioning {
             noise_range,
-            n_pairs,
+            n_lengths,
             n_frequencies: parameters.n_frequencies,
             signed_length: parameters.signed_length,
             feature_mean: tensors.feature_mean.to_vec(),
@@ -231,6 +247,7 @@ impl Distance {
         let (output_weight, output_bias) = tensors.layers[n_hidden];
         let network = Distance {
             n_particles,
+            coordinates: parameters.coordinates.clone(),
             quadruplets: parameters.quadruplets.clone(),
             softening_squared: (parameters.softening * parameters.softening) as f32,
             harmonic: parameters.harmonic as f32,
@@ -257,13 +274,20 @@ impl Distance {
         self.n_particles * (self.n_particles - 1) / 2
     }
 
+    /// Coordinate `i` of a frame as the network sees it: from the first particle on, for precision, where all features are
+    /// differences.
+    #[inline(always)]
+    fn local(&self, frame: &[f64], i: usize) -> f64 {
+        if self.coordinates.is_empty() { frame[i] - frame[i % 3] } else { frame[i] }
+    }
+
     /// Energy (kT₀) and score (1/nm) of one frame in double precision: the same formulas, for tests and diagnostics.
     pub fn evaluate_f64(&self, positions: &[f64], scores: &mut [f64]) -> f64 {
         let sizes = Sizes::of(self, 1);
         let mut memory = vec![0.0; sizes.total];
         let work = Workspace::split(&mut memory, sizes);
-        for (i, (to, x)) in work.positions.iter_mut().zip(positions).enumerate() {
-            *to = x - positions[i % 3];
+        for (i, to) in work.positions[..positions.len()].iter_mut().enumerate() {
+            *to = self.local(positions, i);
         }
         let [energy] = self.frames::<f64, _, 1>(0.0, UnitMajor::<1, 4, 4>, work, true);
         for (s, g) in scores.iter_mut().zip(&memory[sizes.positions..]) {
@@ -285,6 +309,7 @@ impl Distance {
             work;
         let pairs = || (0..self.n_particles).flat_map(|i| (i + 1..self.n_particles).map(move |j| (i, j)));
         let n_pairs = self.n_pairs();
+        let n_lengths = n_pairs + self.coordinates.len();
 
         // Features; square roots and reciprocals in loops of their own, for vectors.
         let soft = zero.constant(self.softening_squared);
@@ -304,9 +329,15 @@ impl Distance {
                 *feature = norm.apply(length).stored();
             }
         }
+        for (f, [particle, axis]) in (n_pairs..).zip(&self.coordinates) {
+            for g in 0..G {
+                let x = zero.load(positions[(3 * particle + axis) * G + g]);
+                features[f * G + g] = self.normalisation[f].apply(x).stored();
+            }
+        }
         let inverse_bonds = &mut inverse_lengths[n_pairs * G..];
         for (q, quadruplet) in self.quadruplets.iter().enumerate() {
-            let f = n_pairs + 2 * q;
+            let f = n_lengths + 2 * q;
             for g in 0..G {
                 let b = bonds(quadruplet.map(|i| at::<T, G>(zero, positions, i, g)));
                 let inverse = b.map(|v| (dot(v, v) + soft).sqrt().recip());
@@ -343,7 +374,7 @@ impl Distance {
                 }
             }
             let half = zero.constant(0.5 * self.harmonic);
-            for p in 0..n_pairs {
+            for p in 0..n_lengths {
                 for (g, e) in energy.iter_mut().enumerate() {
                     let f = zero.load(features[p * G + g]);
                     *e = (f * half).mul_add(f, *e);
@@ -387,8 +418,16 @@ impl Distance {
                 put::<T, G>(gradient, i, g, sum);
             }
         }
+        for (f, [particle, axis]) in (n_pairs..).zip(&self.coordinates) {
+            for g in 0..G {
+                let slope = zero.load(features[f * G + g]).mul_add(harmonic, zero.load(input[f * G + g]));
+                let slope = slope * zero.constant(self.normalisation[f].inverse_spread);
+                let place = &mut gradient[(3 * particle + axis) * G + g];
+                *place = (zero.load(*place) + slope).stored();
+            }
+        }
         for (q, quadruplet) in self.quadruplets.iter().enumerate() {
-            let f = n_pairs + 2 * q;
+            let f = n_lengths + 2 * q;
             for g in 0..G {
                 let inverse =
                     std::array::from_fn(|k| zero.load(inverse_lengths[(n_pairs + 3 * q + k) * G + g]));
@@ -597,7 +636,7 @@ impl Batch<'_> {
             let (x, s) = (&self.positions[f * n..][..n], &mut self.scores[f * n..][..n]);
             let work = Workspace::split(memory, sizes);
             for (i, to) in work.positions[..n].iter_mut().enumerate() {
-                *to = (x[i] - x[i % 3]) as f32;
+                *to = model.local(x, i) as f32;
             }
             let [energy] = model.frames::<f32, _, 1>(0.0, SingleFrame(simd), work, self.energies.is_some());
             for (s, g) in s.iter_mut().zip(&memory[sizes.positions..]) {
@@ -624,8 +663,8 @@ impl Batch<'_> {
         let width = G * S::F32_LANES;
         for frame in 0..width {
             let x = &self.positions[(first + frame.min(n_frames - 1)) * n..][..n];
-            for (i, x_i) in x.iter().enumerate() {
-                memory[i * width + frame] = (x_i - x[i % 3]) as f32;
+            for i in 0..n {
+                memory[i * width + frame] = model.local(x, i) as f32;
             }
         }
         let work = Workspace::split(S::as_mut_simd_f32s(memory).0, sizes);
@@ -699,6 +738,9 @@ impl ScoreModel for Distance {
     }
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
+        if !self.coordinates.is_empty() {
+            return Err("distance networks with coordinates among their features");
+        }
         let mut arrays = DistanceArrays {
             quadruplets: self.quadruplets.iter().flatten().map(|i| *i as u32).collect(),
             pairs: (0..self.n_particles as u32)
@@ -742,7 +784,7 @@ impl ScoreModel for Distance {
     }
 
     fn is_translation_invariant(&self) -> bool {
-        true
+        self.coordinates.is_empty()
     }
 }
 

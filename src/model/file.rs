@@ -670,10 +670,10 @@ fn load_distance(
     noise_level: Option<f64>,
 ) -> Result<(Distance, f64)> {
     let n = metadata.n_particles;
-    if !(2..=MAX_DISTANCE_PARTICLES).contains(&n) {
+    if n > MAX_DISTANCE_PARTICLES {
         bail!(
             InvalidModel,
-            "a distance model has 2 to {MAX_DISTANCE_PARTICLES} particles, this one claims {n}"
+            "a distance model has at most {MAX_DISTANCE_PARTICLES} particles, this one claims {n}"
         );
     }
     if metadata.particles.is_empty() {
@@ -683,6 +683,12 @@ fn load_distance(
         serde_json::from_value(metadata.hyperparameters.clone()).map_err(|e| {
             Error::InvalidModel(format!("hyper-parameters of the distance network are wrong ({e})"))
         })?;
+    if n == 1 && parameters.coordinates.is_empty() {
+        bail!(
+            InvalidModel,
+            "a distance model of one particle has no distances; expected coordinates in its hyper-parameters"
+        );
+    }
     let (level, range) = level_and_range(metadata, noise_level)?;
     let (_, feature_mean) = file.get("feature_mean", 1)?;
     let (_, feature_spread) = file.get("feature_spread", 1)?;

@@ -3,7 +3,7 @@
 `positions` are [n_frames, n_particles, 3] in nm; angles and torsions are in degrees, torsions in [-180, 180).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,9 +139,7 @@ def exchange(phi: np.ndarray) -> Exchange:
     A trajectory belongs to the core (phi in [-160, -40] or [30, 100]) that it visited last, so brief recrossings of
     the border do not count.
     """
-    core = np.where((phi > 30) & (phi < 100), 1, np.where((phi > -160) & (phi < -40), 0, -1))
-    last = np.maximum.accumulate(np.where(core >= 0, np.arange(len(phi))[:, None], -1), axis=0)
-    state = np.where(last >= 0, np.take_along_axis(core, np.maximum(last, 0), axis=0), -1)
+    state = last_core(np.where((phi > 30) & (phi < 100), 1, np.where((phi > -160) & (phi < -40), 0, -1)))
     before, after = state[:-1], state[1:]
     return Exchange(
         into_positive=int(np.count_nonzero((before == 0) & (after == 1))),
@@ -149,6 +147,32 @@ def exchange(phi: np.ndarray) -> Exchange:
         frames_negative=int(np.count_nonzero(state == 0)),
         frames_positive=int(np.count_nonzero(state == 1)),
     )
+
+
+def last_core(cores: np.ndarray) -> np.ndarray:
+    """The core set that each trajectory visited last, of the one it is in (0, 1, ...; -1: in none) at each frame.
+
+    Both [n_frames, n_trajectories]; -1 before the first visit. Counting changes of this state in place of crossings of
+    a border leaves out the recrossings (milestoning).
+    """
+    last = np.maximum.accumulate(np.where(cores >= 0, np.arange(len(cores))[:, None], -1), axis=0)
+    return np.where(last >= 0, np.take_along_axis(cores, np.maximum(last, 0), axis=0), -1)
+
+
+def passages(states: np.ndarray, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Changes from `start` to `end` in states [n_frames, n_trajectories] of last_core, and frames spent in `start`.
+
+    Both [n_trajectories].
+    """
+    before, after = states[:-1], states[1:]
+    return np.sum((before == start) & (after == end), axis=0), np.sum(before == start, axis=0)
+
+
+def rate(counts: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """All counts over all times of independent trajectories, and its standard error (that of a ratio of means)."""
+    n, total = len(counts), np.sum(times)
+    value = np.sum(counts) / total
+    return float(value), float(np.sqrt(n / (n - 1) * np.sum((counts - value * times) ** 2)) / total)
 
 
 def independent_frames(phi: np.ndarray, psi: np.ndarray) -> float:
@@ -162,6 +186,13 @@ def independent_frames(phi: np.ndarray, psi: np.ndarray) -> float:
     filled = mean > 0
     variance = shares.var(axis=0, ddof=1)[filled] / len(shares)
     return float(np.sum(1 - mean[filled]) / np.sum(variance / mean[filled]))
+
+
+def jackknife(estimate: Callable[[np.ndarray], float], n_trajectories: int, parts: int = 10) -> float:
+    """Standard error of `estimate`, a function of indices of trajectories, by leaving out one of `parts` at a time."""
+    part = np.arange(n_trajectories) % parts
+    left_out = np.array([estimate(np.flatnonzero(part != p)) for p in range(parts)])
+    return float(np.sqrt((parts - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0)))
 
 
 def log_lags(longest: int, count: int = 60) -> np.ndarray:

@@ -3,14 +3,17 @@
 Features of a frame x [n_particles, 3] in nm, in this order:
 
     pairs i < j         r = sqrt(|x_i - x_j|^2 + softening^2)
+    coordinates (i, c)  x_ic, for what lives in an external field: such a model has no symmetry
     quadruplets a-b-c-d S = b1 . (b2 x b3) / (l1 l2 l3),  C = (b1 x b2) . (b2 x b3) / (l1 l2^2 l3)
                         with b1 = x_b - x_a, b2 = x_c - x_b, b3 = x_d - x_c, l_k = sqrt(|b_k|^2 + softening^2)
 
 S changes sign under reflection, so mirror images differ. With the noise level sigma blurring every feature,
 
-    f = (feature - mean) / sqrt(spread^2 + s^2),  s = sigma (pairs) or sigma / signed_length (signed features)
-    E(x, sigma) = harmonic / 2 * sum over pairs of f^2 + dense([f, embedding of ln sigma])      in kT0
+    f = (feature - mean) / sqrt(spread^2 + s^2),  s = sigma (lengths: pairs and coordinates) or sigma / signed_length
+    E(x, sigma) = harmonic / 2 * sum over lengths of f^2 + dense([f, embedding of ln sigma])    in kT0
     score = -grad_x E                                                                           in 1/nm
+
+A single particle has no pairs; axes of it that `coordinates` leaves out feel no score and diffuse freely.
 
 Everything is a smooth function of positions and sigma, so the score is conservative and has every derivative that the
 Fokker-Planck residual (theory 18) needs.
@@ -54,17 +57,26 @@ class DistanceNetwork:
     signed_length: float = 0.1
     harmonic: float = 0.3
     n_frequencies: int = 4
+    coordinates: tuple[tuple[int, int], ...] = ()
 
     kind: ClassVar[str] = "distance"
-    translation_invariant: ClassVar[bool] = True
 
     @property
     def n_pairs(self) -> int:
         return self.n_particles * (self.n_particles - 1) // 2
 
     @property
+    def n_lengths(self) -> int:
+        """Features that are lengths, the first ones: pairs and coordinates."""
+        return self.n_pairs + len(self.coordinates)
+
+    @property
     def n_features(self) -> int:
-        return self.n_pairs + 2 * len(self.quadruplets)
+        return self.n_lengths + 2 * len(self.quadruplets)
+
+    @property
+    def translation_invariant(self) -> bool:
+        return not self.coordinates
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
@@ -81,6 +93,7 @@ class DistanceNetwork:
         return {
             "hidden": list(self.hidden),
             "activation": "silu",
+            "coordinates": [list(c) for c in self.coordinates],
             "quadruplets": [list(q) for q in self.quadruplets],
             "softening": self.softening,
             "signed_length": self.signed_length,
@@ -106,7 +119,7 @@ class DistanceNetwork:
     def descriptors(self, positions: np.ndarray) -> np.ndarray:
         """What tells frames [n_frames, n_particles, 3] apart, [n_frames, n]: the features, all in nm."""
         descriptors = np.array(self.features_of_all(positions), dtype=np.float64)
-        descriptors[:, self.n_pairs :] *= self.signed_length
+        descriptors[:, self.n_lengths :] *= self.signed_length
         return descriptors
 
     def initial_layers(self, key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
@@ -119,12 +132,15 @@ class DistanceNetwork:
         )
 
     def features(self, positions: jax.Array) -> jax.Array:
-        """Features [n_features] of one frame [n_particles, 3]: lexicographic pairs, then S and C per quadruplet."""
+        """Features [n_features] of one frame [n_particles, 3]: lexicographic pairs, coordinates, signed ones."""
         first, second = np.triu_indices(self.n_particles, 1)
         difference = _difference_matrix(self.n_particles, first, second) @ positions
-        pairs = self._soft_length(difference)
+        lengths = self._soft_length(difference)
+        if self.coordinates:
+            particle, axis = np.asarray(self.coordinates).T
+            lengths = jnp.concatenate([lengths, positions[particle, axis]])
         if not self.quadruplets:
-            return pairs
+            return lengths
         a, b, c, d = np.asarray(self.quadruplets).T
         b1 = _difference_matrix(self.n_particles, b, a) @ positions
         b2 = _difference_matrix(self.n_particles, c, b) @ positions
@@ -133,7 +149,7 @@ class DistanceNetwork:
         normal = jnp.cross(b2, b3)
         s = jnp.sum(b1 * normal, axis=-1) / (l1 * l2 * l3)
         c = jnp.sum(jnp.cross(b1, b2) * normal, axis=-1) / (l1 * l2**2 * l3)
-        return jnp.concatenate([pairs, jnp.stack([s, c], axis=-1).ravel()])
+        return jnp.concatenate([lengths, jnp.stack([s, c], axis=-1).ravel()])
 
     @partial(jax.jit, static_argnums=0)
     def features_of_all(self, positions: jax.Array) -> jax.Array:
@@ -145,7 +161,7 @@ class DistanceNetwork:
         noise = jnp.exp(log_noise)
         blur = jnp.concatenate(
             [
-                jnp.broadcast_to(noise, (self.n_pairs,)),
+                jnp.broadcast_to(noise, (self.n_lengths,)),
                 jnp.broadcast_to(noise / self.signed_length, (2 * len(self.quadruplets),)),
             ]
         )
@@ -155,7 +171,7 @@ class DistanceNetwork:
         for w, b in weights.layers[:-1]:
             h = jax.nn.silu(h @ w + b)
         w, b = weights.layers[-1]
-        return 0.5 * self.harmonic * jnp.sum(f[: self.n_pairs] ** 2) + (h @ w + b)[0]
+        return 0.5 * self.harmonic * jnp.sum(f[: self.n_lengths] ** 2) + (h @ w + b)[0]
 
     def _soft_length(self, vectors: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.sum(vectors**2, axis=-1) + self.softening**2)

@@ -1,0 +1,149 @@
+"""The statistics behind `make accuracy`, against closed forms; nothing here simulates a learned model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusim.report import statistics
+from diffusim.report.ensemble import Ensemble
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "surfaces")]
+
+import alkanes  # noqa: E402
+import common  # noqa: E402
+import make_reference as alkane_reference  # noqa: E402
+import surfaces  # noqa: E402
+
+
+def test_passages_are_counted_between_cores_only():
+    cores = np.array([[-1, 0, -1, 0, -1, 1, -1, 1, 0], [1, -1, -1, 1, 1, -1, 0, -1, -1]]).T
+    states = statistics.last_core(cores)
+    assert states.T.tolist() == [[-1, 0, 0, 0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0, 0, 0]]
+    counts, frames = statistics.passages(states, 0, 1)
+    assert (counts.tolist(), frames.tolist()) == ([1, 0], [4, 2])
+    counts, frames = statistics.passages(states, 1, 0)
+    assert (counts.tolist(), frames.tolist()) == ([1, 1], [3, 6])
+
+
+def test_rates_of_a_two_state_chain():
+    random = np.random.default_rng(11)
+    leave = np.array([0.013, 0.037])  # probability per frame to leave state 0, state 1
+    states = np.empty((6000, 300), dtype=int)
+    states[0] = random.random(300) < leave[0] / leave.sum()
+    for i in range(1, len(states)):
+        states[i] = np.where(random.random(300) < leave[states[i - 1]], 1 - states[i - 1], states[i - 1])
+    for start in (0, 1):
+        counts, frames = statistics.passages(states, start, 1 - start)
+        value, error = statistics.rate(counts, 0.7 * frames)
+        assert abs(value - leave[start] / 0.7) < 4 * error
+        # Passages of a Markov chain are all but Poissonian.
+        assert error == pytest.approx(value / np.sqrt(counts.sum()), rel=0.15)
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(3).normal(size=60) ** 3
+    error = statistics.jackknife(lambda chosen: values[chosen].mean(), 60, 60)
+    assert error == pytest.approx(statistics.standard_error(values), rel=1e-12)
+
+
+def test_floor_of_a_divergence_is_that_of_independent_samples():
+    """To leading order (bins - 1) / (8 n)."""
+    reference = np.random.default_rng(5).uniform(0.5, 1.5, 300)
+    assert statistics.jensen_shannon_floor(reference, 40_000) == pytest.approx(299 / (8 * 40_000), rel=0.05)
+    sample = np.random.default_rng(6).multinomial(4_000, reference / reference.sum(), size=10)
+    row = common.divergence("system", "js_iid", reference, sample, None, "300 bins")
+    assert row.value == pytest.approx(row.floor, rel=0.3)
+    assert row.error < 0.2 * row.floor
+
+
+def test_exact_values_of_the_surfaces():
+    """Mueller-Brown against the generator of tests/fixtures/make_mueller_brown.py (D = kT = 23); the motion along y of
+    the double well relaxes in 1 / (2 * 35) nm^2, and its sides are alike."""
+    known = json.loads((ROOT / "tests/fixtures/mueller_brown.json").read_text())
+    mueller_brown = surfaces.exact(surfaces.MULLER_BROWN)
+    assert mueller_brown.timescales[0] == pytest.approx(23 * known["timescale_1"], rel=1e-3)
+    assert mueller_brown.population == pytest.approx(known["low_y"], abs=5e-4)
+    assert 1 / mueller_brown.rates == pytest.approx([23 * known["mfpt_a_to_b"], 23 * known["mfpt_b_to_a"]], rel=0.03)
+    double_well = surfaces.exact(surfaces.DOUBLE_WELL)
+    assert double_well.timescales[1] == pytest.approx(1 / 70, rel=1e-3)
+    assert double_well.population == pytest.approx(0.5, abs=1e-9)
+    assert double_well.rates[0] == pytest.approx(double_well.rates[1], rel=1e-9)
+
+
+def test_exact_frames_of_a_surface_fill_its_bins():
+    surface = surfaces.MULLER_BROWN
+    x = surfaces.exact_frames(surface, 40_000, seed=2)
+    counts = np.histogram2d(x[:, 0, 0], x[:, 0, 1], bins=surface.edges)[0]
+    probability = surfaces.exact(surface).probability
+    assert counts.sum() == 40_000 and not x[:, 0, 2].any()
+    divergence = statistics.jensen_shannon(probability, counts)
+    assert divergence == pytest.approx(statistics.jensen_shannon_floor(probability, 40_000), rel=0.1)
+
+
+def test_exact_frames_of_butane_have_the_populations_of_its_torsion():
+    phi = np.linspace(-np.pi, np.pi, 200_001)
+    weight = np.exp(-alkanes.torsion_energy(phi) / alkanes.KT)
+    expected = weight[np.abs(phi) > 2 * np.pi / 3].sum() / weight.sum()
+    x = alkanes.exact_frames(alkanes.ALKANES["butane"], 40_000, seed=4)
+    trans = np.abs(statistics.torsions(x, [(0, 1, 2, 3)])) > 120
+    assert trans.mean() == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 40_000))
+    lengths = statistics.bond_lengths(x, [(0, 1), (1, 2), (2, 3)])
+    assert lengths.std(axis=0) == pytest.approx(np.sqrt(alkanes.KT / alkanes.BOND_STIFFNESS), rel=0.02)
+
+
+def test_alkane_force_field_is_the_same_in_openmm():
+    import openmm as mm
+
+    octane = alkanes.ALKANES["octane"]
+    context = mm.Context(
+        alkane_reference.system(octane, 1), mm.VerletIntegrator(0.001), mm.Platform.getPlatform("Reference")
+    )
+    for x in alkanes.exact_frames(octane, 3, seed=8).astype(float):
+        context.setPositions(x)
+        lengths = statistics.bond_lengths(x[None], [(i, i + 1) for i in range(7)])
+        angles = np.radians(statistics.bond_angles(x[None], [(i, i + 1, i + 2) for i in range(6)]))
+        energy = 0.5 * alkanes.BOND_STIFFNESS * np.sum((lengths - alkanes.BOND_LENGTH) ** 2)
+        energy += 0.5 * alkanes.ANGLE_STIFFNESS * np.sum((angles - alkanes.ANGLE) ** 2)
+        energy += np.sum(alkanes.torsion_energy(np.radians(statistics.torsions(x[None], octane.torsions))))
+        for i, j, depth, diameter in octane.non_bonded:
+            power = (diameter / np.linalg.norm(x[i] - x[j])) ** 6
+            energy += 4 * depth * (power**2 - power)
+        found = context.getState(energy=True).getPotentialEnergy()._value
+        assert found == pytest.approx(energy, rel=1e-5)
+
+
+def test_kinetics_survive_their_file(tmp_path):
+    random = np.random.default_rng(9)
+    torsions = np.cumsum(random.normal(scale=15, size=(2, 3000, 40)), axis=1)
+    kinetics = alkanes.Kinetics.measure((torsions + 180) % 360 - 180, 0.01)
+    np.savez(tmp_path / "k.npz", **kinetics.arrays())
+    again = alkanes.Kinetics.load(tmp_path / "k.npz")
+    assert np.array_equal(again.rates, kinetics.rates) and kinetics.torsion_rates.shape == (2, 2)
+    assert kinetics.rates == pytest.approx(kinetics.torsion_rates.mean(axis=0), rel=0.1)
+
+
+def test_committed_references_agree_with_exact_frames():
+    """Populations of the Brownian dynamics within four of their standard errors; both ways as many passages."""
+    for name in ("butane", "octane"):
+        path = ROOT / "examples" / "alkanes" / f"{name}-reference.npz"
+        kinetics, exact = alkanes.Kinetics.load(path), alkanes.trans_populations(Ensemble.load(path))
+        assert np.all(np.abs(kinetics.trans - exact) < 4 * kinetics.trans_errors), name
+
+
+def test_rows_know_whether_they_meet_their_target():
+    assert common.Row("s", "m", 0.0079, target=0.0086).met
+    assert not common.Row("s", "m", 1.11, target=(0.9, 1.1)).met
+    assert common.Row("s", "m", 1.0).met is None
+    assert common.ratio(3.0, 0.3, 2.0, 0.4) == pytest.approx((1.5, 1.5 * np.hypot(0.1, 0.2)))
+
+
+def test_unknown_systems_are_named():
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "accuracy", "benzene"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "there is no system benzene; known are double-well" in done.stderr
