@@ -8,7 +8,7 @@ import numpy as np
 
 import diffusim
 from diffusim.report import statistics
-from diffusim.terminal import progress, say
+from diffusim.terminal import progress
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 SEED = 48291
@@ -57,11 +57,8 @@ def simulate(
             advance(n_replicas * every)
 
 
-def independent_frames(model: diffusim.Model, n_frames: int = 100_000) -> np.ndarray | None:
-    """Frames [n_frames, n_particles, 3] by reverse diffusion; None where this diffusim has none."""
-    if not hasattr(model, "sample"):
-        say("sampling", "left out: this diffusim has no reverse diffusion")
-        return None
+def independent_frames(model: diffusim.Model, n_frames: int = 250_000) -> np.ndarray:
+    """Frames [n_frames, n_particles, 3] by reverse diffusion."""
     with progress("sampling", f"{n_frames:,} frames by reverse diffusion", n_frames, "frames") as advance:
         frames = model.sample(n_frames, seed=SEED)
         advance(n_frames)

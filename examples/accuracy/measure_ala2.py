@@ -37,13 +37,12 @@ def measure(system: str, picture: Path) -> list[Row]:
     simulated = divergence(system, "js_simulated", rama, counts, TARGET[system], what)
     rows = [simulated]
     independent = independent_frames(model)
-    if independent is not None:
-        angles = np.stack(backbone_torsions(independent, molecule)).reshape(2, 10, -1)
-        counts = np.stack([statistics.ramachandran_counts(*angles[:, part]) for part in range(10)])
-        iid = divergence(system, "js_iid", rama, counts, None, what)
-        value = simulated.value / iid.value
-        error = value * float(np.hypot(simulated.error / simulated.value, iid.error / iid.value))
-        rows += [iid, Row(system, "js_simulated_over_iid", value, error, NO_WORSE_THAN_IID)]
+    angles = np.stack(backbone_torsions(independent, molecule)).reshape(2, 10, -1)
+    counts = np.stack([statistics.ramachandran_counts(*angles[:, part]) for part in range(10)])
+    iid = divergence(system, "js_iid", rama, counts, None, what)
+    value = simulated.value / iid.value
+    error = value * float(np.hypot(simulated.error / simulated.value, iid.error / iid.value))
+    rows += [iid, Row(system, "js_simulated_over_iid", value, error, NO_WORSE_THAN_IID)]
 
     ensemble = Ensemble.measure(flat, molecule, like=reference)
     spread = ensemble.bond_std / reference.bond_std

@@ -79,9 +79,8 @@ def measure(system: str, picture: Path) -> list[Row]:
     replicas = torsions[:, ::POSITIONS_EVERY]
     rows.append(_torsion_divergence(system, "js_simulated", reference, alkane, replicas))
     independent = independent_frames(model)
-    if independent is not None:
-        angles = statistics.torsions(independent, alkane.torsions)  # [frame, torsion]
-        rows.append(_torsion_divergence(system, "js_iid", reference, alkane, angles.T[:, None]))
+    angles = statistics.torsions(independent, alkane.torsions)  # [frame, torsion]
+    rows.append(_torsion_divergence(system, "js_iid", reference, alkane, angles.T[:, None]))
     spread = ensemble.bond_std / reference.bond_std
     rows.append(Row(system, "bond_std_ratio", float(spread.max()), None, WIDEST, what="the widest bond"))
     _draw(picture, alkane, reference, ensemble, true, found, compare(reference, ensemble))

@@ -47,10 +47,9 @@ def measure(system: str, picture: Path) -> list[Row]:
     counts = histograms(counted, N_REPLICAS)
     rows = [divergence(system, "js_simulated", true.probability, counts, TARGET, what)]
     independent = independent_frames(model)
-    if independent is not None:
-        parts = np.array_split(independent[:, 0, :2], 10)
-        counts_iid = np.stack([np.histogram2d(*part.T, bins=surface.edges)[0] for part in parts])
-        rows.append(divergence(system, "js_iid", true.probability, counts_iid, None, what))
+    parts = np.array_split(independent[:, 0, :2], 10)
+    counts_iid = np.stack([np.histogram2d(*part.T, bins=surface.edges)[0] for part in parts])
+    rows.append(divergence(system, "js_iid", true.probability, counts_iid, None, what))
 
     rows += [_timescale(surface, true, x, y, k, lag) for k, lag in LAGS[system].items()]
     cores = statistics.last_core(surface.core_of(x, y))
