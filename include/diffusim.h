@@ -345,7 +345,7 @@ diffusim_status_t diffusim_model_subset(const diffusim_model_t *model,
 // Errors: DIFFUSIM_ERROR_MISMATCH for a species the model does not know, DIFFUSIM_ERROR_UNSUPPORTED for a model that is made for
 // its own particles.
 //
-// @since 0.2
+// @since 0.1
 diffusim_status_t diffusim_model_for_species(const diffusim_model_t *model,
                                              const char *const *species,
                                              size_t count,
@@ -412,14 +412,14 @@ diffusim_status_t diffusim_model_start_positions(const diffusim_model_t *model,
 
 // Whether the model lives in a periodic cell: 1, or 0, also for NULL.
 //
-// @since 0.2
+// @since 0.1
 int32_t diffusim_model_is_periodic(const diffusim_model_t *model);
 
 // The cell of the frames to start from, `cell` `[3][3]` in nm, rows are lattice vectors.
 //
 // Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model has none.
 //
-// @since 0.2
+// @since 0.1
 diffusim_status_t diffusim_model_start_cell(const diffusim_model_t *model,
                                             double *cell);
 
@@ -459,7 +459,7 @@ diffusim_status_t diffusim_model_evaluate(const diffusim_model_t *model,
 // Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
 // the model's cutoff.
 //
-// @since 0.2
+// @since 0.1
 diffusim_status_t diffusim_model_evaluate_in_cell(const diffusim_model_t *model,
                                                   const double *cell,
                                                   const double *positions,
@@ -558,13 +558,13 @@ diffusim_status_t diffusim_simulation_get_positions(const diffusim_simulation_t 
 // Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
 // the model's cutoff.
 //
-// @since 0.2
+// @since 0.1
 diffusim_status_t diffusim_simulation_set_cell(diffusim_simulation_t *simulation,
                                                const double *cell);
 
 // The periodic cell, `cell` `[3][3]` in nm; `*is_periodic` is 0, and `cell` zero, where there is none.
 //
-// @since 0.2
+// @since 0.1
 diffusim_status_t diffusim_simulation_get_cell(const diffusim_simulation_t *simulation,
                                                double *cell,
                                                int32_t *is_periodic);

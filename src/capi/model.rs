@@ -221,7 +221,7 @@ pub unsafe extern "C" fn diffusim_model_subset(
 /// Errors: DIFFUSIM_ERROR_MISMATCH for a species the model does not know, DIFFUSIM_ERROR_UNSUPPORTED for a model that is made for
 /// its own particles.
 ///
-/// @since 0.2
+/// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_model_for_species(
     model: *const diffusim_model_t,
@@ -383,7 +383,7 @@ pub unsafe extern "C" fn diffusim_model_start_positions(
 
 /// Whether the model lives in a periodic cell: 1, or 0, also for NULL.
 ///
-/// @since 0.2
+/// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_model_is_periodic(model: *const diffusim_model_t) -> i32 {
     model.as_ref().map_or(0, |m| m.model.metadata().periodic.into())
@@ -393,7 +393,7 @@ pub unsafe extern "C" fn diffusim_model_is_periodic(model: *const diffusim_model
 ///
 /// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT where the model has none.
 ///
-/// @since 0.2
+/// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_model_start_cell(
     model: *const diffusim_model_t,
@@ -503,7 +503,7 @@ pub unsafe extern "C" fn diffusim_model_evaluate(
 /// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
 /// the model's cutoff.
 ///
-/// @since 0.2
+/// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_model_evaluate_in_cell(
     model: *const diffusim_model_t,

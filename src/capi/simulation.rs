@@ -365,7 +365,7 @@ fn unknown_dtype(dtype: i32) -> Error {
 /// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
 /// the model's cutoff.
 ///
-/// @since 0.2
+/// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_set_cell(
     simulation: *mut diffusim_simulation_t,
@@ -376,7 +376,7 @@ pub unsafe extern "C" fn diffusim_simulation_set_cell(
 
 /// The periodic cell, `cell` `[3][3]` in nm; `*is_periodic` is 0, and `cell` zero, where there is none.
 ///
-/// @since 0.2
+/// @since 0.1
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn diffusim_simulation_get_cell(
     simulation: *const diffusim_simulation_t,
