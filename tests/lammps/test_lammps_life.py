@@ -42,6 +42,19 @@ def test_same_seed_same_trajectory_on_any_number_of_ranks(tmp_path, boundary, ra
     assert images.any() == (boundary == "p p p")  # the molecules did leave the box
 
 
+def test_an_open_message_passing_model_moves_as_in_the_core_on_two_ranks(tmp_path):
+    """It sees whole molecules, as the distance network does."""
+    path = lr.NETWORK.with_name("message_passing_open.safetensors")
+    model = diffusim.Model(path)
+    write_data(tmp_path / "open.data", model, n_molecules=2)
+    script = lr.header("open.data") + f"fix 1 all diffusim 331.0 48291 model {path} spring 2000.0\n"
+    lr.run(tmp_path, script + lr.dump(20) + "run 40\n", n_ranks=2)
+    core = diffusim.Simulation(model, 331.0, spring=2000.0 / lr.UNITS["real"][0] ** 2, seed=48291, n_replicas=2)
+    for frame in lr.frames(tmp_path):
+        assert np.array_equal(frame, (core.positions / lr.UNITS["real"][0]).reshape(-1, 3))
+        core.step(20)
+
+
 def test_a_restart_continues_bit_for_bit_on_another_number_of_ranks(tmp_path):
     write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=2)
     script = network_script("p p p")
