@@ -100,7 +100,10 @@ def test_a_run_resumes_bit_for_bit(command, tmp_path, engine):
 def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engine):
     """Ctrl-C in a terminal of its own: the kernel's signal to the foreground process group."""
     options = ["--steps", 900_000, "--every", 100_000, "--seed", 6, "--engine", engine, "--spring", 4000]
-    own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    own_terminal = (
+        "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job inherits that it is ignored
+    )
     code = f"{own_terminal}; from diffusim.cli import main; main()"
     arguments = [sys.executable, "-c", code, "run", SMALL, "-o", "cut.dcd", *options]
     keyboard, terminal = pty.openpty()

@@ -285,7 +285,8 @@ def test_two_threads_run_at_once_and_agree():
 
 def test_ctrl_c_stops_a_long_run():
     script = (
-        "import diffusim\n"
+        "import diffusim, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
         f"s = diffusim.Simulation({str(SMALL)!r}, seed=1, n_replicas=50)\n"
         "print('running', flush=True)\n"
         "s.step(10**12)\n"
