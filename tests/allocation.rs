@@ -3,7 +3,7 @@
 mod common;
 
 use common::{network, simulation};
-use diffusim::sampler::{Options, StepSize};
+use diffusim::sampler::{Jacobian, Options, Sampler, StepSize};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -43,5 +43,21 @@ fn steps_allocate_nothing() {
         s.step_biased(&bias).unwrap();
         let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert!(count <= allowed, "{n_replicas} replicas: {count} allocations");
+    }
+    for jacobian in [Jacobian::Diagonal, Jacobian::Dense] {
+        let options = Options {
+            step_size: StepSize::EffectiveStep(1e-7),
+            allow_unstable: true,
+            n_replicas: 3,
+            n_threads: 1,
+            sampler: Sampler::TimeParallel,
+            jacobian,
+            ..Options::default()
+        };
+        let mut s = simulation(&network(), options);
+        s.step(10).unwrap();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        s.step(1_000).unwrap();
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "sweeps, {jacobian:?}");
     }
 }

@@ -100,6 +100,10 @@ class SimulationOptions(Structure):
         ("diffusion_coefficients", POINTER(c_double)),
         ("noise_schedule", POINTER(c_double)),
         ("n_noise_schedule", c_size_t),
+        ("sampler", c_int32),
+        ("jacobian", c_int32),
+        ("window", c_size_t),
+        ("tolerance", c_double),
     ]
 
 
@@ -119,6 +123,10 @@ class SimulationStatistics(Structure):
         ("stability_limit", c_double),
         ("seed", c_uint64),
         ("acceptance", c_double),
+        ("rounds", c_uint64),
+        ("sweeps", c_uint64),
+        ("steps_per_sweep", c_double),
+        ("evaluations_per_step", c_double),
     ]
 
 

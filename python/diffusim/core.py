@@ -42,6 +42,8 @@ from diffusim._library import (
 
 ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
+SAMPLERS = ("sequential", "time-parallel", "auto")
+JACOBIANS = ("auto", "identity", "diagonal", "dense")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
 SLICE_SECONDS = 0.2  # a step() call comes back to Python this often, so that Ctrl-C works
@@ -297,7 +299,9 @@ class Statistics:
 
     `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
     particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is
-    the fraction of accepted proposals, with the adapter "mala".
+    the fraction of accepted proposals, with the adapter "mala". With the time-parallel sampler: `rounds` of batched
+    scores, `sweeps` through windows (one for each replica in a round), steps that a sweep brought, and frames evaluated
+    for each of them, where the sequential sampler takes 1.
     """
 
     steps: int
@@ -311,6 +315,10 @@ class Statistics:
     stability_limit: float | None
     seed: int
     acceptance: float | None
+    rounds: int
+    sweeps: int
+    steps_per_sweep: float | None
+    evaluations_per_step: float | None
 
 
 class Simulation:
@@ -340,6 +348,10 @@ class Simulation:
         device: str = "auto",
         n_threads: int = 0,
         allow_unstable: bool = False,
+        sampler: str = "sequential",
+        window: int = 64,
+        tolerance: float = 1e-6,
+        jacobian: str = "auto",
     ):
         """Replica number r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
 
@@ -361,6 +373,12 @@ class Simulation:
         device          "cpu", or "cuda", "cuda:1" and so on for a GPU; "auto" is "cpu"
         n_threads       0: one per core
         allow_unstable  run although the model's stiffest mode is unstable at this step
+        sampler         "sequential"; "time-parallel": many frames at once, the same trajectory to a tolerance (theory 12);
+                        "auto": time-parallel where it pays, by the counts of its first sweeps
+        window          frames of each replica that a time-parallel sweep works on
+        tolerance       nm, by which a frame may still change for the one after it to be final; 0: not by a bit
+        jacobian        what sweeps know of the slope of the score: "identity" (Picard), "diagonal", "dense", or
+                        "auto": dense for up to 30 particles, diagonal for more
         """
         self.model = model if isinstance(model, Model) else Model(model)
         self._options = {
@@ -384,6 +402,10 @@ class Simulation:
             "device": device,
             "n_threads": n_threads,
             "allow_unstable": allow_unstable,
+            "sampler": sampler,
+            "window": window,
+            "tolerance": tolerance,
+            "jacobian": jacobian,
         }
         self._handle = c_void_p()
         self._slice = 1
@@ -509,6 +531,10 @@ class Simulation:
             stability_limit=native.stability_limit or None,
             seed=native.seed,
             acceptance=native.acceptance if self.adapter == "mala" else None,
+            rounds=native.rounds,
+            sweeps=native.sweeps,
+            steps_per_sweep=native.steps_per_sweep or None,
+            evaluations_per_step=native.evaluations_per_step or None,
         )
 
     def checkpoint(self) -> bytes:
@@ -566,11 +592,14 @@ class Simulation:
                 setattr(native, name, _doubles(array))
                 setattr(native, f"n_{name}", array.size)
                 keep.append(array)
-        for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32)):
+        for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32), ("window", 2**63)):
             _expect_whole(name, options[name], limit)
             setattr(native, name, options[name])
         native.adapter = _index("adapter", options["adapter"], ADAPTERS)
         native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
+        native.sampler = _index("sampler", options["sampler"], SAMPLERS)
+        native.jacobian = _index("jacobian", options["jacobian"], JACOBIANS)
+        native.tolerance = options["tolerance"]
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         return native, keep
@@ -604,6 +633,8 @@ class _Callback:
         self.pointer = ScoreCallback(self._called)
 
     def _called(self, _user_data, positions, n_frames, n_particles, scores, energies) -> int:
+        if isinstance(self.raised, KeyboardInterrupt | SystemExit):  # whatever the library tries next
+            return 1
         try:
             shape = (n_frames, n_particles, 3)
             result = self.function(np.ctypeslib.as_array(positions, shape).copy())

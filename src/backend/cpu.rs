@@ -236,6 +236,8 @@ impl Chunk {
 pub struct Cpu {
     chunks: Vec<Chunk>,
     threads: Option<Threads>,
+    /// For batches that are no replicas: one work space for each thread, which start when they are first needed.
+    batch: (Vec<Scratch>, Option<Threads>),
 }
 
 impl Cpu {
@@ -247,19 +249,44 @@ impl Cpu {
             |first: u32| Chunk::new(first..replicas.end.min(first.saturating_add(size)), particle_ids);
         let mut chunks: Vec<Chunk> = replicas.clone().step_by(size as usize).map(chunk).collect();
         chunks[0].largest_score = largest_score;
+        let batch = ((0..*n_threads).map(|_| Scratch::default()).collect(), None);
         let n_threads = chunks.len().min(*n_threads);
         let threads = if n_threads == 1 { None } else { Some(Threads::start(n_threads)?) };
-        Ok(Cpu { chunks, threads })
+        Ok(Cpu { chunks, threads, batch })
     }
 }
 
 impl Backend for Cpu {
     fn advance(&mut self, job: &Job, positions: &mut [f64]) -> Outcome {
-        let Cpu { chunks, threads } = self;
+        let Cpu { chunks, threads, .. } = self;
         match threads {
             Some(threads) => threads.run(|| advance(job, chunks, positions)).map_err(Failure::Other)?,
             None => advance(job, chunks, positions),
         }
+    }
+
+    fn scores(&mut self, model: &dyn ScoreModel, frames: Frames, scores: &mut [f64]) -> Result<()> {
+        let n = 3 * model.n_particles();
+        let (scratches, threads) = &mut self.batch;
+        let share = n * (scores.len() / n).div_ceil(scratches.len()).max(1);
+        let size = n * model.preferred_batch().max(1);
+        let run = |((positions, scores), scratch): ((&[f64], &mut [f64]), &mut Scratch)| {
+            positions.chunks(size).zip(scores.chunks_mut(size)).try_for_each(|(positions, scores)| {
+                model.evaluate(Frames { positions, cell: frames.cell }, Outputs::scores(scores), scratch)
+            })
+        };
+        if scratches.len() == 1 || scores.len() <= share {
+            return run(((frames.positions, scores), &mut scratches[0]));
+        }
+        if threads.is_none() {
+            *threads = Some(Threads::start(scratches.len())?);
+        }
+        let each = || {
+            let shares = frames.positions.par_chunks(share).zip(scores.par_chunks_mut(share));
+            // Of several errors the first, whatever the threads do.
+            shares.zip(scratches).map(run).reduce(|| Ok(()), |a, b| a.and(b))
+        };
+        threads.as_mut().expect("started").run(each)?
     }
 
     fn largest_score(&self) -> f64 {

@@ -7,7 +7,7 @@ pub mod threads;
 use crate::adapter::{Adapter, ParticleStep};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
-use crate::model::ScoreModel;
+use crate::model::{Frames, ScoreModel};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -117,6 +117,35 @@ pub enum Failure {
     Other(Error),
 }
 
+impl Failure {
+    /// Whether every score of a frame is finite and no drift, at factor `drift` of the schedules, a runaway's.
+    pub fn none(scores: &[f64], particles: &[ParticleStep], drift: f64) -> bool {
+        let limit = RUNAWAY / drift.sqrt();
+        scores.as_chunks::<3>().0.iter().zip(particles).all(|(s, base)| is_allowed(*s, base, limit))
+    }
+
+    /// The first particle of a frame that fails so.
+    pub fn find(
+        frame: usize,
+        scores: &[f64],
+        particles: &[ParticleStep],
+        drift: f64,
+        step: u64,
+        positions: &[f64],
+    ) -> Option<Self> {
+        let limit = RUNAWAY / drift.sqrt();
+        let scores = scores.as_chunks::<3>().0;
+        let particle = scores.iter().zip(particles).position(|(s, base)| !is_allowed(*s, base, limit))?;
+        let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
+        let score = *scores[particle].iter().max_by(worst).expect("three coordinates");
+        Some(Failure::Score { frame, particle, step, score, positions: positions.to_vec() })
+    }
+}
+
+fn is_allowed(score: [f64; 3], base: &ParticleStep, limit: f64) -> bool {
+    score.iter().all(|s| base.effective_step * s.abs() <= limit * base.noise_amplitude && s.is_finite())
+}
+
 /// A device that holds the replicas of one simulation.
 pub trait Backend: Send {
     /// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]`; how many proposals were
@@ -124,6 +153,9 @@ pub trait Backend: Send {
     ///
     /// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
     fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure>;
+
+    /// Scores of a batch of any number of frames, with all threads; what the samplers need that take many frames at once.
+    fn scores(&mut self, model: &dyn ScoreModel, frames: Frames, scores: &mut [f64]) -> Result<()>;
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;

@@ -1,5 +1,6 @@
 //! What a user asks for, and what it means for each particle (theory 3–5).
 
+use super::{Jacobian, Sampler};
 use crate::adapter::{Adapter, ParticleStep};
 use crate::error::{Result, bail};
 use crate::model::Model;
@@ -52,6 +53,14 @@ pub struct Options {
     pub n_threads: usize,
     /// Run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
     pub allow_unstable: bool,
+    /// How the trajectory is produced: the same but for the tolerance.
+    pub sampler: Sampler,
+    /// Frames of each replica that the time-parallel sampler works on at once.
+    pub window: usize,
+    /// By how much a frame may still change, in the last sweep but one, for the next to be final, nm; 0: to the last bit.
+    pub tolerance: f64,
+    /// What the sweeps know about the slope of the score.
+    pub jacobian: Jacobian,
 }
 
 impl Default for Options {
@@ -72,6 +81,10 @@ impl Default for Options {
             device: "auto".into(),
             n_threads: 0,
             allow_unstable: false,
+            sampler: Sampler::default(),
+            window: 64,
+            tolerance: 1e-6,
+            jacobian: Jacobian::default(),
         }
     }
 }

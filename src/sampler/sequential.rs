@@ -2,6 +2,7 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
+use super::time_parallel::{Request, Sweeps, Windows};
 use crate::adapter::Adapter;
 use crate::backend::{self, Backend, Device, Failure, Job, Placement, threads};
 use crate::cell::Cell;
@@ -30,6 +31,10 @@ pub struct Simulation {
     proposals: [u64; 2],
     placement: Placement,
     backend: Box<dyn Backend>,
+    /// With the time-parallel sampler.
+    windows: Option<Windows>,
+    /// What it did before it was given new options, and the largest score that it met.
+    swept: (Sweeps, f64),
     /// Whether `positions` are those that the last step left.
     continues: bool,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
@@ -77,6 +82,21 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     Ok(Placement { device, n_threads, replicas: options.first_replica..end, particle_ids: ids })
 }
 
+/// What the time-parallel sampler needs, if that is what was asked for.
+fn windows(dynamics: &Dynamics, options: &Options, placement: &Placement) -> Result<Option<Windows>> {
+    Windows::open(&Request {
+        sampler: options.sampler,
+        window: options.window,
+        tolerance: options.tolerance,
+        jacobian: options.jacobian,
+        adapter: options.adapter,
+        particles: &dynamics.particles,
+        n_replicas: options.n_replicas,
+        n_threads: placement.n_threads,
+        on_cpu: placement.device == Device::Cpu,
+    })
+}
+
 /// What a simulation has done so far, and what its next step is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistics {
@@ -98,6 +118,8 @@ pub struct Statistics {
     pub diffusion_coefficient: Option<f64>,
     /// Largest stable τ, nm², where the model states its largest curvature.
     pub stability_limit: Option<f64>,
+    /// What the time-parallel sampler did.
+    pub sweeps: Sweeps,
 }
 
 impl Simulation {
@@ -121,6 +143,8 @@ impl Simulation {
         }
         let placement = placement(&model, &options)?;
         Ok(Simulation {
+            windows: windows(&dynamics, &options, &placement)?,
+            swept: Default::default(),
             last_good: [(0, positions.clone()), (0, positions.clone())],
             cell: model.start_cell().cloned(),
             has_positions: !start.is_empty() || model.noise_level().is_none(),
@@ -150,11 +174,14 @@ impl Simulation {
         }
         let dynamics = Dynamics::new(&self.model, &options)?;
         let placement = placement(&self.model, &options)?;
+        let windows = windows(&dynamics, &options, &placement)?;
         if placement != self.placement {
             self.backend = backend::open(self.model.score(), &placement, self.backend.largest_score())?;
             self.placement = placement;
             self.continues = false;
         }
+        self.swept = self.swept();
+        self.windows = windows;
         self.options = options;
         self.dynamics = dynamics;
         Ok(())
@@ -230,9 +257,26 @@ impl Simulation {
     /// The positions or the step are not what a run led to.
     fn forget_last_good(&mut self) {
         self.continues = false;
+        self.forget_windows();
         for (step, positions) in &mut self.last_good {
             *step = self.step;
             positions.copy_from_slice(&self.positions);
+        }
+    }
+
+    /// What the time-parallel sampler has worked out ahead no longer follows.
+    fn forget_windows(&mut self) {
+        if let Some(windows) = &mut self.windows {
+            windows.forget();
+        }
+    }
+
+    /// What the time-parallel sampler did, under these options and before, and its largest score.
+    fn swept(&self) -> (Sweeps, f64) {
+        let (sweeps, largest_score) = self.swept;
+        match &self.windows {
+            None => self.swept,
+            Some(windows) => (sweeps + windows.counts, largest_score.max(windows.largest_score)),
         }
     }
 
@@ -258,6 +302,7 @@ impl Simulation {
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
         self.model.score().check_cell(cell.as_ref())?;
         self.cell = cell;
+        self.forget_windows();
         Ok(())
     }
 
@@ -342,10 +387,24 @@ impl Simulation {
             bias: biased.then_some(&self.bias),
             continues: self.continues,
         };
-        match self.backend.advance(&job, &mut self.positions) {
+        // A single biased step is sequential by nature, and what was worked out ahead does not follow it.
+        let gives_way = |windows: &mut Windows| biased || windows.give_way(self.step);
+        let windows = self.windows.as_mut().and_then(|windows| (!gives_way(windows)).then_some(windows));
+        let in_windows = windows.is_some();
+        let outcome = match windows {
+            Some(windows) => windows.advance(&job, &self.placement, &mut *self.backend, &mut self.positions),
+            None => self.backend.advance(&job, &mut self.positions),
+        };
+        match outcome {
             Ok(accepted) => {
                 self.step = end;
                 self.continues = true;
+                if in_windows {
+                    return Ok(());
+                }
+                if biased {
+                    self.forget_windows();
+                }
                 let n_replicas = self.options.n_replicas as u64;
                 if self.options.adapter == Adapter::Mala {
                     self.proposals[0] += n_steps * n_replicas;
@@ -402,16 +461,18 @@ impl Simulation {
 
     /// What was done so far.
     pub fn statistics(&self) -> Statistics {
+        let (sweeps, largest_score) = self.swept();
         Statistics {
             steps: self.step,
-            score_evaluations: self.score_evaluations,
-            largest_score: self.backend.largest_score(),
+            score_evaluations: self.score_evaluations + sweeps.evaluations,
+            largest_score: self.backend.largest_score().max(largest_score),
             acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),
             diffusion_coefficient: self.dynamics.diffusion_coefficient,
             stability_limit: self.model.metadata().largest_curvature.map(|c| 2.0 / c),
+            sweeps,
         }
     }
 
@@ -433,20 +494,28 @@ impl Simulation {
 
     /// Everything needed to continue bit for bit, in a simulation of the same model and options.
     pub fn checkpoint(&self) -> Vec<u8> {
-        checkpoint::write(self.step, self.options.seed, &self.fingerprint(), &self.positions)
+        let ahead = self.windows.as_ref().map_or(Vec::new(), Windows::numbers);
+        let numbers = self.positions.iter().chain(&ahead).copied();
+        checkpoint::write(self.step, self.options.seed, &self.fingerprint(), numbers)
     }
 
     /// Bytes of a checkpoint.
     pub fn checkpoint_size(&self) -> usize {
-        checkpoint::size(self.positions.len())
+        checkpoint::size(self.positions.len() + self.windows.as_ref().map_or(0, Windows::n_numbers))
     }
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
-        let (step, seed) = checkpoint::read(bytes, &self.fingerprint(), &mut self.positions)?;
+        let mut ahead = vec![0.0; self.windows.as_ref().map_or(0, Windows::n_numbers)];
+        let (fingerprint, n) = (self.fingerprint(), self.positions.len() + ahead.len());
+        let numbers = self.positions.iter_mut().chain(&mut ahead);
+        let (step, seed) = checkpoint::read(bytes, &fingerprint, n, numbers)?;
         self.step = step;
         self.options.seed = seed;
         self.forget_last_good();
+        if let Some(windows) = &mut self.windows {
+            windows.restore(&ahead);
+        }
         Ok(())
     }
 
@@ -460,6 +529,12 @@ impl Simulation {
             cell.vectors().iter().flatten().for_each(|x| hash.update(x.to_le_bytes()));
         }
         self.dynamics.hash(&mut hash);
+        if self.windows.is_some() {
+            let Options { sampler, window, tolerance, jacobian, .. } = &self.options;
+            hash.update([*sampler as u8, *jacobian as u8]);
+            hash.update((*window as u64).to_le_bytes());
+            hash.update(tolerance.to_le_bytes());
+        }
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =
             self.options.particle_ids.as_ref().filter(|ids| !ids.iter().copied().eq(0..ids.len() as u32))
