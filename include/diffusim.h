@@ -74,6 +74,29 @@
 // needs a model that gives energies, takes no bias (theory 8).
 #define DIFFUSIM_MALA 3
 
+// One frame after the other.
+#define DIFFUSIM_SEQUENTIAL 0
+
+// Many frames at once: the sequential trajectory of the same seed, to a tolerance (theory 12). Adapters Euler–Maruyama and
+// Leimkuhler–Matthews, on the CPU.
+#define DIFFUSIM_TIME_PARALLEL 1
+
+// Time-parallel where every replica has at least two threads to itself and, over its first 32 sweeps, a step took fewer frames
+// than two thirds of those threads; else sequential. Decided by counts, so that it depends on `n_threads` and not on the clock.
+#define DIFFUSIM_AUTO 2
+
+// All of the slope of the score for up to 30 particles, its diagonal for more.
+#define DIFFUSIM_JACOBIAN_AUTO 0
+
+// Picard sweeps: nothing is known about the slope of the score.
+#define DIFFUSIM_JACOBIAN_IDENTITY 1
+
+// Quasi-Newton sweeps with the diagonal of the slope.
+#define DIFFUSIM_JACOBIAN_DIAGONAL 2
+
+// Quasi-Newton sweeps with all of it.
+#define DIFFUSIM_JACOBIAN_DENSE 3
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -188,6 +211,14 @@ typedef struct {
   const double *noise_schedule;
   // Length of `noise_schedule`.
   size_t n_noise_schedule;
+  // DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential.
+  int32_t sampler;
+  // For time-parallel sweeps: DIFFUSIM_JACOBIAN_AUTO (default), _IDENTITY, _DIAGONAL or _DENSE.
+  int32_t jacobian;
+  // Frames of each replica that a time-parallel sweep works on; 64 by default, at least 2.
+  size_t window;
+  // By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
+  double tolerance;
 } diffusim_simulation_options_t;
 
 // What a simulation has done and what its next step is; quantities that are not known are 0.
@@ -216,6 +247,14 @@ typedef struct {
   uint64_t seed;
   // Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
   double acceptance;
+  // Time-parallel: batches of scores.
+  uint64_t rounds;
+  // Time-parallel: sweeps through the window of one replica, so many in each round as replicas took part.
+  uint64_t sweeps;
+  // Time-parallel: steps that became final in a sweep, on average; 0 before the first.
+  double steps_per_sweep;
+  // Time-parallel: frames evaluated for each such step; the sequential sampler takes 1.
+  double evaluations_per_step;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus
@@ -351,6 +390,20 @@ diffusim_status_t diffusim_model_for_species(const diffusim_model_t *model,
                                              size_t count,
                                              diffusim_model_t **other);
 
+// Two models of the same particles as one: E = (1−λ)E_a + λE_b, in kT₀ (theory 7). At λ = 0 it is `a` and at λ = 1 `b`, to the
+// last bit. Particles, masses and start frames are those of `a`, or of `b` where `a` has none. `lambda` is where simulations of the
+// blend start; diffusim_simulation_set_lambda moves them. The blend keeps what it needs of `a` and `b`, which may be freed. The
+// caller frees `*model` with diffusim_model_free.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH (another number of particles, another training temperature, only one of them periodic),
+// DIFFUSIM_ERROR_INVALID_ARGUMENT (lambda outside 0 to 1).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_blend(const diffusim_model_t *a,
+                                       const diffusim_model_t *b,
+                                       double lambda,
+                                       diffusim_model_t **model);
+
 // Free a model; NULL is ignored.
 //
 // @since 0.1
@@ -467,6 +520,20 @@ diffusim_status_t diffusim_model_evaluate_in_cell(const diffusim_model_t *model,
                                                   double *scores,
                                                   double *energies,
                                                   double *virials);
+
+// Energies of the two models of a blend, whatever its λ: `positions` `[n_frames][n_particles][3]` in nm, `energies`
+// `[n_frames][2]` in kT₀, E_a and E_b of each frame. They give ∂E/∂λ = E_b − E_a and the energy (1−λ')E_a + λ'E_b at every λ'
+// (theory 7). `cell` as in diffusim_model_evaluate_in_cell.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that is no blend, DIFFUSIM_ERROR_UNSUPPORTED where one of the two gives no
+// energies, DIFFUSIM_ERROR_MISMATCH (cell).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_component_energies(const diffusim_model_t *model,
+                                                    const double *cell,
+                                                    const double *positions,
+                                                    size_t n_frames,
+                                                    double *energies);
 
 // Largest eigenvalue (1/nm²) of −∇s over `n_frames` frames `[n_frames][n_particles][3]` in nm, by power iteration: a step is
 // stable while τ times it stays below 2 (theory §2).
@@ -604,6 +671,31 @@ diffusim_status_t diffusim_simulation_evaluate(const diffusim_simulation_t *simu
                                                double *scores,
                                                size_t n_values,
                                                double *energies);
+
+// Continue a simulation of a blend (diffusim_model_blend) at another `lambda`, 0 to 1; positions and step count stay. λ is part of
+// the simulation's state: checkpoints hold it.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a lambda outside 0 to 1, and for a model that is no blend.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_set_lambda(diffusim_simulation_t *simulation,
+                                                 double lambda);
+
+// λ of a simulation of a blend.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that is no blend.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_get_lambda(const diffusim_simulation_t *simulation,
+                                                 double *lambda);
+
+// As diffusim_model_component_energies, of the current frames: `energies` `[n_replicas][2]` in kT₀; `n_values` is the length of
+// `energies`.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_component_energies(const diffusim_simulation_t *simulation,
+                                                         double *energies,
+                                                         size_t n_values);
 
 // Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
 //

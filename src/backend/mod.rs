@@ -117,14 +117,14 @@ pub enum Failure {
     Other(Error),
 }
 
-impl Failure {
-    /// Whether every score of a frame is finite and no drift, at factor `drift` of the schedules, a runaway's.
-    pub fn none(scores: &[f64], particles: &[ParticleStep], drift: f64) -> bool {
-        let limit = RUNAWAY / drift.sqrt();
-        scores.as_chunks::<3>().0.iter().zip(particles).all(|(s, base)| is_allowed(*s, base, limit))
-    }
+/// Whether every score of a frame is finite and no drift, at factor `drift` of the schedules, a runaway's.
+pub fn is_sound(scores: &[f64], particles: &[ParticleStep], drift: f64) -> bool {
+    let limit = RUNAWAY / drift.sqrt();
+    scores.as_chunks::<3>().0.iter().zip(particles).all(|(s, base)| is_allowed(*s, base, limit))
+}
 
-    /// The first particle of a frame that fails so.
+impl Failure {
+    /// The first particle of a frame whose score is not sound.
     pub fn find(
         frame: usize,
         scores: &[f64],

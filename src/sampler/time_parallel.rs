@@ -14,7 +14,7 @@
 
 use super::jacobian::{Estimate, Jacobian};
 use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
-use crate::backend::{Backend, Failure, Job, Placement};
+use crate::backend::{Backend, Failure, Job, Placement, is_sound};
 use crate::error::{Result, bail};
 use crate::model::Frames;
 use crate::noise::Noise;
@@ -472,7 +472,7 @@ impl Window {
             let reach = CLAMP * particle.noise_amplitude * amplitude;
             for c in 0..3 {
                 let moved = new[c] - x[c];
-                if !(moved.abs() <= reach) {
+                if moved.is_nan() || moved.abs() > reach {
                     within = false;
                     new[c] = if moved.is_nan() { x[c] } else { x[c] + reach.copysign(moved) };
                 }
@@ -533,14 +533,14 @@ impl Window {
                 let next = &self.frames[(i + 1) * n..][..n];
                 let next_scores = &scores[(i + 1) * n..][..n];
                 let drift = factors(step.wrapping_add(1)).0;
-                sound = Failure::none(next_scores, particles, drift);
+                sound = is_sound(next_scores, particles, drift);
                 if converged && sound {
                     self.estimate.learn([&self.old, next], [s, next_scores]);
                 }
                 let mut largest: f64 = 0.0;
-                for c in 0..n {
-                    self.change[c] = self.new[c] - next[c];
-                    largest = largest.max(self.change[c].abs());
+                for (change, (new, x)) in self.change.iter_mut().zip(self.new.iter().zip(next)) {
+                    *change = new - x;
+                    largest = largest.max(change.abs());
                 }
                 exact &= largest == 0.0;
                 converged &= largest <= tolerance;

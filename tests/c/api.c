@@ -261,6 +261,48 @@ static void devices(void) {
     FAILS(diffusim_device_count(NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "n_gpus is NULL");
 }
 
+/* Many frames at once, and the sequential trajectory of the same seed. */
+static void time_parallel(const diffusim_model_t* network) {
+    diffusim_simulation_options_t options;
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    TRUE(options.sampler == DIFFUSIM_SEQUENTIAL && options.window == 64 && options.tolerance == 1e-6);
+    options.effective_step = 2.3e-7;
+    options.seed = 7;
+    options.allow_unstable = 1;
+    double positions[3][15];
+    const int32_t samplers[3] = {DIFFUSIM_SEQUENTIAL, DIFFUSIM_TIME_PARALLEL, DIFFUSIM_AUTO};
+    diffusim_simulation_t* simulation = NULL;
+    for (int i = 0; i < 3; i++) {
+        options.sampler = samplers[i];
+        options.jacobian = DIFFUSIM_JACOBIAN_DIAGONAL;
+        options.window = 12;
+        options.tolerance = 1e-9;
+        OK(diffusim_simulation_create(network, &options, &simulation));
+        OK(diffusim_simulation_step(simulation, 40));
+        OK(diffusim_simulation_get_positions(simulation, positions[i], DIFFUSIM_FLOAT64, 15));
+        for (int c = 0; c < 15; c++)
+            TRUE(fabs(positions[i][c] - positions[0][c]) < 1e-8);
+        diffusim_statistics_t done = {.struct_size = sizeof done};
+        OK(diffusim_simulation_statistics(simulation, &done));
+        if (samplers[i] == DIFFUSIM_SEQUENTIAL)
+            TRUE(done.rounds == 0 && done.steps_per_sweep == 0.0 && done.evaluations_per_step == 0.0);
+        if (samplers[i] == DIFFUSIM_TIME_PARALLEL) {
+            TRUE(done.rounds > 0 && done.sweeps == done.rounds && done.score_evaluations == 12 * done.sweeps);
+            TRUE(done.steps_per_sweep > 1.0 && done.evaluations_per_step > 1.0);
+        }
+        diffusim_simulation_free(simulation);
+    }
+    options.sampler = 3;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "sampler is 3");
+    options.sampler = DIFFUSIM_TIME_PARALLEL;
+    options.jacobian = -1;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "jacobian is -1");
+    options.jacobian = DIFFUSIM_JACOBIAN_AUTO;
+    options.adapter = DIFFUSIM_MALA;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "adapter Mala");
+}
+
 static void analytic_and_callback(void) {
     diffusim_model_t *harmonic, *callback;
     diffusim_simulation_options_t options;
@@ -296,6 +338,55 @@ static void analytic_and_callback(void) {
     TRUE(memcmp(x, y, sizeof x) == 0);
     diffusim_simulation_free(a);
     diffusim_simulation_free(b);
+}
+
+/* E = 0.37 * 40 x^2/2 + 0.63 * 70 x^2/2: a spring of 58.9 kT0/nm^2. */
+static void blends(const diffusim_model_t* network) {
+    const char* text = "{\"format_version\": 1, \"kind\": \"harmonic\", \"n_particles\": 2, \"length_unit\": \"nm\","
+                       " \"training_temperature\": 280.0, \"hyperparameters\": {\"stiffness\": 40.0}}";
+    int calls = -1;
+    diffusim_model_t *soft, *stiff, *blend, *none;
+    OK(diffusim_model_from_json(text, &soft));
+    OK(diffusim_model_callback(2, spring, &calls, 280.0, &stiff));
+    FAILS(diffusim_model_blend(soft, network, 0.5, &none), DIFFUSIM_ERROR_MISMATCH, "2 and 5 particles");
+    FAILS(diffusim_model_blend(soft, stiff, -0.1, &none), DIFFUSIM_ERROR_INVALID_ARGUMENT, "lambda is -0.1");
+    FAILS(diffusim_model_blend(soft, NULL, 0.1, &none), DIFFUSIM_ERROR_INVALID_ARGUMENT, "b is NULL");
+    OK(diffusim_model_blend(soft, stiff, 0.63, &blend));
+    const double x[6] = {0.3, -0.2, 0.7, 0.1, 0.5, -0.9};
+    double scores[6], energy, parts[2], squares = 0.0, lambda;
+    OK(diffusim_model_evaluate(blend, x, 1, scores, &energy));
+    OK(diffusim_model_component_energies(blend, NULL, x, 1, parts));
+    for (int i = 0; i < 6; i++) {
+        squares += x[i] * x[i];
+        TRUE(fabs(scores[i] + 58.9 * x[i]) < 1e-12);
+    }
+    TRUE(fabs(energy - 0.5 * 58.9 * squares) < 1e-12);
+    TRUE(fabs(parts[0] - 20.0 * squares) < 1e-12 && fabs(parts[1] - 35.0 * squares) < 1e-12);
+    FAILS(diffusim_model_component_energies(soft, NULL, x, 1, parts), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no lambda");
+
+    diffusim_simulation_options_t options;
+    diffusim_simulation_t* simulation;
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    options.effective_step = 0.003;
+    OK(diffusim_simulation_create(soft, &options, &simulation));
+    FAILS(diffusim_simulation_set_lambda(simulation, 0.5), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no lambda");
+    FAILS(diffusim_simulation_get_lambda(simulation, &lambda), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no lambda");
+    diffusim_simulation_free(simulation);
+    OK(diffusim_simulation_create(blend, &options, &simulation));
+    diffusim_model_free(soft); /* the simulation keeps what it needs */
+    diffusim_model_free(stiff);
+    diffusim_model_free(blend);
+    OK(diffusim_simulation_get_lambda(simulation, &lambda));
+    TRUE(lambda == 0.63);
+    FAILS(diffusim_simulation_set_lambda(simulation, NAN), DIFFUSIM_ERROR_INVALID_ARGUMENT, "lambda is");
+    OK(diffusim_simulation_set_lambda(simulation, 0.25));
+    OK(diffusim_simulation_get_lambda(simulation, &lambda));
+    TRUE(lambda == 0.25);
+    OK(diffusim_simulation_step(simulation, 30));
+    OK(diffusim_simulation_component_energies(simulation, parts, 2));
+    TRUE(parts[0] > 0.0 && fabs(parts[1] / parts[0] - 1.75) < 1e-12);
+    FAILS(diffusim_simulation_component_energies(simulation, parts, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 2");
+    diffusim_simulation_free(simulation);
 }
 
 /* A transferable model in its cell: 18 particles, species C and N. */
@@ -352,7 +443,9 @@ int main(int argc, char** argv) {
     diffusim_model_t* network;
     models(argv[1], &network);
     simulations(network);
+    time_parallel(network);
     analytic_and_callback();
+    blends(network);
     devices();
     periodic(argv[2], network);
     diffusim_model_free(network);
