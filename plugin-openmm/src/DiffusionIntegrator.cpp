@@ -346,6 +346,12 @@ void DiffusionIntegrator::step(int steps) {
     bound();
     if (steps < 0)
         throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
+    const std::size_t known = context->getForceImpls().size();
+    const int present = context->getSystem().getNumForces();
+    if (known != static_cast<std::size_t>(present))
+        throw OpenMMException("The System has " + std::to_string(present) + (present == 1 ? " force" : " forces") +
+                              " and the Context was created with " + std::to_string(known) +
+                              ", so some would not act. Call context.reinitialize(preserveState=True) after a change");
     if (!isBiased())
         return advance(steps, false);
     for (int i = 0; i < steps; i++) {
