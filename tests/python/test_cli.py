@@ -166,10 +166,12 @@ def test_another_temperature_is_pointed_out(command, engine):
     assert status == 0 and "warning" not in out
 
 
-def test_replicas_are_frames_in_a_row(command):
-    assert command("run", SMALL, "-o", "r.dcd", "--steps", 400, "--every", 200, "--replicas", 3, "--seed", 2)[0] == 0
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_replicas_are_frames_in_a_row(command, engine):
+    options = ["--steps", 400, "--every", 200, "--replicas", 3, "--seed", 2, "--friction", 7, "--engine", engine]
+    assert command("run", SMALL, "-o", "r.dcd", *options)[0] == 0
     trajectory = mdtraj.load("r.dcd", top="r.pdb")
-    simulation = Simulation(SMALL, seed=2, n_replicas=3)
+    simulation = Simulation(SMALL, seed=2, n_replicas=3, friction_rate=7)
     simulation.step(200)
     assert trajectory.n_frames == 6
     np.testing.assert_allclose(trajectory.xyz[:3], simulation.positions, atol=1e-6)
@@ -258,7 +260,6 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "-o", "a.dcd", "--spring", 0], "--spring is 0.0; expected a positive number"),
         (["run", "m.safetensors", "--engine", "openmm", "--spring", 9, "--time-step", 2], "give one of them"),
         (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
-        (["run", "m.safetensors", "-o", "a.dcd", "--engine", "openmm", "--replicas", 2], "OpenMM runs one"),
         (["report", "m.safetensors", *data], "5"),
         (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),
         (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png or .html"),

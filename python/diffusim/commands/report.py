@@ -1,11 +1,9 @@
 """`diffusim report`: is a model worth running? Simulated against the snapshots, as a picture and as numbers."""
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -275,28 +273,15 @@ def _read_trajectory(path: Path, n_particles: int) -> np.ndarray:
     import mdtraj
     from mdtraj.core.element import virtual
 
+    from diffusim.snapshot_files import load_quietly
+
     particles = mdtraj.Topology()
     residue = particles.add_residue("MOL", particles.add_chain())
     for i in range(n_particles):
         particles.add_atom(f"X{i}", virtual, residue)
     try:
-        with _silent_c_libraries():
-            return mdtraj.load(str(path), top=particles).xyz
+        return load_quietly(path, top=particles).xyz
     except OSError:
         raise
     except Exception as error:  # mdtraj has no error class of its own
         fail(f"{path} cannot be read as a trajectory of {n_particles} particles: {str(error).splitlines()[0]}")
-
-
-@contextmanager
-def _silent_c_libraries() -> Iterator[None]:
-    """mdtraj's DCD reader talks to stdout from C; nobody asked it to."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
