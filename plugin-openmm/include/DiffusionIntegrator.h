@@ -119,6 +119,7 @@ private:
     diffusim_statistics_t statistics() const;
     OpenMM::ContextImpl& bound() const;
     void findLearnedEnergy(OpenMM::ContextImpl& context);
+    void refuseUnknownForces() const;
     std::string biasForces() const;
     void followLambda();
     void computeBias();

@@ -348,6 +348,20 @@ void DiffusionIntegrator::stateChanged(State::DataType changed) {
         followLambda();
 }
 
+/** A Force that was added to the System later than the Context was created has no part in it. */
+void DiffusionIntegrator::refuseUnknownForces() const {
+    const System& system = context->getSystem();
+    const std::vector<ForceImpl*>& impls = context->getForceImpls();
+    for (int i = 0; i < system.getNumForces(); i++) {
+        const Force* force = &system.getForce(i);
+        if (std::none_of(impls.begin(), impls.end(),
+                         [force](const ForceImpl* impl) { return &impl->getOwner() == force; }))
+            throw OpenMMException("The System's " + force->getName() +
+                                  " came after the Context was created and would "
+                                  "not act. Call context.reinitialize(preserveState=True) after adding it");
+    }
+}
+
 /** Names of the Forces that act as a bias; empty if there are none. */
 std::string DiffusionIntegrator::biasForces() const {
     const int groups = getIntegrationForceGroups();
@@ -396,6 +410,7 @@ void DiffusionIntegrator::step(int steps) {
     bound();
     if (steps < 0)
         throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
+    refuseUnknownForces();
     const std::string bias = biasForces();
     if (bias.empty())
         advance(steps, false);
