@@ -398,8 +398,8 @@ class Simulation:
         device          "cpu", or "cuda", "cuda:1" and so on for a GPU; "auto" is "cpu"
         n_threads       0: one per core
         allow_unstable  run although the model's stiffest mode is unstable at this step
-        sampler         "sequential"; "time-parallel": many frames at once, the same trajectory to a tolerance (theory 12);
-                        "auto": time-parallel where it pays, by the counts of its first sweeps
+        sampler         "sequential"; "time-parallel": many frames at once, the same trajectory to a tolerance
+                        (theory 12); "auto": time-parallel where it pays, by the counts of its first sweeps
         window          frames of each replica that a time-parallel sweep works on
         tolerance       nm, by which a frame may still change for the one after it to be final; 0: not by a bit
         jacobian        what sweeps know of the slope of the score: "identity" (Picard), "diagonal", "dense", or
@@ -635,7 +635,13 @@ class Simulation:
                 setattr(native, name, _doubles(array))
                 setattr(native, f"n_{name}", array.size)
                 keep.append(array)
-        for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32), ("window", 2**63)):
+        for name, limit in (
+            ("seed", 2**64),
+            ("n_replicas", 2**32),
+            ("first_replica", 2**32),
+            ("n_threads", 2**32),
+            ("window", 2**63),
+        ):
             _expect_whole(name, options[name], limit)
             setattr(native, name, options[name])
         native.adapter = _index("adapter", options["adapter"], ADAPTERS)
