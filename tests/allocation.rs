@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{network, simulation};
+use common::{ADAPTERS, network, simulation, with_adapter};
 use diffusim::sampler::{Options, StepSize};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,5 +43,14 @@ fn steps_allocate_nothing() {
         s.step_biased(&bias).unwrap();
         let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert!(count <= allowed, "{n_replicas} replicas: {count} allocations");
+    }
+    for adapter in ADAPTERS {
+        let options =
+            Options { step_size: StepSize::EffectiveStep(1e-9), allow_unstable: true, ..Options::default() };
+        let mut s = simulation(&network(), with_adapter(adapter, Options { n_threads: 1, ..options }));
+        s.step(10).unwrap();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        s.step(700).unwrap();
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{adapter:?}");
     }
 }
