@@ -9,7 +9,8 @@
 namespace diffusim_openmm {
 
 /**
- * Potential energy kT₀ E and forces kT₀ s of a model, for any integrator and any platform; the core computes them.
+ * Potential energy kT₀ E and forces kT₀ s of a model, for any integrator and any platform; the core computes them. Of
+ * several copies of a molecule it is the sum.
  */
 class DiffusionForce : public OpenMM::Force {
 public:

@@ -13,9 +13,34 @@
 
 namespace diffusim_openmm {
 
+/** [n][3], which is how Vec3s lie in memory. */
+inline const double* coordinates(const std::vector<OpenMM::Vec3>& vectors) {
+    return reinterpret_cast<const double*>(vectors.data());
+}
+
+/** A model as one of every copy of the molecule that a System holds, and their number. */
+struct FittedModel {
+    std::shared_ptr<const diffusim::model> model;
+    std::size_t copies;
+
+    /**
+     * The learned energy (kJ/mol) of every copy at a System's positions (nm).
+     *
+     * @param cell   its periodic box [3][3] (nm), which only a periodic model looks at
+     */
+    std::vector<double> computeEnergies(const std::vector<OpenMM::Vec3>& positions, const double* cell) const;
+    /**
+     * The configurational temperature (K) of the learned energy at a System's positions (nm), over all copies.
+     *
+     * @throws OpenMM::OpenMMException for a periodic model
+     */
+    double computeTemperature(const std::vector<OpenMM::Vec3>& positions) const;
+};
+
 /**
- * A model of n particles, of which System particle particles[i] is the i-th. `particles` may be empty: then the System
- * has exactly the model's particles, in its order.
+ * A model of n particles, and which particles of a System they are. The System holds a number of copies of the
+ * molecule, one after the other and with equally many particles each; within a copy, particle particles[i] is the
+ * model's i-th. `particles` may be empty: then a copy is exactly the model's particles, in its order.
  */
 class ScoreModel {
 public:
@@ -32,32 +57,27 @@ public:
     const diffusim::model& getModel() const { return *model; }
     const std::vector<std::size_t>& getParticles() const { return particles; }
     void setParticles(const std::vector<std::size_t>& indices) { particles = indices; }
+    /** Copies of the molecule in the System; 0 = as many as it has particles for. */
+    std::size_t getCopies() const { return copies; }
+    void setCopies(std::size_t number) { copies = number; }
+    /** Whether `other` gives the same energy of the same particles. */
+    bool equals(const ScoreModel& other) const;
 
     /**
-     * The model as one of all particles of `system`; those it does not move have zero score.
+     * The model as one of all particles of each copy in `system`; those it does not move have zero score.
      *
      * @param checkMasses   whether the masses must be those of the model's particles
-     * @throws diffusim::error if it does not fit: the numbers of particles, or the first particle that differs
+     * @throws diffusim::error or OpenMM::OpenMMException if it does not fit: the numbers of particles, or the first
+     *         copy and particle that differ
      */
-    std::shared_ptr<const diffusim::model> fit(const OpenMM::System& system, bool checkMasses) const;
-    /**
-     * The learned energy (kJ/mol) of a System's positions (nm).
-     *
-     * @param cell   its periodic box [3][3] (nm), which only a periodic model looks at
-     */
-    double computeEnergy(const std::vector<OpenMM::Vec3>& positions, const double* cell) const;
-    /**
-     * The configurational temperature (K) of the learned energy at a System's positions (nm).
-     *
-     * @throws OpenMM::OpenMMException for a periodic model
-     */
-    double computeTemperature(const std::vector<OpenMM::Vec3>& positions) const;
+    FittedModel fit(const OpenMM::System& system, bool checkMasses) const;
 
 private:
-    std::vector<double> gather(const std::vector<OpenMM::Vec3>& positions) const;
+    std::size_t copiesIn(std::size_t numParticles) const;
 
     std::shared_ptr<const diffusim::model> model;
     std::vector<std::size_t> particles;
+    std::size_t copies = 0;
     double noiseLevel = 0;
 };
 

@@ -1,7 +1,9 @@
 #include "ScoreModel.h"
 #include "base64.h"
+#include "messages.h"
 #include "openmm/OpenMMException.h"
 #include "units.h"
+#include <algorithm>
 
 using namespace OpenMM;
 
@@ -22,11 +24,17 @@ ScoreModel::ScoreModel(const SerializationNode& node) {
         model = std::make_shared<diffusim::model>(diffusim::model::from_json(source.getStringProperty("description")));
     else
         model = std::make_shared<diffusim::model>(diffusim::model::load(source.getStringProperty("path"), noiseLevel));
+    const int number = node.getIntProperty("copies", 0);
+    if (number < 0)
+        throw OpenMMException("copies is " + std::to_string(number) +
+                              "; expected a positive number, or 0 for as many as the System has particles for");
+    copies = static_cast<std::size_t>(number);
     for (const SerializationNode& particle : node.getChildNode("Particles").getChildren())
         particles.push_back(particle.getLongProperty("index"));
 }
 
 void ScoreModel::serialize(SerializationNode& node) const {
+    node.setIntProperty("copies", static_cast<int>(copies));
     SerializationNode& source = node.createChildNode("Model");
     source.setDoubleProperty("noiseLevel", noiseLevel);
     try {
@@ -40,43 +48,66 @@ void ScoreModel::serialize(SerializationNode& node) const {
         list.createChildNode("Particle").setLongProperty("index", static_cast<long long>(index));
 }
 
-std::shared_ptr<const diffusim::model> ScoreModel::fit(const System& system, bool checkMasses) const {
-    const std::size_t n = system.getNumParticles();
-    std::shared_ptr<const diffusim::model> fitted = model;
+bool ScoreModel::equals(const ScoreModel& other) const {
+    return model->sha256() == other.model->sha256() && noiseLevel == other.noiseLevel && particles == other.particles;
+}
+
+std::size_t ScoreModel::copiesIn(std::size_t numParticles) const {
+    if (copies != 0) {
+        if (numParticles % copies != 0)
+            throw OpenMMException("The System has " + std::to_string(numParticles) + " particles, which is not " +
+                                  std::to_string(copies) + " copies of equally many; give copies=" +
+                                  std::to_string(std::max<std::size_t>(1, numParticles / model->n_particles())) +
+                                  ", or as many particles to each");
+        return copies;
+    }
+    const std::size_t n = model->n_particles();
+    // In a periodic box a larger System is more likely one that the model is to be made larger for.
+    if (!particles.empty() || model->is_periodic() || numParticles <= n || numParticles % n != 0)
+        return 1;
+    const std::size_t number = numParticles / n;
+    warn("the System's " + std::to_string(numParticles) + " particles are taken for " + std::to_string(number) +
+         " copies of the molecule of " + model->name() +
+         ", which feel nothing of each other. Say so with copies=" + std::to_string(number));
+    return number;
+}
+
+FittedModel ScoreModel::fit(const System& system, bool checkMasses) const {
+    const int total = system.getNumParticles();
+    FittedModel fitted{model, copiesIn(static_cast<std::size_t>(total))};
+    const std::size_t n = static_cast<std::size_t>(total) / fitted.copies;
     if (!particles.empty())
-        fitted = std::make_shared<diffusim::model>(model->subset(n, particles));
-    fitted->check_particles(std::vector<const char*>(n, nullptr)); // their number
-    if (checkMasses) {
-        std::vector<double> masses(n);
-        for (std::size_t i = 0; i < n; i++)
-            masses[i] = system.getParticleMass(i);
-        fitted->check_masses(masses);
+        fitted.model = std::make_shared<diffusim::model>(model->subset(n, particles));
+    fitted.model->check_particles(std::vector<const char*>(n, nullptr)); // their number
+    std::vector<double> masses(n);
+    for (std::size_t i = 0; i < n; i++)
+        masses[i] = system.getParticleMass(static_cast<int>(i));
+    if (checkMasses)
+        fitted.model->check_masses(masses);
+    for (int i = 0; i < total; i++) {
+        const double mass = system.getParticleMass(i), first = masses[i % n];
+        if (mass != first)
+            throw OpenMMException("Particle " + std::to_string(i % n) + " of copy " + std::to_string(i / n) +
+                                  " (particle " + std::to_string(i) + " of the System) weighs " + shortText(mass) +
+                                  " amu, and that of copy 0 " + shortText(first) +
+                                  " amu. The copies of a molecule must be alike: reorder the System");
     }
     return fitted;
 }
 
-std::vector<double> ScoreModel::gather(const std::vector<Vec3>& positions) const {
-    std::vector<double> gathered;
-    gathered.reserve(3 * model->n_particles());
-    for (std::size_t i = 0; i < model->n_particles(); i++) {
-        const Vec3& x = positions[particles.empty() ? i : particles[i]];
-        gathered.insert(gathered.end(), {x[0], x[1], x[2]});
-    }
-    return gathered;
+std::vector<double> FittedModel::computeEnergies(const std::vector<Vec3>& positions, const double* cell) const {
+    std::vector<double> scores(3 * positions.size()), energies(copies);
+    model->evaluate(model->is_periodic() ? cell : nullptr, coordinates(positions), copies, scores.data(),
+                    energies.data(), nullptr);
+    for (double& energy : energies)
+        energy *= energyUnit(*model);
+    return energies;
 }
 
-double ScoreModel::computeEnergy(const std::vector<Vec3>& positions, const double* cell) const {
-    const std::vector<double> frame = gather(positions);
-    std::vector<double> scores(frame.size());
-    double energy = 0;
-    model->evaluate(model->is_periodic() ? cell : nullptr, frame.data(), 1, scores.data(), &energy, nullptr);
-    return energyUnit(*model) * energy;
-}
-
-double ScoreModel::computeTemperature(const std::vector<Vec3>& positions) const {
+double FittedModel::computeTemperature(const std::vector<Vec3>& positions) const {
     if (model->is_periodic())
         throw OpenMMException("The configurational temperature is not computed for a periodic model: " + model->name());
-    return model->configurational_temperature(gather(positions).data(), 1);
+    return model->configurational_temperature(coordinates(positions), copies);
 }
 
 } // namespace diffusim_openmm

@@ -7,6 +7,7 @@
 #include "Serialization.h"
 #include "messages.h"
 #include "openmm/OpenMMException.h"
+#include <algorithm>
 
 using namespace OpenMM;
 using namespace diffusim_openmm;
@@ -107,8 +108,16 @@ int diffusim_openmm_get_seed_in_use(Integrator* integrator, int64_t* seed) {
     return guard([=] { *seed = cast(integrator).getSeedInUse(); });
 }
 
-int diffusim_openmm_compute_model_energy(Integrator* integrator, double* energy) {
-    return guard([=] { *energy = cast(integrator).computeModelEnergy(); });
+int diffusim_openmm_get_num_copies(Integrator* integrator, int64_t* copies) {
+    return guard([=] { *copies = static_cast<int64_t>(cast(integrator).getNumCopies()); });
+}
+
+// `energies` has room for as many numbers as there are copies.
+int diffusim_openmm_compute_model_energies(Integrator* integrator, double* energies) {
+    return guard([=] {
+        const std::vector<double> computed = cast(integrator).computeModelEnergies();
+        std::copy(computed.begin(), computed.end(), energies);
+    });
 }
 
 int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* kelvin) {
@@ -117,6 +126,14 @@ int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* k
 
 int diffusim_openmm_get_largest_score(Integrator* integrator, double* score) {
     return guard([=] { *score = cast(integrator).getLargestScore(); });
+}
+
+int diffusim_openmm_get_acceptance(Integrator* integrator, double* fraction) {
+    return guard([=] { *fraction = cast(integrator).getAcceptance(); });
+}
+
+int diffusim_openmm_get_last_status(Integrator* integrator, int64_t* status) {
+    return guard([=] { *status = cast(integrator).getLastStatus(); });
 }
 
 } // extern "C"

@@ -54,9 +54,12 @@ for _name, _arguments in {
     "get_seed": [POINTER(c_int64)],
     "set_seed": [c_int64],
     "get_seed_in_use": [POINTER(c_int64)],
-    "compute_model_energy": [POINTER(c_double)],
+    "get_num_copies": [POINTER(c_int64)],
+    "compute_model_energies": [c_void_p],
     "compute_system_temperature": [POINTER(c_double)],
     "get_largest_score": [POINTER(c_double)],
+    "get_acceptance": [POINTER(c_double)],
+    "get_last_status": [POINTER(c_int64)],
 }.items():
     getattr(_lib, f"diffusim_openmm_{_name}").argtypes = [c_void_p, *_arguments]
 
