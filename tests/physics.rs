@@ -266,8 +266,9 @@ fn annealing_follows_the_recursion_of_each_adapter() {
             let squares = |s: &Simulation| -> Vec<f64> {
                 s.positions().chunks_exact(30).map(|x| x.iter().map(|x| x * x).sum::<f64>() / 30.0).collect()
             };
-            let mut c = Covariance::default();
-            c.ww = BOLTZMANN * temperatures[0] / mass * dt * dt; // velocities are drawn; the noise before is 0
+            // Velocities are drawn; the noise before is 0.
+            let drawn = BOLTZMANN * temperatures[0] / mass * dt * dt;
+            let mut c = Covariance { ww: drawn, ..Covariance::default() };
             let mut last = (1.0, 1.0);
             for (n, t) in temperatures.iter().enumerate() {
                 s.step(1).unwrap();
