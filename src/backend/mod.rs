@@ -4,7 +4,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod threads;
 
-use crate::adapter::{Adapter, ParticleStep};
+use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep, Tuning};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, ScoreModel};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// A drift of this many noise amplitudes in one step is a particle running away, at any spring: at the stability limit of
 /// theory §2 the two are equal in size. The same number is in kernels/advance.cuh.
-pub(crate) const RUNAWAY: f64 = 100.0;
+const RUNAWAY: f64 = 100.0;
 
 /// What a simulation may run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +86,10 @@ pub struct Job<'a> {
     pub particles: &'a [ParticleStep],
     /// Factors of schedules at a step: on τ and on the noise amplitude.
     pub factors: &'a (dyn Fn(u64) -> (f64, f64) + Sync),
+    /// With adapters that have velocities, at the schedules' unit factors.
+    pub inertia: Option<Inertia>,
+    /// With adapters whose steps are tuned.
+    pub burn_in: Option<BurnIn>,
     /// Seed of the noise.
     pub seed: u64,
     /// Number of the first step.
@@ -94,8 +98,25 @@ pub struct Job<'a> {
     pub n_steps: u64,
     /// Added to the score (1/nm), `[n_replicas][n_particles][3]`, for a single step.
     pub bias: Option<&'a [f64]>,
-    /// Whether the positions are those that the last call left, so that a device may go on with its own copy.
+    /// Whether the replicas are as the last call left them, so that a device may go on with its own copy.
     pub continues: bool,
+}
+
+/// What steps change.
+pub struct Replicas<'a> {
+    /// nm, `[n_replicas][n_particles][3]`.
+    pub positions: &'a mut [f64],
+    /// nm/ps, of the same shape; empty where the adapter has none.
+    pub velocities: &'a mut [f64],
+    /// `[n_replicas]`; empty without a burn-in.
+    pub tunings: &'a mut [Tuning],
+}
+
+impl<'a> Replicas<'a> {
+    /// Of adapters that have neither velocities nor tunings.
+    pub fn at(positions: &'a mut [f64]) -> Self {
+        Replicas { positions, velocities: &mut [], tunings: &mut [] }
+    }
 }
 
 /// Why a run stopped.
@@ -117,9 +138,13 @@ pub enum Failure {
     Other(Error),
 }
 
-/// Whether every score of a frame is finite and no drift, at factor `drift` of the schedules, a runaway's.
-pub fn is_sound(scores: &[f64], particles: &[ParticleStep], drift: f64) -> bool {
-    let limit = RUNAWAY / drift.sqrt();
+/// The largest drift of particles that do not run away, in base noise amplitudes, at factor `drift` of the schedules.
+pub fn runaway(drift: f64) -> f64 {
+    RUNAWAY / drift.sqrt()
+}
+
+/// Whether every score of a frame is finite and no base drift more than `limit` base noise amplitudes.
+pub fn is_sound(scores: &[f64], particles: &[ParticleStep], limit: f64) -> bool {
     scores.as_chunks::<3>().0.iter().zip(particles).all(|(s, base)| is_allowed(*s, base, limit))
 }
 
@@ -129,11 +154,10 @@ impl Failure {
         frame: usize,
         scores: &[f64],
         particles: &[ParticleStep],
-        drift: f64,
+        limit: f64,
         step: u64,
         positions: &[f64],
     ) -> Option<Self> {
-        let limit = RUNAWAY / drift.sqrt();
         let scores = scores.as_chunks::<3>().0;
         let particle = scores.iter().zip(particles).position(|(s, base)| !is_allowed(*s, base, limit))?;
         let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
@@ -148,11 +172,10 @@ fn is_allowed(score: [f64; 3], base: &ParticleStep, limit: f64) -> bool {
 
 /// A device that holds the replicas of one simulation.
 pub trait Backend: Send {
-    /// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]`; how many proposals were
-    /// accepted, 0 with adapters that make none.
+    /// Take the steps of `job` with all replicas; how many proposals were accepted, 0 with adapters that make none.
     ///
     /// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure>;
+    fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure>;
 
     /// Scores of a batch of any number of frames, with all threads; what the samplers need that take many frames at once.
     fn scores(&mut self, model: &dyn ScoreModel, frames: Frames, scores: &mut [f64]) -> Result<()>;

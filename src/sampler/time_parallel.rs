@@ -14,7 +14,7 @@
 
 use super::jacobian::{Estimate, Jacobian};
 use crate::adapter::{Adapter, EulerMaruyama, LeimkuhlerMatthews, ParticleStep, Step};
-use crate::backend::{Backend, Failure, Job, Placement, is_sound};
+use crate::backend::{Backend, Failure, Job, Placement, is_sound, runaway};
 use crate::error::{Result, bail};
 use crate::model::Frames;
 use crate::noise::Noise;
@@ -483,9 +483,9 @@ impl Window {
 
     /// The failure of the first frame, which is final, if its score is not sound.
     fn failure(&self, place: &Place, replica: usize, scores: &[f64]) -> Option<Failure> {
-        let drift = (place.job.factors)(self.step).0;
+        let limit = runaway((place.job.factors)(self.step).0);
         let scores = &scores[..self.old.len()];
-        Failure::find(replica, scores, place.job.particles, drift, self.step, self.frame(0))
+        Failure::find(replica, scores, place.job.particles, limit, self.step, self.frame(0))
     }
 
     /// One sweep, with the scores of [`Window::evaluated`], the first of which is sound.
@@ -532,8 +532,8 @@ impl Window {
             if i + 1 < width {
                 let next = &self.frames[(i + 1) * n..][..n];
                 let next_scores = &scores[(i + 1) * n..][..n];
-                let drift = factors(step.wrapping_add(1)).0;
-                sound = is_sound(next_scores, particles, drift);
+                let limit = runaway(factors(step.wrapping_add(1)).0);
+                sound = is_sound(next_scores, particles, limit);
                 if converged && sound {
                     self.estimate.learn([&self.old, next], [s, next_scores]);
                 }

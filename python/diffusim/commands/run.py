@@ -24,6 +24,7 @@ class Adapter(StrEnum):
     euler_maruyama = "euler-maruyama"
     heun = "heun"
     mala = "mala"
+    langevin = "langevin"
 
 
 class Sampler(StrEnum):
@@ -51,6 +52,8 @@ class Settings:
     adapter: str | None
     every: int | None
     engine: str | None
+    target_acceptance: float | None = None
+    burn_in: int | None = None
     sampler: str | None = None
     window: int | None = None
     tolerance: float | None = None
@@ -89,6 +92,10 @@ def run(
     adapter: Annotated[
         Adapter | None, typer.Option(help="How a step is taken.  [default: leimkuhler-matthews]")
     ] = None,
+    target_acceptance: Annotated[
+        float | None, typer.Option(help="With --adapter mala: tune the step to this acceptance in --burn-in steps.")
+    ] = None,
+    burn_in: Annotated[int | None, typer.Option(min=1, help="Steps of that tuning, from the first.")] = None,
     every: Annotated[
         int | None, typer.Option(min=1, help="Steps between saved frames, at most --steps.  [default: 1000]")
     ] = None,
@@ -112,7 +119,8 @@ def run(
     """
     settings = Settings(
         temperature, spring, effective_step, time_step, friction, replicas, seed,
-        adapter and adapter.value, every, engine and engine.value, sampler and sampler.value, window, tolerance,
+        adapter and adapter.value, every, engine and engine.value, target_acceptance, burn_in,
+        sampler and sampler.value, window, tolerance,
     )  # fmt: skip
     checkpoint = output.with_suffix(".checkpoint")
     _check_output(output, checkpoint, resume, force)
@@ -198,6 +206,8 @@ def run(
     if work := machine.work():
         say("sampler", work)
     say("wrote", f"{output}   {trajectory.n_frames:,} frames" + (f"   topology {topology}" if topology else ""))
+    if outcome := machine.outcome():
+        say("", outcome)
     say("", f"{checkpoint}   continue with --resume --steps N")
 
 
@@ -249,6 +259,8 @@ class _Core:
             n_replicas=settings.replicas,
             adapter=settings.adapter,
             device=device,
+            target_acceptance=settings.target_acceptance,
+            burn_in_steps=settings.burn_in or 0,
             **{name: value for name in SWEEPS if (value := getattr(settings, name)) is not None},
         )
         self.seed = self._simulation.seed
@@ -273,6 +285,16 @@ class _Core:
         """ps; 0 where the steps have no physical time."""
         return self._simulation.statistics.time_step or 0.0
 
+    def outcome(self) -> str:
+        """What else there is to say about the steps."""
+        statistics = self._simulation.statistics
+        if statistics.acceptance is not None:
+            tuned = f"   step {statistics.step_factor:.3g} × the given one" if statistics.step_factor else ""
+            return f"acceptance {statistics.acceptance:.3f}{tuned}"
+        if statistics.kinetic_temperature is not None:
+            return f"kinetic temperature of the last frame {statistics.kinetic_temperature:.4g} K"
+        return ""
+
     def positions(self) -> np.ndarray:
         return self._simulation.positions
 
@@ -293,6 +315,8 @@ class _OpenMM:
             import diffusim.openmm
         except ImportError as error:
             fail(f"--engine openmm cannot start: {error}")
+        if settings.target_acceptance is not None or settings.burn_in is not None:
+            fail("--target-acceptance and --burn-in are for --engine core.")
         for name in SWEEPS:
             if getattr(settings, name) is not None:
                 fail(f"{_flag(name)} is for --engine core; leave it out.")
@@ -339,6 +363,9 @@ class _OpenMM:
 
     def time_step(self) -> float:
         return self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
+
+    def outcome(self) -> str:
+        return ""
 
     def positions(self) -> np.ndarray:
         state = self._context.getState(positions=True)
