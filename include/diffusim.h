@@ -77,6 +77,7 @@
 // Langevin dynamics with velocities, by the middle scheme: one score a step; needs masses, a friction rate and a time step
 // (theory 11).
 #define DIFFUSIM_LANGEVIN 4
+
 // One frame after the other.
 #define DIFFUSIM_SEQUENTIAL 0
 

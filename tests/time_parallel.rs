@@ -90,11 +90,11 @@ fn same_trajectory_within_the_tolerance() {
         analytic("double-well", 2, 290.0, json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 23.0}));
     let mueller_brown = analytic("mueller-brown", 1, 290.0, json!({"kT": 23.0}));
     let start = icosahedron(0.95);
-    let cases: [(&str, Arc<Model>, f64, Option<&[f64]>, u64); 6] = [
+    let cases = [
         ("harmonic", well, 1.3e-3, None, 2000),
         ("double well", double_well, 3.7e-4, None, 2000),
-        ("Müller–Brown", mueller_brown, 7e-4, Some(&[-0.55, 1.4, 0.3]), 2000),
-        ("Lennard-Jones cluster", cluster(), 1.1e-4, Some(&start), 1000),
+        ("Müller–Brown", mueller_brown, 7e-4, Some(&[-0.55, 1.4, 0.3][..]), 2000),
+        ("Lennard-Jones cluster", cluster(), 1.1e-4, Some(&start[..]), 1000),
         ("random network", network(), 2.3e-7, None, 600),
         ("alanine dipeptide", ala2(), 8.2e-7, None, 400),
     ];
