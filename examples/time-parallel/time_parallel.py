@@ -197,8 +197,8 @@ def main() -> None:
     for row in found:
         say(
             "",
-            f"{row.system:<22} tau {row.effective_step:.1e}   {row.method:<9} {row.steps_per_round:6.2f} steps a round  "
-            f" {row.evaluations_per_step:5.1f} scores a step   off by {row.deviation:.1e} noise amplitudes   "
+            f"{row.system:<22} tau {row.effective_step:.1e}   {row.method:<9} {row.steps_per_round:6.2f} steps a round"
+            f"   {row.evaluations_per_step:5.1f} scores a step   off by {row.deviation:.1e} noise amplitudes   "
             f"speed {row.speed:.2f}, processor time {row.processor_time:.1f}",
         )
 
