@@ -292,7 +292,11 @@ class _Core:
             tuned = f"   step {statistics.step_factor:.3g} × the given one" if statistics.step_factor else ""
             return f"acceptance {statistics.acceptance:.3f}{tuned}"
         if statistics.kinetic_temperature is not None:
-            return f"kinetic temperature of the last frame {statistics.kinetic_temperature:.4g} K"
+            spread = statistics.temperature * math.sqrt(2 / self._simulation.velocities.size)
+            return (
+                f"kinetic temperature of the last frame {statistics.kinetic_temperature:.4g} K "
+                f"({statistics.temperature:.4g} ± {spread:.3g} K expected)"
+            )
         return ""
 
     def positions(self) -> np.ndarray:
