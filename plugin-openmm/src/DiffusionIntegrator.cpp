@@ -1,4 +1,5 @@
 #include "DiffusionIntegrator.h"
+#include "DiffusionForceImpl.h"
 #include "messages.h"
 #include "openmm/AndersenThermostat.h"
 #include "openmm/CMMotionRemover.h"
@@ -16,9 +17,10 @@
 #include <algorithm>
 #include <istream>
 #include <ostream>
-#include <sstream>
+#include <random>
 
 using namespace OpenMM;
+using namespace std::string_literals;
 
 namespace diffusim_openmm {
 
@@ -31,7 +33,8 @@ const struct {
 } ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
                 {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
                 {"heun", DIFFUSIM_HEUN},
-                {"mala", DIFFUSIM_MALA}};
+                {"mala", DIFFUSIM_MALA},
+                {"langevin", DIFFUSIM_LANGEVIN}};
 
 template <class... Types>
 bool isAnyOf(const Force& force) {
@@ -51,13 +54,15 @@ bool isPeriodic(const Force& force) {
     }
 }
 
-std::string shortText(double value) {
-    std::ostringstream text;
-    text << value;
-    return text.str();
+/** One of the seeds that follow from `seed`. */
+std::int64_t branchOf(std::int64_t seed, std::uint32_t branch) {
+    std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32), branch};
+    std::uint32_t words[2];
+    sequence.generate(words, words + 2);
+    return static_cast<std::int64_t>(words[0] | static_cast<std::uint64_t>(words[1] >> 1) << 32);
 }
 
-/** Throw if the System asks for what learned, overdamped dynamics cannot do. */
+/** Throw if the System asks for what learned dynamics cannot do. */
 void checkSystem(const System& system) {
     const std::string prefix = "DiffusionIntegrator cannot run this System: ";
     if (system.getNumConstraints() > 0) {
@@ -78,12 +83,12 @@ void checkSystem(const System& system) {
         const Force& force = system.getForce(i);
         if (isBarostat(force))
             throw OpenMMException(prefix + "its " + force.getName() +
-                                  " needs the energy of the learned model, which is not part of the Context's. Remove "
-                                  "the barostat; the volume stays as it is.");
+                                  " changes the volume, and the model knows only that of its snapshots. Remove the "
+                                  "barostat; the volume stays as it is.");
         if (isAnyOf<AndersenThermostat>(force))
             throw OpenMMException(prefix + "its " + force.getName() +
-                                  " acts on velocities, which overdamped dynamics does not have. Remove it; the "
-                                  "integrator keeps the temperature by itself.");
+                                  " acts on velocities, and this integrator keeps the temperature by itself. Remove "
+                                  "it.");
     }
 }
 } // namespace
@@ -106,6 +111,7 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.adapter = settings.adapter;
     options.seed = static_cast<uint64_t>(seedInUse);
     options.masses = masses.empty() ? nullptr : masses.data();
+    options.n_replicas = fitted.copies;
     options.device = device.c_str();
     return options;
 }
@@ -162,8 +168,10 @@ void DiffusionIntegrator::setAdapter(const std::string& name) {
             next.adapter = adapter.value;
             return apply(next);
         }
-    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "', '" +
-                          ADAPTERS[1].name + "', '" + ADAPTERS[2].name + "' or '" + ADAPTERS[3].name + "'");
+    std::string known;
+    for (const auto& adapter : ADAPTERS)
+        known += (known.empty() ? "'" : &adapter == std::end(ADAPTERS) - 1 ? " or '" : ", '") + (adapter.name + "'"s);
+    throw OpenMMException("The adapter '" + name + "' is not known; expected " + known);
 }
 
 std::string DiffusionIntegrator::getAdapter() const {
@@ -226,21 +234,51 @@ ContextImpl& DiffusionIntegrator::bound() const {
     return *context;
 }
 
-double DiffusionIntegrator::computeModelEnergy() const {
+std::size_t DiffusionIntegrator::getNumCopies() const {
+    if (!simulation)
+        throw OpenMMException("This Integrator is not bound to a context!");
+    return fitted.copies;
+}
+
+void DiffusionIntegrator::followLambda() {
+    if (simulation && fitted.follow(*context))
+        simulation->set_lambda(fitted.lambda);
+}
+
+std::vector<double> DiffusionIntegrator::computeModelEnergies() {
     std::vector<Vec3> current;
     Vec3 box[3];
     bound().getPositions(current);
+    followLambda();
     context->getPeriodicBoxVectors(box[0], box[1], box[2]);
-    return model.computeEnergy(current, &box[0][0]);
+    return fitted.computeEnergies(current, &box[0][0]);
 }
 
-double DiffusionIntegrator::computeSystemTemperature() const {
+double DiffusionIntegrator::computeConfigurationalTemperature() {
     std::vector<Vec3> current;
     bound().getPositions(current);
-    return model.computeTemperature(current);
+    followLambda();
+    return fitted.computeTemperature(current);
+}
+
+double DiffusionIntegrator::computeSystemTemperature() {
+    if (!isInertial())
+        return computeConfigurationalTemperature();
+    bound();
+    importVelocities();
+    return simulation->statistics().kinetic_temperature;
+}
+
+double DiffusionIntegrator::computeKineticEnergy() {
+    if (!simulation || !isInertial() || !hasVelocities) // as long as nothing has been drawn the Context's are 0
+        return 0;
+    importVelocities();
+    return simulation->statistics().kinetic_energy * static_cast<double>(fitted.copies); // of the core, their mean
 }
 
 double DiffusionIntegrator::getLargestScore() const { return simulation ? simulation->statistics().largest_score : 0; }
+
+double DiffusionIntegrator::getAcceptance() const { return simulation ? simulation->statistics().acceptance : 0; }
 
 // ---- life in a Context
 
@@ -249,39 +287,41 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
         throw OpenMMException("This Integrator is already bound to a context");
     const System& system = contextRef.getSystem();
     checkSystem(system);
-    const std::shared_ptr<const diffusim::model> fitted = model.fit(system, checkMasses);
-    const std::size_t n = system.getNumParticles();
-    masses.resize(n);
-    for (std::size_t i = 0; i < n; i++)
+    fitted = model.fit(system, checkMasses);
+    masses.resize(system.getNumParticles() / fitted.copies);
+    for (std::size_t i = 0; i < masses.size(); i++)
         masses[i] = system.getParticleMass(static_cast<int>(i));
     seedInUse = seed == 0 ? static_cast<uint32_t>(osrngseed()) : seed;
-    simulation = std::make_unique<diffusim::simulation>(*fitted, options(settings));
+    usedNoise.clear();
+    simulation = std::make_unique<diffusim::simulation>(*fitted.model, options(settings));
+    findLearnedEnergy(contextRef);
     platformKernel = contextRef.getPlatform().createKernel(IntegrateVerletStepKernel::Name(), contextRef);
     platformKernel.getAs<IntegrateVerletStepKernel>().initialize(system, VerletIntegrator(0.001));
     context = &contextRef;
     owner = &contextRef.getOwner();
-    hasPositions = false;
+    hasPositions = hasVelocities = hasMotionRemover = false;
     corePositions.clear();
-    coreForces.resize(3 * n);
+    coreVelocities.clear();
+    coreForces.resize(3 * system.getNumParticles());
 
     inform("noise seed " + std::to_string(seedInUse));
     warnOfTemperature();
-    std::string bias;
     bool periodic = false, nonbonded = false;
     for (int i = 0; i < system.getNumForces(); i++) {
         const Force& force = system.getForce(i);
         if (isAnyOf<CMMotionRemover>(force)) {
-            warn(force.getName() + " acts on velocities and does nothing here: overdamped particles have none, and the "
-                                   "centre of mass diffuses");
+            hasMotionRemover = true;
+            if (!isInertial())
+                warn(force.getName() + " acts on velocities and does nothing here: overdamped particles have none, and "
+                                       "the centre of mass diffuses");
             continue;
         }
         if (!(getIntegrationForceGroups() >> force.getForceGroup() & 1))
             continue;
-        bias += (bias.empty() ? "" : ", ") + force.getName();
         periodic |= isPeriodic(force);
         nonbonded |= isAnyOf<NonbondedForce>(force);
     }
-    if (!bias.empty())
+    if (const std::string bias = biasForces(); !bias.empty())
         inform("forces that act as a bias on top of the learned score: " + bias);
     if (nonbonded)
         warn("the System has a NonbondedForce, which acts on top of the learned score. The score replaces the force "
@@ -298,20 +338,65 @@ void DiffusionIntegrator::cleanup() {
 
 // The platforms of GPUs finish setting up a Context when an integrator's kernel is initialised. This one needs no
 // kernel, so it has the Verlet integrator's initialised, and never executed.
-std::vector<std::string> DiffusionIntegrator::getKernelNames() { return {IntegrateVerletStepKernel::Name()}; }
+std::vector<std::string> DiffusionIntegrator::getKernelNames() {
+    return {IntegrateVerletStepKernel::Name(), CalcCustomCPPForceKernel::Name()};
+}
+
+void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
+    learnedEnergy.clear();
+    for (ForceImpl* impl : contextRef.getForceImpls())
+        if (auto* ours = dynamic_cast<DiffusionForceImpl*>(impl); ours && ours->getOwner().getModel().equals(model))
+            learnedEnergy.push_back(ours);
+    if (!learnedEnergy.empty() || &contextRef.getIntegrator() != this)
+        return;
+    ScoreModel resolved = model;
+    resolved.setCopies(fitted.copies);
+    ownEnergy = std::make_unique<DiffusionForce>(resolved);
+    ownEnergy->setCheckMasses(checkMasses);
+    int group = 0;
+    while (group < 31 && !(getIntegrationForceGroups() >> group & 1))
+        group++;
+    ownEnergy->setForceGroup(group);
+    auto impl = std::make_unique<DiffusionForceImpl>(*ownEnergy);
+    impl->initialize(contextRef);
+    learnedEnergy.push_back(impl.get());
+    contextRef.getForceImpls().push_back(impl.release()); // which the Context deletes
+}
 
 void DiffusionIntegrator::stateChanged(State::DataType changed) {
     if (changed == State::Positions)
         hasPositions = true;
+    if (changed == State::Velocities)
+        hasVelocities = true;
+    if (changed == State::Parameters)
+        followLambda();
 }
 
-bool DiffusionIntegrator::isBiased() const {
-    const int groups = getIntegrationForceGroups();
+/** A Force that was added to the System later than the Context was created has no part in it. */
+void DiffusionIntegrator::refuseUnknownForces() const {
+    const System& system = context->getSystem();
     const std::vector<ForceImpl*>& impls = context->getForceImpls();
-    return std::any_of(impls.begin(), impls.end(), [groups](const ForceImpl* impl) {
+    for (int i = 0; i < system.getNumForces(); i++) {
+        const Force* force = &system.getForce(i);
+        if (std::none_of(impls.begin(), impls.end(),
+                         [force](const ForceImpl* impl) { return &impl->getOwner() == force; }))
+            throw OpenMMException("The System's " + force->getName() +
+                                  " came after the Context was created and would "
+                                  "not act. Call context.reinitialize(preserveState=True) after adding it");
+    }
+}
+
+/** Names of the Forces that act as a bias; empty if there are none. */
+std::string DiffusionIntegrator::biasForces() const {
+    const int groups = getIntegrationForceGroups();
+    std::string names;
+    for (const ForceImpl* impl : context->getForceImpls()) {
         const Force& force = impl->getOwner();
-        return (groups >> force.getForceGroup() & 1) && !isAnyOf<CMMotionRemover>(force);
-    });
+        if ((groups >> force.getForceGroup() & 1) && !isAnyOf<CMMotionRemover>(force) &&
+            std::find(learnedEnergy.begin(), learnedEnergy.end(), impl) == learnedEnergy.end())
+            names += (names.empty() ? "" : ", ") + force.getName();
+    }
+    return names;
 }
 
 void DiffusionIntegrator::importPositions() {
@@ -333,45 +418,116 @@ void DiffusionIntegrator::importPositions() {
     }
 }
 
-void DiffusionIntegrator::exportPositions(std::uint64_t firstStep) {
+void DiffusionIntegrator::importVelocities() {
+    if (!hasVelocities) {
+        simulation->draw_velocities();
+        exportVelocities();
+        return;
+    }
+    context->getVelocities(velocities);
+    const double* current = coordinates(velocities);
+    const std::size_t n = 3 * velocities.size();
+    if (coreVelocities.size() == n && std::equal(coreVelocities.begin(), coreVelocities.end(), current))
+        return;
+    coreVelocities.clear();
+    std::vector<double> given(current, current + n);
+    simulation->set_velocities(given);
+    coreVelocities = given;
+}
+
+void DiffusionIntegrator::exportVelocities() {
+    coreVelocities.resize(coreForces.size());
+    simulation->get_velocities(coreVelocities);
+    velocities.resize(coreVelocities.size() / 3);
+    std::copy(coreVelocities.begin(), coreVelocities.end(), &velocities[0][0]);
+    context->setVelocities(velocities);
+    hasVelocities = true;
+}
+
+void DiffusionIntegrator::exportFrame(std::uint64_t firstStep) {
     simulation->get_positions(corePositions);
     std::copy(corePositions.begin(), corePositions.end(), &positions[0][0]);
     context->setPositions(positions);
+    if (isInertial())
+        exportVelocities();
     const std::int64_t steps = static_cast<std::int64_t>(simulation->step_count() - firstStep);
     context->setTime(context->getTime() + static_cast<double>(steps) * getStepSize());
     context->setStepCount(context->getStepCount() + steps);
+    std::uint64_t& used = usedNoise[seedInUse];
+    used = std::max(used, simulation->step_count());
 }
 
 void DiffusionIntegrator::step(int steps) {
+    lastStatus = DIFFUSIM_ERROR_INVALID_ARGUMENT; // unless something else goes wrong, or nothing
     bound();
     if (steps < 0)
         throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
-    if (!isBiased())
-        return advance(steps, false);
-    for (int i = 0; i < steps; i++) {
-        context->updateContextState();
+    refuseUnknownForces();
+    const std::string bias = biasForces();
+    if (bias.empty() && !(isInertial() && hasMotionRemover))
+        advance(steps, false);
+    else if (settings.adapter == DIFFUSIM_HEUN || settings.adapter == DIFFUSIM_MALA)
+        throw OpenMMException(
+            "The adapter '" + getAdapter() + "' takes no bias, and the System has " + bias +
+            ". Use 'leimkuhler-matthews' or 'euler-maruyama', remove the Forces, or leave their groups "
+            "out with setIntegrationForceGroups()");
+    else
+        for (int i = 0; i < steps; i++) {
+            context->updateContextState();
+            if (!bias.empty())
+                computeBias();
+            advance(1, !bias.empty());
+        }
+    lastStatus = DIFFUSIM_OK;
+}
+
+void DiffusionIntegrator::computeBias() {
+    const auto mute = [this](bool muted) {
+        for (DiffusionForceImpl* impl : learnedEnergy)
+            impl->setMuted(muted);
+    };
+    mute(true);
+    try {
         context->calcForcesAndEnergy(true, false, getIntegrationForceGroups());
-        context->getForces(forces);
-        std::copy(&forces[0][0], &forces[0][0] + coreForces.size(), coreForces.begin());
-        advance(1, true);
+    } catch (...) {
+        mute(false);
+        throw;
     }
+    mute(false);
+    context->getForces(forces);
+    std::copy(&forces[0][0], &forces[0][0] + coreForces.size(), coreForces.begin());
 }
 
 void DiffusionIntegrator::advance(int steps, bool biased) {
     if (steps <= 0)
         return;
-    importPositions();
-    const std::uint64_t firstStep = simulation->step_count();
     try {
-        if (biased)
-            simulation->step_biased(coreForces);
-        else
-            simulation->step(static_cast<std::uint64_t>(steps));
-    } catch (const diffusim::error&) { // the core has gone back to the last good frame
-        exportPositions(firstStep);
-        throw;
+        followLambda(); // also where a Force or a checkpoint has set it
+        importPositions();
+        if (isInertial())
+            importVelocities();
+        const std::uint64_t firstStep = simulation->step_count();
+        try {
+            if (biased)
+                simulation->step_biased(coreForces);
+            else
+                simulation->step(static_cast<std::uint64_t>(steps));
+        } catch (const diffusim::error&) { // the core has gone back to the last good frame
+            exportFrame(firstStep);
+            throw;
+        }
+        exportFrame(firstStep);
+    } catch (const diffusim::error& error) {
+        lastStatus = error.status();
+        if (fitted.copies == 1)
+            throw;
+        const std::string n = std::to_string(masses.size());
+        throw diffusim::error(error.status(), (std::string(error.what()) +
+                                               " (Replica r is copy r of the molecule: its "
+                                               "first particle is particle " +
+                                               n + " r of the System.)")
+                                                  .c_str());
     }
-    exportPositions(firstStep);
 }
 
 // ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here
@@ -399,7 +555,7 @@ void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
         throw OpenMMException("The checkpoint was written with another model (sha256 " + storedHash +
                               "), and this DiffusionIntegrator has " + model.getModel().name() + " (" + hash + ")");
     continueNoise(storedSeed, storedStep);
-    hasPositions = true;
+    hasPositions = hasVelocities = true;
 }
 
 void DiffusionIntegrator::serializeParameters(SerializationNode& node) const {
@@ -412,7 +568,19 @@ void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
         inform("the State was saved with another integrator; the noise goes on with seed " + std::to_string(seedInUse));
         return;
     }
-    continueNoise(node.getLongProperty("noiseSeed"), node.getLongProperty("noiseStep"));
+    std::int64_t seed = node.getLongProperty("noiseSeed");
+    const std::int64_t step = node.getLongProperty("noiseStep");
+    // Replica exchange has many walkers start from one State: in a Context that has gone on from there already, the
+    // same noise again would couple them. The next such walker has another seed, which its own States hand on.
+    const auto used = usedNoise.find(seed);
+    if (used != usedNoise.end() && used->second > static_cast<std::uint64_t>(step)) {
+        const std::int64_t first = seed;
+        for (std::uint32_t branch = 1; usedNoise.count(seed) != 0; branch++)
+            seed = branchOf(first, branch);
+        inform("this Context has gone on from that State before, with noise seed " + std::to_string(first) +
+               "; this time it does with seed " + std::to_string(seed));
+    }
+    continueNoise(seed, step);
 }
 
 } // namespace diffusim_openmm

@@ -100,6 +100,8 @@ class SimulationOptions(Structure):
         ("diffusion_coefficients", POINTER(c_double)),
         ("noise_schedule", POINTER(c_double)),
         ("n_noise_schedule", c_size_t),
+        ("target_acceptance", c_double),
+        ("burn_in_steps", c_uint64),
     ]
 
 
@@ -119,6 +121,9 @@ class SimulationStatistics(Structure):
         ("stability_limit", c_double),
         ("seed", c_uint64),
         ("acceptance", c_double),
+        ("step_factor", c_double),
+        ("kinetic_energy", c_double),
+        ("kinetic_temperature", c_double),
     ]
 
 
@@ -137,6 +142,8 @@ CALLS = {
     "diffusim_model_callback": [c_size_t, ScoreCallback, c_void_p, c_double, POINTER(c_void_p)],
     "diffusim_model_subset": [c_void_p, c_size_t, _SIZE, POINTER(c_void_p)],
     "diffusim_model_for_species": [c_void_p, POINTER(c_char_p), c_size_t, POINTER(c_void_p)],
+    "diffusim_model_blend": [c_void_p, c_void_p, c_double, POINTER(c_void_p)],
+    "diffusim_model_component_energies": [c_void_p, _DOUBLES, _DOUBLES, c_size_t, _DOUBLES],
     "diffusim_model_start_cell": [c_void_p, _DOUBLES],
     "diffusim_model_evaluate_in_cell": [c_void_p, _DOUBLES, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES, _DOUBLES],
     "diffusim_model_metadata": [c_void_p, POINTER(c_char_p)],
@@ -160,6 +167,10 @@ CALLS = {
     "diffusim_simulation_reconfigure": [c_void_p, POINTER(SimulationOptions)],
     "diffusim_simulation_set_positions": [c_void_p, c_void_p, c_int32, c_size_t],
     "diffusim_simulation_get_positions": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_set_velocities": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_get_velocities": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_draw_velocities": [c_void_p],
+    "diffusim_simulation_get_step_factors": [c_void_p, _DOUBLES, c_size_t],
     "diffusim_simulation_set_cell": [c_void_p, _DOUBLES],
     "diffusim_simulation_get_cell": [c_void_p, _DOUBLES, POINTER(c_int32)],
     "diffusim_simulation_step": [c_void_p, c_uint64],
@@ -167,6 +178,9 @@ CALLS = {
     "diffusim_simulation_get_step": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_set_step": [c_void_p, c_uint64],
     "diffusim_simulation_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
+    "diffusim_simulation_set_lambda": [c_void_p, c_double],
+    "diffusim_simulation_get_lambda": [c_void_p, _DOUBLES],
+    "diffusim_simulation_component_energies": [c_void_p, _DOUBLES, c_size_t],
     "diffusim_simulation_statistics": [c_void_p, POINTER(SimulationStatistics)],
     "diffusim_simulation_checkpoint_size": [c_void_p, _SIZE],
     "diffusim_simulation_checkpoint": [c_void_p, c_void_p, c_size_t],

@@ -17,12 +17,30 @@ int main(int, char** argv) try {
     sampling.n_steps = 3;
     if (diffusim::model::load(argv[1]).sample(2, sampling).size() != 30)
         return 2;
+    const diffusim::model network = diffusim::model::load(argv[1]);
+    diffusim::simulation blend(diffusim::model::blend(network, network, 0.37), options);
+    blend.set_lambda(0.7);
+    blend.step(3);
+    const std::vector<double> energies = blend.component_energies(); // [2][2], both models are the same
+    if (blend.lambda() != 0.7 || energies.size() != 4 || energies[2] != energies[3])
+        return 6;
     simulation.step(200);
     const std::vector<unsigned char> checkpoint = simulation.checkpoint();
     simulation.step(17);
     simulation.restore(checkpoint);
     simulation.step_biased(std::vector<double>(30, 0.0));
     simulation.step(99);
+    diffusim::simulation_options inertial;
+    inertial.adapter = DIFFUSIM_LANGEVIN;
+    inertial.friction_rate = 11.0;
+    inertial.time_step = 0.0003;
+    inertial.allow_unstable = 1;
+    diffusim::simulation langevin(diffusim::model::load(argv[1]), inertial);
+    langevin.draw_velocities();
+    langevin.set_velocities(langevin.velocities());
+    langevin.step(3);
+    if (!(langevin.statistics().kinetic_energy > 0.0) || langevin.step_factors() != std::vector<double>{1.0})
+        return 6;
     try {
         simulation.set_positions({0.5});
         return 3;
