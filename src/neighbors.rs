@@ -24,11 +24,23 @@ pub struct Neighbor {
     image: [i32; 3],
 }
 
+/// Some particles of which the neighbours matter, and the neighbours of those, and so on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Owned {
+    /// They are the first so many.
+    pub count: usize,
+    /// Shells of neighbours around them whose own neighbours matter, too.
+    pub shells: usize,
+}
+
 /// The neighbours of every particle of one frame. All memory is kept for the next one.
 #[derive(Default)]
 pub struct Neighbors {
     cutoff: f64,
     cell: Option<Cell>,
+    owned: Option<Owned>,
+    /// Of each particle, whether its neighbours matter; empty where all do.
+    matters: Vec<bool>,
     /// Positions the list was built from.
     built_at: Vec<f64>,
     /// The list of particle i is `entries[first[i]..first[i + 1]]`.
@@ -51,17 +63,26 @@ struct Bins {
 }
 
 impl Neighbors {
-    /// Make the list good for `positions` `[n][3]` (nm); whether it had to be built anew.
-    pub fn update(&mut self, positions: &[f64], cell: Option<&Cell>, cutoff: f64) -> Result<bool> {
+    /// Make the list good for `positions` `[n][3]` (nm); whether it had to be built anew. With `owned`, in open space, pairs of
+    /// particles that both do not matter are left out.
+    pub fn update(
+        &mut self,
+        positions: &[f64],
+        cell: Option<&Cell>,
+        cutoff: f64,
+        owned: Option<Owned>,
+    ) -> Result<bool> {
         let same = self.cutoff == cutoff
+            && self.owned == owned
             && self.built_at.len() == positions.len()
             && self.cell.as_ref() == cell
             && !self.first.is_empty();
-        let all_pairs = cell.is_none() && positions.len() / 3 <= ALL_PAIRS;
+        let all_pairs = cell.is_none() && owned.is_none() && positions.len() / 3 <= ALL_PAIRS;
         if same && (all_pairs || !self.has_moved(positions)) {
             return Ok(false);
         }
         self.cutoff = cutoff;
+        self.owned = owned;
         if self.cell.as_ref() != cell {
             self.cell = cell.cloned();
         }
@@ -109,6 +130,7 @@ impl Neighbors {
     fn build(&mut self, radius: f64) -> Result<()> {
         let n = self.built_at.len() / 3;
         self.bins.fill(&self.built_at, self.cell.as_ref(), radius)?;
+        self.mark(radius);
         self.first.clear();
         self.entries.clear();
         self.translations.clear();
@@ -137,9 +159,28 @@ impl Neighbors {
         Ok(())
     }
 
+    /// Which particles matter: the owned ones, and those within so many radii of a box around them.
+    fn mark(&mut self, radius: f64) {
+        self.matters.clear();
+        let Some(Owned { count, shells }) = self.owned else { return };
+        let particles = self.built_at.as_chunks::<3>().0;
+        let (mut low, mut high) = ([f64::INFINITY; 3], [f64::NEG_INFINITY; 3]);
+        for x in &particles[..count] {
+            low = std::array::from_fn(|c| low[c].min(x[c]));
+            high = std::array::from_fn(|c| high[c].max(x[c]));
+        }
+        let reach = shells as f64 * radius;
+        self.matters.extend(particles.iter().enumerate().map(|(i, x)| {
+            let near = |c: usize| x[c] >= low[c] - reach && x[c] <= high[c] + reach;
+            i < count || shells > 0 && (0..3).all(near)
+        }));
+    }
+
     /// Append all entries of particle `i`.
     fn find(&mut self, i: usize, radius: f64) {
         let (home, own) = self.bins.home[i];
+        let matters = |i: usize| self.matters.get(i).copied().unwrap_or(true);
+        let i_matters = matters(i);
         let x: [f64; 3] = std::array::from_fn(|c| self.built_at[3 * i + c]);
         let cell = self.cell.as_ref();
         // How many boxes away a neighbour may be.
@@ -165,7 +206,7 @@ impl Neighbors {
                     for &j in self.bins.members(at) {
                         let ju = j as usize;
                         let image = std::array::from_fn(|k| shift[k] - self.bins.home[ju].0[k] + home[k]);
-                        if ju == i && image == [0; 3] {
+                        if ju == i && image == [0; 3] || !i_matters && !matters(ju) {
                             continue;
                         }
                         let y = &self.built_at[3 * ju..3 * ju + 3];
@@ -313,15 +354,38 @@ mod tests {
         for (n, cell) in [(7, None), (300, None), (90, Some(&skewed)), (40, Some(&thin)), (1, Some(&thin))] {
             let mut x = positions(n, 1.7);
             let mut list = Neighbors::default();
-            assert!(list.update(&x, cell, 0.61).unwrap());
+            assert!(list.update(&x, cell, 0.61, None).unwrap());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
             // Still good after a small move, built anew after a large one.
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 0.05 * (i as f64).sin());
-            assert!(!list.update(&x, cell, 0.61).unwrap());
+            assert!(!list.update(&x, cell, 0.61, None).unwrap());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 3.05 * (i as f64).cos());
-            assert!(list.update(&x, cell, 0.61).unwrap() || n <= ALL_PAIRS && cell.is_none());
+            assert!(list.update(&x, cell, 0.61, None).unwrap() || n <= ALL_PAIRS && cell.is_none());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
+        }
+    }
+
+    /// Of a chain of owned particles and others around them, exactly the pairs that matter.
+    #[test]
+    fn pairs_that_do_not_matter_are_left_out() {
+        let x = positions(90, 1.7);
+        for (count, shells) in [(0, 1), (20, 0), (20, 1), (90, 0)] {
+            let mut list = Neighbors::default();
+            let owned = Owned { count, shells };
+            list.update(&x, None, 0.61, Some(owned)).unwrap();
+            let found = listed(&list, &x, 0.61);
+            let all = brute_force(&x, None, 0.61);
+            assert!(found.iter().all(|pair| all.contains(pair)));
+            // Those with an owned particle, and with a neighbour of one.
+            let near = |i: usize| i < count || all.iter().any(|(a, b, _)| *a == i && *b < count);
+            let needed = |i: usize| i < count || shells > 0 && near(i);
+            for pair in all.iter().filter(|(i, j, _)| needed(*i) || needed(*j)) {
+                assert!(found.contains(pair), "{owned:?} {pair:?}");
+            }
+            if shells == 0 {
+                assert!(found.iter().all(|(i, j, _)| *i < count || *j < count));
+            }
         }
     }
 
@@ -329,7 +393,7 @@ mod tests {
     fn positions_that_are_no_numbers_are_errors() {
         let mut x = positions(70, 1.0);
         x[31] = f64::NAN;
-        let error = Neighbors::default().update(&x, None, 0.5).unwrap_err().to_string();
+        let error = Neighbors::default().update(&x, None, 0.5, None).unwrap_err().to_string();
         assert!(error.contains("particle 10"), "{error}");
     }
 }
