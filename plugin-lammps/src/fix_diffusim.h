@@ -9,6 +9,7 @@
 
 #include "fix.h"
 #include "molecules.h"
+#include "neighborhood.h"
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,8 +22,9 @@ namespace diffusim_lammps {
  * left alone.
  *
  * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number
- * of ranks. The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them,
- * and are taken over where they differ by more than that.
+ * of ranks. (Periodic models are shared out over the ranks instead: Neighborhood.) The core's positions, in nm and
+ * unwrapped, are the ones that count; LAMMPS's are rounded copies of them, and are taken over where they differ by more
+ * than that.
  */
 class __attribute__((visibility("default"))) FixDiffusim : public LAMMPS_NS::Fix {
 public:
@@ -40,6 +42,8 @@ public:
     void write_restart(FILE* file) override;
     void restart(char* buffer) override;
     void* extract(const char* name, int& dimension) override;
+    int pack_reverse_comm(int n, int first, double* buffer) override;
+    void unpack_reverse_comm(int n, int* list, double* buffer) override;
     /** Learned energy of all molecules. */
     double compute_scalar() override;
     /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step. */
@@ -59,10 +63,12 @@ private:
     void report() const;
     bool pull(bool with_forces = false);
     void push();
-    void give_positions();
+    void give_positions(const std::vector<double>& positions);
     void take_positions();
     const std::vector<double>& share(const std::vector<double>& all);
     double quantity(int i);
+    diffusim_statistics_t statistics() const;
+    void evaluate();
 
     double temperature_; // in the script's unit, as other fixes read it
     unsigned long long seed_;
@@ -73,13 +79,26 @@ private:
     std::vector<std::string> elements_;
 
     std::unique_ptr<diffusim::model> model_;
-    std::unique_ptr<Molecules> molecules_;
+    Units units_ = {};                           // of the input script
+    std::unique_ptr<Molecules> molecules_;       // one of the two
+    std::unique_ptr<Neighborhood> neighborhood_; // for a periodic model
+    bool is_set_up_ = false;
     std::unique_ptr<diffusim::simulation> simulation_;
-    std::vector<double> positions_, held_, forces_; // of all molecules: LAMMPS's and the core's, nm; kJ/(mol nm)
+    // Of all molecules: LAMMPS's positions and the core's, nm; forces, kJ/(mol nm).
+    std::vector<double> positions_, gathered_, forces_;
+    const double* held_ = nullptr; // the core's positions, in place where this rank moves all molecules
+    std::size_t n_values_ = 0;
 
     // Which of these numbers belong to each rank's molecules; empty where every rank moves all of them.
     std::vector<int> share_sizes_, share_starts_;
     std::vector<double> share_;
+
+    // With a periodic model: the next step, complete scores of this rank's atoms (1/nm), its share of the energy, and
+    // what it exchanges with others, so many numbers for each atom and ghost.
+    std::uint64_t step_ = 0;
+    std::vector<double> scores_, of_atoms_;
+    double energy_ = 0;
+    int width_ = 3;
 
     // From a restart file, until there is a simulation to continue.
     bool restored_ = false;

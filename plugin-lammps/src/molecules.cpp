@@ -9,6 +9,7 @@
 #include "update.h"
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 using namespace LAMMPS_NS;
@@ -83,15 +84,8 @@ std::string first_failure(const std::string& mine, MPI_Comm world) {
 
 std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world) {
     std::unique_ptr<diffusim::model> model;
-    const std::string failure =
-        first_failure(failure_of([&] {
-                          model = std::make_unique<diffusim::model>(diffusim::model::load(path));
-                          if (model->is_periodic())
-                              throw std::runtime_error(
-                                  model->name() + " is a periodic model, which LAMMPS does not run yet; use OpenMM "
-                                                  "or diffusim's own simulations");
-                      }),
-                      world);
+    const std::string failure = first_failure(
+        failure_of([&] { model = std::make_unique<diffusim::model>(diffusim::model::load(path)); }), world);
     if (!failure.empty())
         throw std::runtime_error(failure);
     return model;
@@ -231,6 +225,12 @@ void Molecules::locate() {
         images_.push_back(atom->image[a.index]);
         places.push_back(a.place);
     }
+    contiguous_ = in_order_ = true;
+    for (std::size_t k = 1; k < local_.size(); k++) {
+        contiguous_ &= local_[k].index == local_[0].index + static_cast<int>(k);
+        in_order_ &= local_[k].place == local_[0].place + k;
+    }
+    shifted_ = std::any_of(shifts_.begin(), shifts_.end(), [](double shift) { return shift != 0; });
     counts_.resize(comm->nprocs);
     const int count = static_cast<int>(places.size());
     MPI_Allgather(&count, 1, MPI_INT, counts_.data(), 1, MPI_INT, world);
@@ -284,18 +284,32 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
     return any_force;
 }
 
-void Molecules::scatter(const std::vector<double>& positions) {
+void Molecules::scatter(const double* positions) {
     written_.resize(3 * local_.size());
+    const double length = units_.length;
+    if (contiguous_ && in_order_ && !shifted_ && !local_.empty()) {
+        double* __restrict x = atom->x[local_[0].index];
+        double* __restrict written = written_.data();
+        const double* __restrict from = positions + 3 * local_[0].place;
+        for (std::size_t i = 0; i < written_.size(); i++)
+            written[i] = x[i] = from[i] / length;
+        return;
+    }
     for (std::size_t k = 0; k < local_.size(); k++) {
         double* x = atom->x[local_[k].index];
         for (int c = 0; c < 3; c++)
-            written_[3 * k + c] = x[c] = positions[3 * local_[k].place + c] / units_.length + shifts_[3 * k + c];
+            written_[3 * k + c] = x[c] = positions[3 * local_[k].place + c] / length + shifts_[3 * k + c];
     }
 }
 
 bool Molecules::untouched() const {
     if (comm->nprocs > 1 || written_.empty())
         return false;
+    if (contiguous_) {
+        const int first = local_[0].index;
+        return std::memcmp(atom->x[first], written_.data(), written_.size() * sizeof(double)) == 0 &&
+               std::memcmp(atom->image + first, images_.data(), images_.size() * sizeof(imageint)) == 0;
+    }
     bool same = true;
     for (std::size_t k = 0; k < local_.size(); k++) {
         const double *x = atom->x[local_[k].index], *written = &written_[3 * k];
@@ -306,6 +320,16 @@ bool Molecules::untouched() const {
 }
 
 bool Molecules::any_force() const {
+    if (contiguous_ && !local_.empty()) {
+        const double* f = atom->f[local_[0].index];
+        std::uint64_t bits = 0; // but those of the signs; compilers make vectors of it
+        for (std::size_t i = 0; i < 3 * local_.size(); i++) {
+            std::uint64_t of_force;
+            std::memcpy(&of_force, f + i, sizeof of_force);
+            bits |= of_force << 1;
+        }
+        return bits != 0;
+    }
     bool any = false;
     for (const Atom& a : local_) {
         const double* f = atom->f[a.index];
