@@ -78,6 +78,7 @@ fn what_has_no_kernel_is_refused_by_name() {
     for (model, what) in [
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
         (Model::from_json(&mixture), "Gaussian mixtures"),
+        (Model::blend(&network(), &network(), 0.3), "blends of two models"),
         (file("distance_field.safetensors"), "distance networks with coordinates among their features"),
         (file("message_passing_open.safetensors"), "message-passing networks"),
         (file("message_passing_periodic.safetensors"), "message-passing networks"),
