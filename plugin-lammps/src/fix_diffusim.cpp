@@ -7,11 +7,13 @@
 #include "errors.h"
 #include "force.h"
 #include "group.h"
+#include "input.h"
 #include "kspace.h"
 #include "modify.h"
 #include "neighbor.h"
 #include "pair_diffusim.h"
 #include "update.h"
+#include "variable.h"
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -68,9 +70,9 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
     centroidstressflag = CENTROID_NOTAVAIL;
     scalar_flag = extscalar = 1;
     vector_flag = 1;
-    size_vector = 6;
+    size_vector = 8;
     extvector = -1;
-    static int extensive[6] = {1, 0, 0, 0, 0, 0};
+    static int extensive[8] = {1, 0, 0, 0, 0, 0, 1, 0};
     extlist = extensive;
     global_freq = 1;
     comm_reverse = COMPLETE;
@@ -78,6 +80,11 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
     attempt(FLERR, [&] {
         units_ = parse(narg, arg);
         model_ = load_model(path_, world);
+        if (!blend_path_.empty()) {
+            ends_[0] = std::move(model_);
+            ends_[1] = load_model(blend_path_, world);
+            model_ = std::make_unique<diffusim::model>(diffusim::model::blend(*ends_[0], *ends_[1], 0));
+        }
         const auto contains = [this](int i) { return (atom->mask[i] & groupbit) != 0; };
         const std::string what = std::string("group '") + group->names[igroup] + "'";
         if (model_->is_periodic())
@@ -108,6 +115,15 @@ Units FixDiffusim::parse(int narg, char** arg) {
         {"spring", &diffusim_simulation_options_t::spring},
         {"effective_step", &diffusim_simulation_options_t::effective_step},
     };
+    const struct {
+        const char* name;
+        std::int32_t value;
+    } ADAPTERS[] = {
+        {"lm", DIFFUSIM_LEIMKUHLER_MATTHEWS},
+        {"em", DIFFUSIM_EULER_MARUYAMA},
+        {"heun", DIFFUSIM_HEUN},
+        {"mala", DIFFUSIM_MALA},
+    };
     bool automatic = false;
     char** scale = nullptr;
     for (int i = 5; i < narg;) {
@@ -123,10 +139,21 @@ Units FixDiffusim::parse(int narg, char** arg) {
             path_ = value();
         } else if (keyword == "adapter") {
             const std::string name = value();
-            if (name != "lm" && name != "em")
-                throw std::runtime_error("adapter '" + name +
-                                         "' is not known; expected lm (Leimkuhler-Matthews) or em (Euler-Maruyama)");
-            keywords_.adapter = name == "lm" ? DIFFUSIM_LEIMKUHLER_MATTHEWS : DIFFUSIM_EULER_MARUYAMA;
+            const auto adapter = std::find_if(std::begin(ADAPTERS), std::end(ADAPTERS),
+                                              [&](const auto& row) { return name == row.name; });
+            if (adapter == std::end(ADAPTERS))
+                throw std::runtime_error(
+                    "adapter '" + name +
+                    "' is not known; expected lm (Leimkuhler-Matthews), em (Euler-Maruyama), heun, "
+                    "or mala (Metropolis)");
+            keywords_.adapter = adapter->value;
+        } else if (keyword == "blend") {
+            blend_path_ = value();
+            const std::string text = value();
+            if (utils::strmatch(text, "^v_"))
+                lambda_variable_ = text.substr(2);
+            else
+                wanted_lambda_ = utils::numeric(FLERR, text, false, lmp);
         } else if (keyword == "device") {
             device_ = device_of_rank(value(), world);
             keywords_.device = device_.c_str();
@@ -153,7 +180,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
             throw std::runtime_error(
                 "keyword '" + keyword +
                 "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
-                "adapter, device, scale or types");
+                "adapter, blend, device, scale or types");
         }
     }
     if (path_.empty())
@@ -193,8 +220,28 @@ void FixDiffusim::init() {
         else
             molecules_->find();
         create();
+        follow_lambda();
     });
     report();
+}
+
+/** Set the λ of a blend to what the script says: a number, or the value of a variable at this time. Collective. */
+void FixDiffusim::follow_lambda() {
+    if (!ends_[1])
+        return;
+    if (!lambda_variable_.empty()) {
+        const int variable = input->variable->find(lambda_variable_.c_str());
+        if (variable < 0 || !input->variable->equalstyle(variable))
+            throw std::runtime_error("blend wants its lambda from variable '" + lambda_variable_ +
+                                     "', which does not exist or is not of style equal");
+        modify->clearstep_compute();
+        wanted_lambda_ = input->variable->compute_equal(variable);
+        modify->addstep_compute(update->ntimestep + 1);
+    }
+    if (at_lambda_ && simulation_->lambda() == wanted_lambda_)
+        return;
+    simulation_->set_lambda(wanted_lambda_);
+    at_lambda_ = std::make_unique<diffusim::model>(diffusim::model::blend(*ends_[0], *ends_[1], wanted_lambda_));
 }
 
 void FixDiffusim::refuse_what_cannot_run() const {
@@ -264,6 +311,7 @@ void FixDiffusim::create() {
         first[rank] = n_molecules * rank / n_ranks;
     const bool shared = n_ranks > 1 && n_molecules >= n_ranks;
     options.n_replicas = shared ? first[comm->me + 1] - first[comm->me] : n_molecules;
+    n_replicas_ = options.n_replicas;
     options.first_replica = shared ? static_cast<std::uint32_t>(first[comm->me]) : 0;
     if (simulation_ && n_values_ == n_values) {
         simulation_->reconfigure(options);
@@ -348,7 +396,7 @@ void FixDiffusim::report() const {
         (neighborhood_
              ? "the atoms of group " + std::string(group->names[igroup])
              : std::to_string(molecules_->n_molecules()) + " x " + std::to_string(model_->n_particles()) + " atoms") +
-        " by " + path_ + "\n  spring " + number(now.spring * units.length * units.length) +
+        " by " + path_ + (blend_path_.empty() ? "" : " blended with " + blend_path_) + "\n  spring " + number(now.spring * units.length * units.length) +
         " /length^2, effective step " + number(now.effective_step / units.length / units.length) + " length^2";
     if (now.diffusion_coefficient > 0)
         text += ", D " + number(now.diffusion_coefficient / units.diffusion()) + " length^2/time, a step lasts " +
@@ -478,6 +526,7 @@ void FixDiffusim::initial_integrate(int) {
             step_++;
             return;
         }
+        follow_lambda();
         const bool biased = pull(true);
         std::string failure = failure_of([&] { // then the core has gone back to the last good frame
             if (biased)
@@ -503,7 +552,7 @@ void FixDiffusim::post_force(int vflag) {
             return evaluate();
         pull();
         std::vector<double> scores(n_values_);
-        model_->evaluate(held_, molecules_->n_molecules(), scores.data());
+        model().evaluate(held_, molecules_->n_molecules(), scores.data());
         const double unit = energy_unit(*model_) / units_.energy;
         for (const Molecules::Atom& a : molecules_->local()) {
             const double *x = &held_[3 * a.place], *s = &scores[3 * a.place];
@@ -566,7 +615,7 @@ double FixDiffusim::compute_scalar() {
         attempt(FLERR, [&] {
             pull();
             std::vector<double> scores(n_values_), energies(molecules_->n_molecules());
-            model_->evaluate(held_, energies.size(), scores.data(), energies.data());
+            model().evaluate(held_, energies.size(), scores.data(), energies.data());
             energy = std::accumulate(energies.begin(), energies.end(), 0.0);
             energy *= energy_unit(*model_) / units_.energy;
         });
@@ -591,7 +640,7 @@ double FixDiffusim::quantity(int i) {
         if (neighborhood_)
             throw std::runtime_error("output 2, the configurational temperature, is not known for periodic models");
         pull();
-        return model_->configurational_temperature(held_, molecules_->n_molecules()) / units.temperature;
+        return model().configurational_temperature(held_, molecules_->n_molecules()) / units.temperature;
     case 2:
         MPI_Allreduce(&now.largest_score, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
         return largest * units.length;
@@ -599,9 +648,35 @@ double FixDiffusim::quantity(int i) {
         return static_cast<double>(neighborhood_ ? step_ : now.steps);
     case 4:
         return now.spring * units.length * units.length;
-    default:
+    case 5:
         return now.time_step / units.time;
+    case 6:
+        return energy_unit(*model_) / units.energy * over_replicas([this] {
+                   double sum = 0;
+                   if (ends_[1]) {
+                       pull();
+                       const std::vector<double> ends = simulation_->component_energies();
+                       for (std::size_t i = 0; i < ends.size(); i += 2)
+                           sum += ends[i + 1] - ends[i];
+                   }
+                   return sum;
+               });
+    default:
+        if (neighborhood_)
+            return 0;
+        return over_replicas([&] { return now.acceptance * static_cast<double>(n_replicas_); }) /
+               over_replicas([&] { return static_cast<double>(n_replicas_); });
     }
+}
+
+/** The sum, over all replicas, of what `sum` gives for those of this rank. Collective. */
+template <class Sum>
+double FixDiffusim::over_replicas(Sum&& sum) const {
+    const double mine = sum();
+    double all = mine;
+    if (!share_sizes_.empty())
+        MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, world);
+    return all;
 }
 
 } // namespace diffusim_lammps

@@ -46,7 +46,8 @@ public:
     void unpack_reverse_comm(int n, int* list, double* buffer) override;
     /** Learned energy of all molecules. */
     double compute_scalar() override;
-    /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step. */
+    /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step,
+       derivative of the energy by the lambda of a blend, fraction of accepted proposals. */
     double compute_vector(int i) override;
 
 private:
@@ -69,6 +70,10 @@ private:
     double quantity(int i);
     diffusim_statistics_t statistics() const;
     void evaluate();
+    void follow_lambda();
+    const diffusim::model& model() const { return at_lambda_ ? *at_lambda_ : *model_; }
+    template <class Sum>
+    double over_replicas(Sum&& sum) const;
 
     double temperature_; // in the script's unit, as other fixes read it
     unsigned long long seed_;
@@ -79,6 +84,10 @@ private:
     std::vector<std::string> elements_;
 
     std::unique_ptr<diffusim::model> model_;
+    // The two models of a blend and the blend as it is now; what its lambda should be, or the variable that says so.
+    std::unique_ptr<diffusim::model> ends_[2], at_lambda_;
+    std::string blend_path_, lambda_variable_;
+    double wanted_lambda_ = 0;
     Units units_ = {};                           // of the input script
     std::unique_ptr<Molecules> molecules_;       // one of the two
     std::unique_ptr<Neighborhood> neighborhood_; // for a periodic model
@@ -86,8 +95,8 @@ private:
     std::unique_ptr<diffusim::simulation> simulation_;
     // Of all molecules: LAMMPS's positions and the core's, nm; forces, kJ/(mol nm).
     std::vector<double> positions_, gathered_, forces_;
-    const double* held_ = nullptr; // the core's positions, in place where this rank moves all molecules
-    std::size_t n_values_ = 0;
+    const double* held_ = nullptr;              // the core's positions, in place where this rank moves all molecules
+    std::size_t n_values_ = 0, n_replicas_ = 0; // numbers of all molecules; molecules that this rank moves
 
     // Which of these numbers belong to each rank's molecules; empty where every rank moves all of them.
     std::vector<int> share_sizes_, share_starts_;

@@ -237,3 +237,65 @@ fix 2 first nve
     core.step(50)
     assert np.array_equal(last[5:], core.positions[0])
     assert np.array_equal(last[:5], first[:5])
+
+
+@pytest.mark.parametrize(("adapter", "name"), [("heun", "heun"), ("mala", "mala")])
+def test_adapters_that_take_no_bias(tmp_path, adapter, name):
+    """The core's trajectory, on 1 rank and with molecules shared out over 2; an error where a force acts."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model, "nano", n_molecules=3)
+    script = lr.header("net.data", "nano") + (
+        f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} effective_step 1.7e-4 adapter {adapter}\n"
+        f"thermo_style custom step f_1[8] f_1[4]\nthermo 60\n{lr.dump(60)}"
+    )
+    core = diffusim.Simulation(model, 331.0, effective_step=1.7e-4, seed=7, n_replicas=3, adapter=name)
+    core.step(60)
+    for n_ranks in (1, 2):
+        row = lr.thermo(lr.run(tmp_path, script + "run 60\n", n_ranks))[-1]
+        assert np.array_equal(lr.frames(tmp_path)[-1], core.positions.reshape(-1, 3))
+        acceptance = core.statistics.acceptance or 0.0
+        assert row[1:] == pytest.approx([acceptance, 60], rel=1e-6)
+        assert (acceptance > 0) == (adapter == "mala") and acceptance < 1
+    error = lr.error_of(tmp_path, script + "fix 2 all addforce 0.3 0 0\nrun 5\n")
+    assert "needs the bias at both ends" in error
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_blend_of_two_models(tmp_path, n_ranks):
+    """E = (1 - lambda) E_a + lambda E_b with lambda from a variable: the core's trajectory, energy and derivative."""
+    n_molecules, n_steps = 3, 40
+    ends = [lr.analytic(tmp_path / f"{k}.safetensors", "harmonic", 3, stiffness=k) for k in (37.0, 61.0)]
+    start = 0.3 * np.random.default_rng(5).normal(size=(n_molecules, 3, 3))
+    lr.write_beads(tmp_path / "beads.data", start, lr.MASSES, "nano")
+    script = (
+        lr.header("beads.data", "nano", "f f f")
+        + f"""
+variable lambda equal 0.2+0.01*step
+fix 1 all diffusim 345.0 4711 model 37.0.safetensors effective_step 0.0021 blend 61.0.safetensors v_lambda
+thermo_style custom step f_1 f_1[7]
+thermo_modify norm no
+thermo {n_steps // 2}
+{lr.dump(n_steps // 2)}run {n_steps}
+"""
+    )
+    core = diffusim.Simulation(
+        diffusim.Model.blend(*ends, 0.2), 345.0, effective_step=0.0021, seed=4711, n_replicas=n_molecules
+    )
+    core.positions = start
+    output = lr.run(tmp_path, script, n_ranks)
+    unit = lr.BOLTZMANN * lr.TRAINED / lr.ENERGY["nano"]
+    for frame, row in zip(lr.frames(tmp_path), lr.thermo(output), strict=True):
+        assert np.array_equal(frame, core.positions.reshape(-1, 3))
+        a, b = core.component_energies.T
+        expected = unit * np.array([core.energies.sum(), (b - a).sum()])
+        assert row[1:] == pytest.approx(expected, rel=1e-6)
+        for _ in range(n_steps // 2):
+            core.lambda_ = 0.2 + 0.01 * (core.step_count + 1)
+            core.step(1)
+    for change, words in [
+        ("v_lambda", ["variable 'other'", "style equal"]),
+        ("0.2+0.01*step", ["lambda is 1.", "expected 0"]),
+    ]:
+        other = script.replace(change, {"v_lambda": "v_other"}.get(change, "0.9+0.01*step"))
+        error = lr.error_of(tmp_path, other, n_ranks)
+        assert all(word in error for word in ["fix diffusim: ", *words]), error
