@@ -302,6 +302,33 @@ public:
         return positions;
     }
 
+    /// [n_replicas][n_particles][3], nm/ps; with DIFFUSIM_LANGEVIN.
+    void set_velocities(const std::vector<double>& velocities) {
+        check(diffusim_simulation_set_velocities(get(), velocities.data(), DIFFUSIM_FLOAT64, velocities.size()));
+    }
+
+    /// [n_replicas][n_particles][3], nm/ps; with DIFFUSIM_LANGEVIN.
+    std::vector<double> velocities() const {
+        std::vector<double> velocities(n_values_);
+        get_velocities(velocities);
+        return velocities;
+    }
+
+    /// Velocities into a vector that has their size already.
+    void get_velocities(std::vector<double>& velocities) const {
+        check(diffusim_simulation_get_velocities(get(), velocities.data(), DIFFUSIM_FLOAT64, velocities.size()));
+    }
+
+    /// New velocities from the Maxwell–Boltzmann density of the temperature.
+    void draw_velocities() { check(diffusim_simulation_draw_velocities(get())); }
+
+    /// [n_replicas]: what burn-in has made of the effective step.
+    std::vector<double> step_factors() const {
+        std::vector<double> factors(n_replicas_);
+        check(diffusim_simulation_get_step_factors(get(), factors.data(), factors.size()));
+        return factors;
+    }
+
     /// The periodic cell, [3][3], rows are lattice vectors, nm; nullptr for none.
     void set_cell(const double* cell) { check(diffusim_simulation_set_cell(get(), cell)); }
 
@@ -428,9 +455,11 @@ public:
     }
 
     /// Step number `step` of its own particles: `n_values` numbers of positions (nm, in place), of their scores, summed
-    /// over all copies, and, unless nullptr, of the forces beside the model, kJ/(mol nm).
-    void step(std::uint64_t step, const double* scores, const double* forces, double* positions, std::size_t n_values) {
-        check(diffusim_domain_step(get(), step, scores, forces, positions, n_values));
+    /// over all copies, unless nullptr of the forces beside the model, kJ/(mol nm), and with DIFFUSIM_LANGEVIN of their
+    /// velocities (nm/ps, in place; else nullptr).
+    void step(std::uint64_t step, const double* scores, const double* forces, double* positions, double* velocities,
+              std::size_t n_values) {
+        check(diffusim_domain_step(get(), step, scores, forces, positions, velocities, n_values));
     }
 
     diffusim_statistics_t statistics() const {

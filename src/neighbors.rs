@@ -6,11 +6,14 @@
 
 use crate::cell::Cell;
 use crate::error::{Result, bail};
+use rayon::prelude::*;
 
 /// Skin in units of the cutoff. Overdamped steps are large: a thin skin would be rebuilt every few of them.
 const SKIN: f64 = 0.3;
 /// Open frames up to this size list all pairs, once and for all.
 const ALL_PAIRS: usize = 64;
+/// Particles that one thread takes at a time.
+const PER_TASK: usize = 64;
 /// Positions this many cells away from the origin have lost their digits.
 const FARTHEST: f64 = 1e6;
 
@@ -49,6 +52,15 @@ pub struct Neighbors {
     /// Of each entry, the lattice vector to add to x_j; empty in open space.
     translations: Vec<[f64; 3]>,
     bins: Bins,
+    parts: Vec<Part>,
+}
+
+/// What one task contributes to a list: entries of some particles, where those of each end, and where their reverses stand.
+#[derive(Default)]
+struct Part {
+    entries: Vec<Neighbor>,
+    ends: Vec<usize>,
+    reverses: Vec<u32>,
 }
 
 /// Particles sorted into boxes.
@@ -134,29 +146,59 @@ impl Neighbors {
         self.first.clear();
         self.entries.clear();
         self.translations.clear();
-        for i in 0..n {
-            self.first.push(self.entries.len());
-            self.find(i, radius);
-            self.entries[self.first[i]..].sort_unstable_by_key(|e| (e.particle, e.image));
+        let mut parts = std::mem::take(&mut self.parts);
+        let n_tasks = n.div_ceil(PER_TASK);
+        parts.resize_with(n_tasks.max(parts.len()), Part::default);
+        for part in &mut parts {
+            part.entries.clear();
+            part.ends.clear();
+            part.reverses.clear();
         }
-        self.first.push(self.entries.len());
+        self.in_tasks(&mut parts[..n_tasks], |list, i, part| {
+            let start = part.entries.len();
+            list.find(i, radius, &mut part.entries);
+            part.entries[start..].sort_unstable_by_key(|e| (e.particle, e.image));
+            part.ends.push(part.entries.len());
+        });
+        self.first.push(0);
+        for part in &parts[..n_tasks] {
+            let before = self.entries.len();
+            self.first.extend(part.ends.iter().map(|end| before + end));
+            self.entries.extend_from_slice(&part.entries);
+        }
         if self.entries.len() > u32::MAX as usize {
             bail!(InvalidArgument, "{n} particles have {} neighbours; too many", self.entries.len());
         }
-        for i in 0..n {
-            for e in self.first[i]..self.first[i + 1] {
-                let Neighbor { particle, image, .. } = self.entries[e];
-                let of_j = self.first[particle as usize]..self.first[particle as usize + 1];
+        self.in_tasks(&mut parts[..n_tasks], |list, i, part| {
+            for e in list.of(i) {
+                let Neighbor { particle, image, .. } = list.entries[e];
+                let of_j = list.of(particle as usize);
                 let key = (i as u32, image.map(|n| -n));
-                let found = self.entries[of_j.clone()].binary_search_by_key(&key, |e| (e.particle, e.image));
+                let found = list.entries[of_j.clone()].binary_search_by_key(&key, |e| (e.particle, e.image));
                 // A pair at the very edge of the list may be seen from one side only: it is far beyond the cutoff.
-                self.entries[e].reverse = found.map_or(e, |k| of_j.start + k) as u32;
-                if let Some(cell) = &self.cell {
-                    self.translations.push(cell.translation(image));
-                }
+                part.reverses.push(found.map_or(e, |k| of_j.start + k) as u32);
             }
+        });
+        let reverses = parts[..n_tasks].iter().flat_map(|part| &part.reverses);
+        self.entries.iter_mut().zip(reverses).for_each(|(entry, reverse)| entry.reverse = *reverse);
+        if let Some(cell) = &self.cell {
+            self.translations.extend(self.entries.iter().map(|e| cell.translation(e.image)));
         }
+        self.parts = parts;
         Ok(())
+    }
+
+    /// Run `work` for every particle with the part it belongs to, on the threads of the pool that this thread belongs to.
+    fn in_tasks(&self, parts: &mut [Part], work: impl Fn(&Self, usize, &mut Part) + Sync) {
+        let n = self.built_at.len() / 3;
+        let task = |(t, part): (usize, &mut Part)| {
+            (t * PER_TASK..n.min((t + 1) * PER_TASK)).for_each(|i| work(self, i, part));
+        };
+        if rayon::current_thread_index().is_some() {
+            parts.par_iter_mut().enumerate().for_each(task);
+        } else {
+            parts.iter_mut().enumerate().for_each(task);
+        }
     }
 
     /// Which particles matter: the owned ones, and those within so many radii of a box around them.
@@ -176,8 +218,8 @@ impl Neighbors {
         }));
     }
 
-    /// Append all entries of particle `i`.
-    fn find(&mut self, i: usize, radius: f64) {
+    /// Append all entries of particle `i` to `entries`.
+    fn find(&self, i: usize, radius: f64, entries: &mut Vec<Neighbor>) {
         let (home, own) = self.bins.home[i];
         let matters = |i: usize| self.matters.get(i).copied().unwrap_or(true);
         let i_matters = matters(i);
@@ -217,7 +259,7 @@ impl Neighbors {
                         };
                         let d: [f64; 3] = std::array::from_fn(|c| y[c] - x[c] + t[c]);
                         if d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < radius * radius {
-                            self.entries.push(Neighbor { particle: j, reverse: 0, image });
+                            entries.push(Neighbor { particle: j, reverse: 0, image });
                         }
                     }
                 }

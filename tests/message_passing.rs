@@ -3,11 +3,13 @@
 mod common;
 
 use common::{fixture, simulation};
+use diffusim::adapter::Adapter;
 use diffusim::cell::Cell;
 use diffusim::model::message_passing::Hyperparameters;
 use diffusim::model::{Frames, MessagePassing, Metadata, Model, Outputs, Scratch};
 use diffusim::noise::normals;
 use diffusim::sampler::{Domain, Options, StepSize};
+use diffusim::schedule::Mobility;
 use safetensors::SafeTensors;
 use std::sync::Arc;
 
@@ -403,15 +405,30 @@ fn slab(x: &[f64], cell: &Cell, reach: f64, part: usize, n_parts: usize) -> (Cop
 /// Scores, energies and virials of domains add up to those of the whole, and their particles move as the whole's do.
 #[test]
 fn domains_are_parts_of_the_whole() {
+    for adapter in [Adapter::LeimkuhlerMatthews, Adapter::Langevin] {
+        domains_with(adapter);
+    }
+    assert!(Domain::new(&common::network(), &["C"], None).is_err());
+}
+
+fn domains_with(adapter: Adapter) {
+    let mut options = options(1, 2);
+    options.adapter = adapter;
+    if adapter == Adapter::Langevin {
+        options.step_size = StepSize::TimeStep(0.0017);
+        options.mobility = Some(Mobility::FrictionRate(3.1));
+    }
     let file = model(FIXTURES[1]);
     let (model, mut x, cell) = eight_cells(&file);
     let known = |name: &str| if name == "C" { 0 } else { 1 };
     let types: Vec<u32> = model.metadata().particles.iter().map(|p| known(p.species())).collect();
-    let mut whole = simulation(&model, options(1, 1));
+    let mut whole = simulation(&model, options.clone());
     whole.set_cell(Some(cell.clone())).unwrap();
     whole.set_positions(&x).unwrap();
+    let has_velocities = adapter == Adapter::Langevin;
+    let mut velocities = if has_velocities { whole.velocities().unwrap().to_vec() } else { Vec::new() };
     let mut domains: Vec<Domain> =
-        (0..3).map(|_| Domain::new(&file, &["C", "N"], Some(options(1, 2))).unwrap()).collect();
+        (0..3).map(|_| Domain::new(&file, &["C", "N"], Some(options.clone())).unwrap()).collect();
     assert_eq!(domains[0].reach(), 3.0 * 0.55);
     for step in 0..4 {
         let (expected, expected_energy, expected_virial) = evaluate(&model, &x, Some(&cell));
@@ -443,10 +460,14 @@ fn domains_are_parts_of_the_whole() {
         );
         for (domain, ids) in domains.iter_mut().zip(&parts) {
             let of = |array: &[f64]| -> Vec<f64> {
-                ids.iter().flat_map(|i| array[3 * *i as usize..][..3].iter().copied()).collect()
+                ids.iter().flat_map(|i| array.iter().skip(3 * *i as usize).take(3).copied()).collect()
             };
             let mut own = of(&x);
-            domain.step(step, &of(&scores), None, &mut own).unwrap();
+            let mut own_velocities = of(&velocities);
+            domain.step(step, &of(&scores), None, &mut own, &mut own_velocities).unwrap();
+            for (i, to) in ids.iter().zip(own_velocities.as_chunks::<3>().0) {
+                velocities[3 * *i as usize..][..3].copy_from_slice(to);
+            }
             for (i, to) in ids.iter().zip(own.as_chunks::<3>().0) {
                 x[3 * *i as usize..][..3].copy_from_slice(to);
             }
@@ -455,5 +476,4 @@ fn domains_are_parts_of_the_whole() {
         let moved: f64 = largest_error(&x, whole.positions());
         assert!(moved < 1e-9, "{moved}");
     }
-    assert!(Domain::new(&common::network(), &["C"], None).is_err());
 }

@@ -29,7 +29,7 @@ namespace {
 const char STYLE[] = "fix diffusim";
 const char WHO[] =
     " Here particles are the atoms of a molecule by their IDs, replicas the molecules by theirs, both from 0.";
-constexpr double RESTART_LAYOUT = 1;
+constexpr double RESTART_LAYOUT = 2;
 constexpr int COMPLETE = 9; // numbers of an atom: its score and its virial
 
 std::string number(double value) {
@@ -123,6 +123,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
         {"em", DIFFUSIM_EULER_MARUYAMA},
         {"heun", DIFFUSIM_HEUN},
         {"mala", DIFFUSIM_MALA},
+        {"langevin", DIFFUSIM_LANGEVIN},
     };
     bool automatic = false;
     char** scale = nullptr;
@@ -145,7 +146,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
                 throw std::runtime_error(
                     "adapter '" + name +
                     "' is not known; expected lm (Leimkuhler-Matthews), em (Euler-Maruyama), heun, "
-                    "or mala (Metropolis)");
+                    "mala (Metropolis) or langevin (with velocities)");
             keywords_.adapter = adapter->value;
         } else if (keyword == "blend") {
             blend_path_ = value();
@@ -334,9 +335,13 @@ void FixDiffusim::create() {
     n_values_ = n_values;
     gathered_.resize(shared ? n_values : 0);
     held_ = shared ? gathered_.data() : simulation_->view_positions();
+    held_velocities_.resize(has_velocities() ? n_values : 0);
     if (restored_positions_.size() == n_values)
         give_positions(restored_positions_);
     simulation_->set_step_count(step);
+    are_velocities_drawn_ = has_velocities() && restored_velocities_.size() != n_values;
+    if (has_velocities() && !are_velocities_drawn_)
+        give_velocities(restored_velocities_);
     take_positions();
 }
 
@@ -357,8 +362,25 @@ void FixDiffusim::give_positions(const std::vector<double>& positions) {
     take_positions();
 }
 
-/** From the core of every rank to `held_`, which is the core's own where there is one. Collective. */
+/** The same for velocities. */
+void FixDiffusim::give_velocities(const std::vector<double>& velocities) {
+    const std::string failure =
+        first_failure(failure_of([&] { simulation_->set_velocities(share(velocities)); }), world);
+    if (!failure.empty())
+        throw std::runtime_error(failure + WHO);
+    take_positions();
+}
+
+/** From the core of every rank to `held_`, which is the core's own where there is one, and `held_velocities_`.
+ * Collective. */
 void FixDiffusim::take_positions() {
+    if (has_velocities() && share_sizes_.empty())
+        simulation_->get_velocities(held_velocities_);
+    else if (has_velocities()) {
+        simulation_->get_velocities(share_);
+        MPI_Allgatherv(share_.data(), share_sizes_[comm->me], MPI_DOUBLE, held_velocities_.data(), share_sizes_.data(),
+                       share_starts_.data(), MPI_DOUBLE, world);
+    }
     if (share_sizes_.empty())
         return;
     MPI_Allgatherv(simulation_->view_positions(), share_sizes_[comm->me], MPI_DOUBLE, gathered_.data(),
@@ -391,13 +413,13 @@ void FixDiffusim::report() const {
     if (comm->me != 0)
         return;
 
-    std::string text =
-        std::string("diffusim ") + diffusim_version() + ": fix " + id + " moves " +
-        (neighborhood_
-             ? "the atoms of group " + std::string(group->names[igroup])
-             : std::to_string(molecules_->n_molecules()) + " x " + std::to_string(model_->n_particles()) + " atoms") +
-        " by " + path_ + (blend_path_.empty() ? "" : " blended with " + blend_path_) + "\n  spring " + number(now.spring * units.length * units.length) +
-        " /length^2, effective step " + number(now.effective_step / units.length / units.length) + " length^2";
+    std::string text = std::string("diffusim ") + diffusim_version() + ": fix " + id + " moves " +
+                       (neighborhood_ ? "the atoms of group " + std::string(group->names[igroup])
+                                      : std::to_string(molecules_->n_molecules()) + " x " +
+                                            std::to_string(model_->n_particles()) + " atoms") +
+                       " by " + path_ + (blend_path_.empty() ? "" : " blended with " + blend_path_) + "\n  spring " +
+                       number(now.spring * units.length * units.length) + " /length^2, effective step " +
+                       number(now.effective_step / units.length / units.length) + " length^2";
     if (now.diffusion_coefficient > 0)
         text += ", D " + number(now.diffusion_coefficient / units.diffusion()) + " length^2/time, a step lasts " +
                 number(now.time_step / units.time);
@@ -448,7 +470,7 @@ bool FixDiffusim::pull(bool with_forces) {
         molecules_->locate();
     else if (molecules_->untouched()) // on the only rank
         return with_forces && molecules_->any_force() && molecules_->gather(nullptr, forces);
-    const bool any_force = molecules_->gather(&positions_, forces);
+    const bool any_force = molecules_->gather(&positions_, forces, has_velocities() ? &velocities_ : nullptr);
     const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * units_.length;
     constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
     const bool same = std::equal(positions_.begin(), positions_.end(), held_, [box](double x, double held) {
@@ -458,13 +480,31 @@ bool FixDiffusim::pull(bool with_forces) {
         molecules_->check_whole(positions_);
         give_positions(positions_);
     }
+    if (has_velocities())
+        pull_velocities();
     return any_force;
+}
+
+/** Take over LAMMPS's velocities where they are others than the core's; but the core's first ones, drawn at the
+   temperature, are there to be used by a script that sets none. Collective. */
+void FixDiffusim::pull_velocities() {
+    const bool none = std::all_of(velocities_.begin(), velocities_.end(), [](double v) { return v == 0; });
+    constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
+    const bool same = std::equal(velocities_.begin(), velocities_.end(), held_velocities_.begin(),
+                                 [](double v, double held) { return std::abs(v - held) <= ROUNDING * std::abs(held); });
+    if (are_velocities_drawn_ && none)
+        molecules_->scatter_velocities(held_velocities_.data());
+    else if (!same)
+        give_velocities(velocities_);
+    are_velocities_drawn_ = false;
 }
 
 /** Put the core's positions into LAMMPS's atoms. Collective. */
 void FixDiffusim::push() {
     take_positions();
     molecules_->scatter(held_);
+    if (has_velocities())
+        molecules_->scatter_velocities(held_velocities_.data());
 }
 
 // ---- periodic models: positions stay with LAMMPS, and every rank evaluates its own atoms
@@ -585,10 +625,12 @@ void* FixDiffusim::extract(const char* name, int& dimension) {
 void FixDiffusim::write_restart(FILE* file) {
     if (comm->me != 0)
         return;
-    std::vector<double> list = {RESTART_LAYOUT, 0, static_cast<double>(n_values_)};
+    std::vector<double> list = {RESTART_LAYOUT, 0, static_cast<double>(n_values_),
+                                static_cast<double>(held_velocities_.size())};
     if (is_set_up_)
         list[1] = static_cast<double>(neighborhood_ ? step_ : simulation_->step_count());
     list.insert(list.end(), held_, held_ + n_values_);
+    list.insert(list.end(), held_velocities_.begin(), held_velocities_.end());
     const int size = static_cast<int>(list.size() * sizeof(double));
     std::fwrite(&size, sizeof size, 1, file);
     std::fwrite(list.data(), sizeof(double), list.size(), file);
@@ -602,7 +644,9 @@ void FixDiffusim::restart(char* buffer) {
                             ", expected " + number(RESTART_LAYOUT) + "); start from a data file"));
     restored_ = true;
     restored_step_ = static_cast<std::uint64_t>(list[1]);
-    restored_positions_.assign(list + 3, list + 3 + static_cast<std::size_t>(list[2]));
+    const double *positions = list + 4, *velocities = positions + static_cast<std::size_t>(list[2]);
+    restored_positions_.assign(positions, velocities);
+    restored_velocities_.assign(velocities, velocities + static_cast<std::size_t>(list[3]));
 }
 
 // ---- outputs ----------------------------------------------------------------------------------------------------

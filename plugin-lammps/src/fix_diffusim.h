@@ -19,7 +19,7 @@ namespace diffusim_lammps {
 /**
  * Moves the molecules of its group by the score of a model. The model replaces the force field: the total force on the
  * atoms, of whatever other styles and fixes compute, acts on top of it as a bias. Velocities have no meaning and are
- * left alone.
+ * left alone, but with the adapter that has some.
  *
  * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number
  * of ranks. (Periodic models are shared out over the ranks instead: Neighborhood.) The core's positions, in nm and
@@ -65,6 +65,9 @@ private:
     bool pull(bool with_forces = false);
     void push();
     void give_positions(const std::vector<double>& positions);
+    void give_velocities(const std::vector<double>& velocities);
+    void pull_velocities();
+    bool has_velocities() const { return keywords_.adapter == DIFFUSIM_LANGEVIN; }
     void take_positions();
     const std::vector<double>& share(const std::vector<double>& all);
     double quantity(int i);
@@ -95,6 +98,8 @@ private:
     std::unique_ptr<diffusim::simulation> simulation_;
     // Of all molecules: LAMMPS's positions and the core's, nm; forces, kJ/(mol nm).
     std::vector<double> positions_, gathered_, forces_;
+    std::vector<double> velocities_, held_velocities_; // LAMMPS's and the core's, nm/ps
+    bool are_velocities_drawn_ = false;                // and LAMMPS has not seen them yet
     const double* held_ = nullptr;              // the core's positions, in place where this rank moves all molecules
     std::size_t n_values_ = 0, n_replicas_ = 0; // numbers of all molecules; molecules that this rank moves
 
@@ -112,7 +117,7 @@ private:
     // From a restart file, until there is a simulation to continue.
     bool restored_ = false;
     std::uint64_t restored_step_ = 0;
-    std::vector<double> restored_positions_;
+    std::vector<double> restored_positions_, restored_velocities_;
 };
 
 } // namespace diffusim_lammps

@@ -220,6 +220,7 @@ void Molecules::locate() {
     images_.clear();
     shifts_.assign(3 * local_.size(), 0);
     written_.clear();
+    written_velocities_.clear();
     for (const Atom& a : local_) {
         domain->unmap_inv(&shifts_[3 * places.size()], atom->image[a.index]);
         images_.push_back(atom->image[a.index]);
@@ -237,8 +238,8 @@ void Molecules::locate() {
     places_of_ranks_ = gather_all(places, world);
 }
 
-bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forces) {
-    const int width = (positions ? 3 : 0) + (forces ? 3 : 0);
+bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forces, std::vector<double>* velocities) {
+    const int width = 3 * ((positions != nullptr) + (forces != nullptr) + (velocities != nullptr));
     sent_.resize(width * local_.size());
     double* next = sent_.data();
     for (const Atom& a : local_) {
@@ -251,6 +252,11 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
         if (forces) {
             for (int c = 0; c < 3; c++)
                 next[c] = atom->f[a.index][c] * units_.force();
+            next += 3;
+        }
+        if (velocities) {
+            for (int c = 0; c < 3; c++)
+                next[c] = atom->v[a.index][c] * units_.velocity();
             next += 3;
         }
     }
@@ -267,7 +273,7 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
     }
     bool any_force = false;
     const double* from = all->data();
-    for (std::vector<double>* to : {positions, forces})
+    for (std::vector<double>* to : {positions, forces, velocities})
         if (to)
             to->resize(3 * order_.size());
     for (const std::size_t place : places_of_ranks_) {
@@ -278,6 +284,10 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
         if (forces) {
             std::copy_n(from, 3, forces->data() + 3 * place);
             any_force |= from[0] != 0 || from[1] != 0 || from[2] != 0;
+            from += 3;
+        }
+        if (velocities) {
+            std::copy_n(from, 3, velocities->data() + 3 * place);
             from += 3;
         }
     }
@@ -302,9 +312,20 @@ void Molecules::scatter(const double* positions) {
     }
 }
 
+void Molecules::scatter_velocities(const double* velocities) {
+    written_velocities_.resize(3 * local_.size());
+    for (std::size_t k = 0; k < local_.size(); k++)
+        for (int c = 0; c < 3; c++)
+            written_velocities_[3 * k + c] = atom->v[local_[k].index][c] =
+                velocities[3 * local_[k].place + c] / units_.velocity();
+}
+
 bool Molecules::untouched() const {
     if (comm->nprocs > 1 || written_.empty())
         return false;
+    for (std::size_t i = 0; i < written_velocities_.size(); i++)
+        if (atom->v[local_[i / 3].index][i % 3] != written_velocities_[i])
+            return false;
     if (contiguous_) {
         const int first = local_[0].index;
         return std::memcmp(atom->x[first], written_.data(), written_.size() * sizeof(double)) == 0 &&

@@ -88,7 +88,10 @@ void Neighborhood::check_box() const {
     domain_->check_cell(cell);
 }
 
-void Neighborhood::configure(const diffusim_simulation_options_t& options) { domain_->reconfigure(options); }
+void Neighborhood::configure(const diffusim_simulation_options_t& options) {
+    domain_->reconfigure(options);
+    has_velocities_ = options.adapter == DIFFUSIM_LANGEVIN;
+}
 
 void Neighborhood::locate() {
     check_box();
@@ -125,6 +128,7 @@ void Neighborhood::evaluate(bool virials) {
 void Neighborhood::step(std::uint64_t step, const std::vector<double>& scores) {
     const std::size_t n = n_owned();
     moved_.resize(3 * n);
+    velocities_.resize(has_velocities_ ? 3 * n : 0);
     forces_.resize(3 * n);
     bool any_force = false;
     for (std::size_t k = 0; k < n; k++)
@@ -133,11 +137,17 @@ void Neighborhood::step(std::uint64_t step, const std::vector<double>& scores) {
             const double force = atom->f[indices_[k]][c] * units_.force();
             forces_[3 * k + c] = force;
             any_force |= force != 0;
+            if (has_velocities_)
+                velocities_[3 * k + c] = atom->v[indices_[k]][c] * units_.velocity();
         }
-    domain_->step(step, scores.data(), any_force ? forces_.data() : nullptr, moved_.data(), 3 * n);
+    domain_->step(step, scores.data(), any_force ? forces_.data() : nullptr, moved_.data(),
+                  has_velocities_ ? velocities_.data() : nullptr, 3 * n);
     for (std::size_t k = 0; k < n; k++)
-        for (int c = 0; c < 3; c++)
+        for (int c = 0; c < 3; c++) {
             atom->x[indices_[k]][c] = moved_[3 * k + c] / units_.length;
+            if (has_velocities_)
+                atom->v[indices_[k]][c] = velocities_[3 * k + c] / units_.velocity();
+        }
 }
 
 } // namespace diffusim_lammps

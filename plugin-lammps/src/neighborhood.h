@@ -40,8 +40,8 @@ public:
     void locate();
     /** Evaluate the model at the present positions; may fail on one rank only. */
     void evaluate(bool virials);
-    /** Take step number `step` with the atoms of this rank, by their complete `scores` [n_owned][3] and the forces of
-       other styles; may fail on one rank only. */
+    /** Take step number `step` with the atoms of this rank, by their complete `scores` [n_owned][3], the forces of
+       other styles and, where the adapter has them, LAMMPS's velocities; may fail on one rank only. */
     void step(std::uint64_t step, const std::vector<double>& scores);
 
     /** Distance over which ghosts are needed, besides the skin, in the script's unit. */
@@ -71,7 +71,8 @@ private:
     std::unique_ptr<diffusim::domain> domain_;
     std::vector<int> indices_;
     std::vector<std::uint32_t> types_, ids_;
-    std::vector<double> positions_, scores_, energies_, virials_, moved_, forces_;
+    std::vector<double> positions_, scores_, energies_, virials_, moved_, velocities_, forces_;
+    bool has_velocities_ = false;
 };
 
 /** Component k, in LAMMPS's order, of a virial [3][3]. */

@@ -24,8 +24,8 @@ unsafe fn with(
 /// `options`, masses, drags and diffusion coefficients are `[n_types]`, and neither replicas nor particle ids are given; NULL for a
 /// domain that only evaluates. The caller frees `*domain` with diffusim_domain_free.
 ///
-/// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of another kind, an adapter but DIFFUSIM_EULER_MARUYAMA and
-/// DIFFUSIM_LEIMKUHLER_MATTHEWS, a GPU), DIFFUSIM_ERROR_MISMATCH (unknown species), and those of diffusim_simulation_create.
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of another kind, an adapter but DIFFUSIM_EULER_MARUYAMA,
+/// DIFFUSIM_LEIMKUHLER_MATTHEWS and DIFFUSIM_LANGEVIN, a GPU), DIFFUSIM_ERROR_MISMATCH (unknown species), and those of diffusim_simulation_create.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]
@@ -152,8 +152,8 @@ pub unsafe extern "C" fn diffusim_domain_evaluate(
 }
 
 /// Take step number `step` with the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` in 1/nm, summed over
-/// all copies, and, unless NULL, the `forces` that act beside the model, in kJ/(mol nm). `n_values` is the length of each. On
-/// DIFFUSIM_ERROR_NOT_FINITE nothing has moved.
+/// all copies, and, unless NULL, the `forces` that act beside the model, in kJ/(mol nm). `velocities` in nm/ps, in place, go with
+/// DIFFUSIM_LANGEVIN and are NULL otherwise. `n_values` is the length of each. On DIFFUSIM_ERROR_NOT_FINITE nothing has moved.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]
@@ -163,12 +163,15 @@ pub unsafe extern "C" fn diffusim_domain_step(
     scores: *const f64,
     forces: *const f64,
     positions: *mut f64,
+    velocities: *mut f64,
     n_values: usize,
 ) -> diffusim_status_t {
     with(domain, |d| {
+        let velocities =
+            if velocities.is_null() { &mut [] } else { slice_mut(velocities, n_values, "velocities")? };
         let scores = slice(scores, n_values, "scores")?;
         let forces = if forces.is_null() { None } else { Some(slice(forces, n_values, "forces")?) };
-        d.step(step, scores, forces, slice_mut(positions, n_values, "positions")?)
+        d.step(step, scores, forces, slice_mut(positions, n_values, "positions")?, velocities)
     })
 }
 

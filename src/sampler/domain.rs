@@ -6,7 +6,7 @@ use super::sequential::{Statistics, what_failed};
 use crate::adapter::ParticleStep;
 use crate::backend::cpu::Cpu;
 use crate::backend::threads::{self, Threads};
-use crate::backend::{Backend, Device, Failure, Job, Placement};
+use crate::backend::{Backend, Device, Failure, Job, Placement, Replicas};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, KernelModel, MessagePassing, Model, Outputs, ScoreModel, Scratch};
@@ -91,7 +91,7 @@ impl Domain {
             bail!(
                 Unsupported,
                 "adapter {:?} needs more than the scores at the beginning of a step, which is all that a domain has; use \
-                 LeimkuhlerMatthews or EulerMaruyama",
+                 LeimkuhlerMatthews, EulerMaruyama or Langevin",
                 options.adapter
             );
         }
@@ -183,13 +183,15 @@ impl Domain {
     }
 
     /// Step number `step` of the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` (1/nm), summed over
-    /// all copies, and the `forces` that act beside the model, kJ/(mol nm). On an error nothing has moved.
+    /// all copies, and the `forces` that act beside the model, kJ/(mol nm). `velocities`, nm/ps, are theirs with adapters that
+    /// have some, and empty otherwise. On an error nothing has moved.
     pub fn step(
         &mut self,
         step: u64,
         scores: &[f64],
         forces: Option<&[f64]>,
         positions: &mut [f64],
+        velocities: &mut [f64],
     ) -> Result<()> {
         let Some((options, dynamics)) = &self.motion else {
             bail!(
@@ -198,13 +200,14 @@ impl Domain {
             );
         };
         let n = 3 * self.n_owned;
-        for (name, found) in [
-            ("positions", positions.len()),
-            ("scores", scores.len()),
-            ("forces", forces.map_or(n, |f| f.len())),
+        for (name, found, expected) in [
+            ("positions", positions.len(), n),
+            ("scores", scores.len(), n),
+            ("forces", forces.map_or(n, |f| f.len()), n),
+            ("velocities", velocities.len(), if options.adapter.has_velocities() { n } else { 0 }),
         ] {
-            if found != n {
-                bail!(InvalidArgument, "{name} holds {found} numbers; expected {n}");
+            if found != expected {
+                bail!(InvalidArgument, "{name} holds {found} numbers; expected {expected}");
             }
         }
         self.step = step + 1;
@@ -232,6 +235,8 @@ impl Domain {
             adapter: options.adapter,
             particles: &self.particles,
             factors: &|step| dynamics.factors(step),
+            inertia: dynamics.inertia,
+            burn_in: None,
             seed: options.seed,
             first_step: step,
             n_steps: 1,
@@ -239,7 +244,8 @@ impl Domain {
             continues: false,
         };
         let backend = self.backend.as_mut().expect("just made");
-        backend.advance(&job, positions).map(drop).map_err(|failure| match failure {
+        let replicas = Replicas { positions, velocities, tunings: &mut [] };
+        backend.advance(&job, replicas).map(drop).map_err(|failure| match failure {
             Failure::Other(error) => error,
             Failure::Score { particle, score, .. } => Error::NotFinite(format!(
                 "{} at step {step} (particle id {}). Nobody was moved. Use a stiffer spring (a smaller time step), or start from a \
@@ -265,7 +271,10 @@ impl Domain {
             time_step: dynamics.time_step.map(|dt| dt * dynamics.scale(self.step)),
             temperature: dynamics.temperature(self.step),
             diffusion_coefficient: dynamics.diffusion_coefficient,
-            stability_limit: self.model.metadata().largest_curvature.map(|c| 2.0 / c),
+            stability_limit: dynamics.stability_limit(&self.model),
+            step_factor: None,
+            kinetic_energy: None,
+            kinetic_temperature: None,
         })
     }
 

@@ -299,3 +299,52 @@ thermo {n_steps // 2}
         other = script.replace(change, {"v_lambda": "v_other"}.get(change, "0.9+0.01*step"))
         error = lr.error_of(tmp_path, other, n_ranks)
         assert all(word in error for word in ["fix diffusim: ", *words]), error
+
+
+@pytest.mark.parametrize(("units", "n_ranks", "given"), [("real", 1, False), ("metal", 2, True)])
+def test_langevin_has_velocities(tmp_path, units, n_ranks, given):
+    """The core's positions and velocities, bit for bit; LAMMPS's temperature is the kinetic one; restart files."""
+    n_molecules, time_step, friction = 4, 0.017, 3.3  # ps, 1/ps
+    length, time = lr.UNITS[units][0], lr.TIME[units]
+    model = lr.analytic(tmp_path / "m.safetensors", "harmonic", 3, stiffness=37.0)
+    start = 0.2 * np.random.default_rng(6).normal(size=(n_molecules, 3, 3))
+    lr.write_beads(tmp_path / "beads.data", start, lr.MASSES, units)
+    fix = f"fix 1 all diffusim 345.0 4711 model m.safetensors friction {friction * time!r} adapter langevin\n"
+    script = (
+        lr.header("beads.data", units, "f f f")
+        + ("velocity all create 200 99 loop geom mom no\n" if given else "")
+        + f"timestep {time_step / time!r}\n{fix}"
+    )
+    output = f"""
+compute_modify thermo_temp extra/dof 0
+thermo_style custom step temp
+thermo 30
+{lr.dump(30)}{lr.dump(30, "v.dump", "vx vy vz")}run 30
+"""
+    table = lr.thermo(lr.run(tmp_path, script + output + "write_restart half.restart\nrun 30\n", n_ranks))
+    frames, velocities = lr.frames(tmp_path), lr.frames(tmp_path, "v.dump")
+    core = diffusim.Simulation(
+        model,
+        345.0,
+        time_step=time_step / time * time,
+        friction_rate=friction * time * (1 / time),
+        masses=lr.MASSES,
+        seed=4711,
+        n_replicas=n_molecules,
+        adapter="langevin",
+    )
+    core.positions = (start / length) * length
+    unit = length / time
+    if given:
+        core.velocities = (velocities[0] * unit).reshape(core.velocities.shape)
+    for frame, v in zip(frames, velocities, strict=True):
+        assert frame.reshape(start.shape) == pytest.approx(core.positions / length, rel=1e-12)
+        assert v.reshape(start.shape) == pytest.approx(core.velocities / unit, rel=1e-12)
+        core.step(30)
+    assert np.abs(frames[-1] - frames[0]).max() > 0.05 / length
+    masses = np.array(lr.MASSES * n_molecules)
+    kinetic = (masses * ((velocities[-1] * unit) ** 2).sum(axis=1)).sum() / (9 * n_molecules * lr.BOLTZMANN)
+    assert table[-1, 1] == pytest.approx(kinetic, rel=1e-4)
+    lr.run(tmp_path, "read_restart half.restart\n" + fix + output)
+    assert np.array_equal(lr.frames(tmp_path)[-1], frames[-1])
+    assert np.array_equal(lr.frames(tmp_path, "v.dump")[-1], velocities[-1])

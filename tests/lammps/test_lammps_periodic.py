@@ -197,3 +197,31 @@ def test_what_cannot_be(tmp_path, change, words):
     assert "fix diffusim: " in error, error
     for word in words:
         assert word in error
+
+
+def test_langevin_in_a_fluid(tmp_path):
+    """With velocities, at first LAMMPS's own, on 1 and 2 ranks: the core's frames, and the temperature."""
+    time_step, friction, n_steps = 0.008, 2.1, 50  # ps, 1/ps
+    write_data(tmp_path / "box.data", diffusim.Model(ARGON), "metal")
+    script = (
+        header(units="metal")
+        + f"""
+velocity all create 100 4711 loop geom
+timestep {time_step}
+fix 1 all diffusim 120 48291 model {ARGON} friction {friction} adapter langevin types Ar
+thermo_style custom step temp
+thermo {n_steps}
+{lr.dump(n_steps, columns="xu yu zu")}{lr.dump(n_steps, "v.dump", "vx vy vz")}run {n_steps}
+"""
+    )
+    simulation = core(ARGON, 1, 120.0, seed=48291, time_step=time_step, friction_rate=friction, adapter="langevin")
+    for n_ranks in (1, 2):
+        table = lr.thermo(lr.run(tmp_path, script, n_ranks))
+        velocities = 0.1 * lr.frames(tmp_path, "v.dump")
+        if n_ranks == 1:
+            simulation.velocities = velocities[0][None]
+            simulation.step(n_steps)
+        assert velocities[-1] == pytest.approx(simulation.velocities[0], abs=1e-4)
+        difference = (0.1 * lr.frames(tmp_path)[-1] - simulation.positions[0]) / simulation.cell[0, 0]
+        assert np.abs(difference - np.round(difference)).max() < 1e-5
+        assert 90 < table[-1, 1] < 150
