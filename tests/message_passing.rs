@@ -8,7 +8,7 @@ use diffusim::cell::Cell;
 use diffusim::model::message_passing::Hyperparameters;
 use diffusim::model::{Frames, MessagePassing, Metadata, Model, Outputs, Scratch};
 use diffusim::noise::normals;
-use diffusim::sampler::{Domain, Options, StepSize};
+use diffusim::sampler::{Domain, Options, Sampler, StepSize};
 use diffusim::schedule::Mobility;
 use safetensors::SafeTensors;
 use std::sync::Arc;
@@ -409,6 +409,18 @@ fn domains_are_parts_of_the_whole() {
         domains_with(adapter);
     }
     assert!(Domain::new(&common::network(), &["C"], None).is_err());
+    for (refused, words) in [
+        (
+            Options { adapter: Adapter::Heun, ..options(1, 1) },
+            "LeimkuhlerMatthews, EulerMaruyama or Langevin",
+        ),
+        (Options { sampler: Sampler::TimeParallel, ..options(1, 1) }, "sequential sampler"),
+        (Options { device: "cuda".into(), ..options(1, 1) }, "CPU only"),
+        (options(2, 1), "one replica"),
+    ] {
+        let error = Domain::new(&model(FIXTURES[1]), &["C"], Some(refused)).err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 fn domains_with(adapter: Adapter) {

@@ -3,6 +3,7 @@
 
 use super::options::{Dynamics, Options};
 use super::sequential::{Statistics, what_failed};
+use super::time_parallel::{Sampler, Sweeps};
 use crate::adapter::ParticleStep;
 use crate::backend::cpu::Cpu;
 use crate::backend::threads::{self, Threads};
@@ -94,6 +95,9 @@ impl Domain {
                  LeimkuhlerMatthews, EulerMaruyama or Langevin",
                 options.adapter
             );
+        }
+        if options.sampler == Sampler::TimeParallel {
+            bail!(Unsupported, "a domain takes one step after the other; use the sequential sampler");
         }
         if options.n_replicas != 1 || options.particle_ids.is_some() {
             bail!(InvalidArgument, "a domain has one replica, and its particles come with their ids");
@@ -275,6 +279,7 @@ impl Domain {
             step_factor: None,
             kinetic_energy: None,
             kinetic_temperature: None,
+            sweeps: Sweeps::default(),
         })
     }
 
