@@ -181,7 +181,7 @@ def test_pressure_of_the_fix_and_restart(tmp_path):
         ((" types Ar", " types Xe"), ["'Xe'", "it knows Ar"]),
         ((" types Ar", " types NULL"), ["say with 'types"]),
         (("units real", "newton off\nunits real"), ["newton on", "ghost"]),
-        (("types Ar", "types Ar adapter heun"), ["adapter 'heun'"]),
+        (("types Ar", "types Ar adapter heun"), ["adapter Heun", "LeimkuhlerMatthews"]),
         (("types Ar", "types Ar device cuda:0"), ["CPU only", "cuda:0"]),
         (("fix 1 all", "mass 1 20.2\nfix 1 all"), ["particle 0 is Ar", "weighs 20.2", "atom types"]),
         (("fix 1 all", "change_box all x final 0 15 remap units box\nfix 1 all"), ["cell is", "needs twice that"]),

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import diffusim
+from diffusim import terminal
 from diffusim.report import statistics
 from diffusim.report.ensemble import Ensemble
 
@@ -166,3 +168,8 @@ def test_radial_distribution_and_its_largest_error():
     value, at, error = measure_lennard_jones.largest_error(found, expected, np.full(24, 0.0007))
     assert at == 9 and abs(value - 0.03) < 4.5 * error
     assert error == pytest.approx(np.hypot(0.0007, 0.001 / np.sqrt(50)), rel=0.1)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.safetensors")), ids=lambda path: path.stem)
+def test_every_example_can_be_described(path):
+    assert path.name in terminal.describe_model(diffusim.Model(path), path.name)
