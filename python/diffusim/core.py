@@ -102,7 +102,9 @@ class Model:
         """
         handle = c_void_p()
         _library.call("diffusim_model_blend", a._handle, b._handle, lambda_, byref(handle))
-        return cls.__new__(cls)._own(handle, (*a._callbacks, *b._callbacks))
+        blend = cls.__new__(cls)._own(handle, (*a._callbacks, *b._callbacks))
+        blend.parts = (a, b)
+        return blend
 
     def subset(self, n_particles_total: int, particles: Sequence[int]) -> "Model":
         """This model acting on `particles` (in its own order) of a larger system; the others have no score."""
@@ -126,6 +128,7 @@ class Model:
         self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
         self._handle = handle
         self._callbacks = callbacks
+        self.parts: tuple[Model, ...] = ()  # of a blend: its two models
         self.n_particles: int = _library.library().diffusim_model_n_particles(handle)
         weakref.finalize(self, _library.library().diffusim_model_free, handle)
         return self
