@@ -88,8 +88,13 @@ def advise(model: Model, positions: np.ndarray | None = None, seed: int = 1) -> 
 def relative_variance(adapter: str, reduced_step: float) -> float:
     """Variance of a harmonic mode over the exact one, at tau x its curvature = `reduced_step`; inf where unstable."""
     h = reduced_step
-    if adapter in ("leimkuhler-matthews", "mala"):
-        return 1.0 if adapter == "mala" or h < UNSTABLE else np.inf
-    if h >= UNSTABLE:
-        return np.inf
-    return 1 / (1 - h / 2) if adapter == "euler-maruyama" else (1 - h / 2) / (1 - h / 2 + h * h / 4)
+    stable = {
+        "euler-maruyama": lambda: 1 / (1 - h / 2),
+        "leimkuhler-matthews": lambda: 1.0,
+        "heun": lambda: (1 - h / 2) / (1 - h / 2 + h * h / 4),
+    }
+    if adapter == "mala":
+        return 1.0
+    if adapter not in stable:
+        raise DiffusimError(f"adapter is '{adapter}'; expected {', '.join(stable)} or mala", Status.INVALID_ARGUMENT)
+    return stable[adapter]() if h < UNSTABLE else np.inf

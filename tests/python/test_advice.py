@@ -74,3 +74,5 @@ def test_what_cannot_be_measured_is_one_sentence():
         advise(analytic("harmonic", stiffness=70.0))
     with pytest.raises(DiffusimError, match="the largest curvature of free is 0 /nm.2 at these frames"):
         advise(analytic("free"), np.zeros((2, 2, 3)))
+    with pytest.raises(DiffusimError, match="adapter is 'langevin'; expected euler-maruyama, "):
+        relative_variance("langevin", 0.3)
