@@ -628,7 +628,7 @@ impl Simulation {
             return None; // its step has another limit
         }
         let n = 3 * self.model.n_particles();
-        let positions = &self.positions[frame * n..][..n];
+        let positions = &self.state.positions[frame * n..][..n];
         let frames = Frames { positions, cell: self.cell.as_ref() };
         let curvature = largest_curvature(&*self.score, frames).ok()?;
         (self.statistics().effective_step * curvature >= 2.0).then_some(curvature)
