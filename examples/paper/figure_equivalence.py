@@ -52,7 +52,7 @@ def measure(picture: Path) -> list[Row]:
         axes[0].set(xlabel="difference of one step / machine precision", ylabel="draws")
         axes[0].set_title("(1) and (2), random parameters")
         axes[1].plot(np.arange(1, N_STEPS + 1), np.maximum.accumulate(apart), color=plots.SIMULATED)
-        axes[1].set(xlabel="steps", ylabel="largest difference so far / nm", yscale="log", ylim=(1e-19, 1e-12))
+        axes[1].set(xlabel="steps", ylabel="largest difference so far / nm", yscale="log", ylim=(1e-18, 1e-13))
         axes[1].set_title(f"A trajectory of {ALKANES['butane'].name}")
     return rows
 
