@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{analytic, description, fixture, network, simulation};
+use common::{analytic, description, fixture, network, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
 use diffusim::model::Model;
@@ -86,8 +86,8 @@ fn what_has_no_kernel_is_refused_by_name() {
         assert_eq!(refusal(&Arc::new(model.unwrap()), &options), sentence(what));
     }
 
-    for adapter in [Adapter::Heun, Adapter::Mala] {
-        let options = Options { adapter, ..options.clone() };
+    for adapter in [Adapter::Heun, Adapter::Mala, Adapter::Langevin] {
+        let options = with_adapter(adapter, options.clone());
         let expected = sentence(&format!("steps of the adapter {adapter:?}"));
         assert_eq!(refusal(&network(), &options), expected);
         let mut s = simulation(&network(), Options { device: "cpu".into(), ..options.clone() });

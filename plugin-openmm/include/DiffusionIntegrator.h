@@ -81,9 +81,9 @@ public:
     /** Copies of the molecule in the Context's System. */
     std::size_t getNumCopies() const;
     /** The learned energy of every copy at the Context's positions, in kJ/mol. */
-    std::vector<double> computeModelEnergies() const;
+    std::vector<double> computeModelEnergies();
     /** The configurational temperature of the learned energy at the Context's positions, in K. */
-    double computeSystemTemperature() const;
+    double computeSystemTemperature();
     /** Largest |component| of any score since the Context was created, in 1/nm. */
     double getLargestScore() const;
     /** Fraction of the proposals that were accepted, of the adapter "mala"; 0 before there were any. */
@@ -121,6 +121,7 @@ private:
     void findLearnedEnergy(OpenMM::ContextImpl& context);
     void refuseUnknownForces() const;
     std::string biasForces() const;
+    void followLambda();
     void computeBias();
     void importPositions();
     void exportPositions(std::uint64_t firstStep);

@@ -6,6 +6,7 @@
 #include "diffusim.hpp"
 #include "openmm/System.h"
 #include "openmm/Vec3.h"
+#include "openmm/internal/ContextImpl.h"
 #include "openmm/serialization/SerializationNode.h"
 #include <memory>
 #include <string>
@@ -21,7 +22,21 @@ inline const double* coordinates(const std::vector<OpenMM::Vec3>& vectors) {
 /** A model as one of every copy of the molecule that a System holds, and their number. */
 struct FittedModel {
     std::shared_ptr<const diffusim::model> model;
-    std::size_t copies;
+    std::size_t copies = 1;
+    /** Of a blend: its two models, its λ, and the parameter of a Context that λ follows, where the Context has it. */
+    std::vector<std::shared_ptr<const diffusim::model>> parts = {};
+    double lambda = 0;
+    std::string parameter = {};
+
+    /**
+     * Take λ of a blend from the Context.
+     *
+     * @return whether it is another than before
+     * @throws OpenMM::OpenMMException if it is not from 0 to 1
+     */
+    bool follow(const OpenMM::ContextImpl& context);
+    /** ∂E/∂λ of a blend at a System's positions (nm), kJ/mol, summed over all copies; `cell` as below. */
+    double computeLambdaDerivative(const std::vector<OpenMM::Vec3>& positions, const double* cell) const;
 
     /**
      * The learned energy (kJ/mol) of every copy at a System's positions (nm).
@@ -35,6 +50,21 @@ struct FittedModel {
      * @throws OpenMM::OpenMMException for a periodic model
      */
     double computeTemperature(const std::vector<OpenMM::Vec3>& positions) const;
+};
+
+/** Where a model comes from: a file, a description, or two other models of which it is the blend (theory 7). */
+class ModelSource {
+public:
+    explicit ModelSource(const std::string& path, double noiseLevel);
+    /** From the element <Model>. */
+    explicit ModelSource(const OpenMM::SerializationNode& node);
+    void serialize(OpenMM::SerializationNode& node) const;
+
+    std::shared_ptr<const diffusim::model> model;
+    double noiseLevel = 0;          // nm
+    std::vector<ModelSource> parts; // of a blend: two
+    double lambda = 0;
+    std::string parameter; // the parameter of a Context that λ follows
 };
 
 /**
@@ -54,7 +84,10 @@ public:
     /** Write <Model>, with the model file embedded, and <Particles>. */
     void serialize(OpenMM::SerializationNode& node) const;
 
-    const diffusim::model& getModel() const { return *model; }
+    const diffusim::model& getModel() const { return *source.model; }
+    /** Of a blend: the parameter of a Context that its λ follows, and where λ starts; else empty. */
+    const std::string& getLambdaParameter() const { return source.parameter; }
+    double getLambda() const { return source.lambda; }
     const std::vector<std::size_t>& getParticles() const { return particles; }
     void setParticles(const std::vector<std::size_t>& indices) { particles = indices; }
     /** Copies of the molecule in the System; 0 = as many as it has particles for. */
@@ -75,10 +108,9 @@ public:
 private:
     std::size_t copiesIn(std::size_t numParticles) const;
 
-    std::shared_ptr<const diffusim::model> model;
+    ModelSource source;
     std::vector<std::size_t> particles;
     std::size_t copies = 0;
-    double noiseLevel = 0;
 };
 
 } // namespace diffusim_openmm

@@ -1,6 +1,8 @@
 #include "DiffusionForce.h"
 #include "DiffusionForceImpl.h"
+#include "openmm/OpenMMException.h"
 #include "openmm/internal/ContextImpl.h"
+#include "openmm/reference/ReferencePlatform.h"
 #include "units.h"
 #include <algorithm>
 #include <numeric>
@@ -14,6 +16,17 @@ void DiffusionForceImpl::initialize(ContextImpl& context) {
     fitted = owner.getModel().fit(context.getSystem(), owner.getCheckMasses());
     scores.resize(3 * context.getSystem().getNumParticles());
     energies.resize(fitted.copies);
+    if (owner.hasEnergyParameterDerivative() && dynamic_cast<ReferencePlatform*>(&context.getPlatform()) == nullptr)
+        throw OpenMMException("DiffusionForce reports the derivative by " + owner.getModel().getLambdaParameter() +
+                              " on the platforms Reference and CPU, and this is " + context.getPlatform().getName() +
+                              ". Leave addEnergyParameterDerivative() out, or use one of those");
+}
+
+std::map<std::string, double> DiffusionForceImpl::getDefaultParameters() {
+    const ScoreModel& model = owner.getModel();
+    if (model.getLambdaParameter().empty())
+        return {};
+    return {{model.getLambdaParameter(), model.getLambda()}};
 }
 
 double DiffusionForceImpl::computeForce(ContextImpl& context, const std::vector<Vec3>& positions,
@@ -22,9 +35,15 @@ double DiffusionForceImpl::computeForce(ContextImpl& context, const std::vector<
         std::fill(forces.begin(), forces.end(), Vec3());
         return 0;
     }
+    fitted.follow(context);
     const diffusim::model& model = *fitted.model;
     Vec3 box[3];
     context.getPeriodicBoxVectors(box[0], box[1], box[2]);
+    if (owner.hasEnergyParameterDerivative()) {
+        auto* platform = static_cast<ReferencePlatform::PlatformData*>(context.getPlatformData());
+        (*platform->energyParameterDerivatives)[fitted.parameter] +=
+            fitted.computeLambdaDerivative(positions, &box[0][0]);
+    }
     model.evaluate(model.is_periodic() ? &box[0][0] : nullptr, coordinates(positions), fitted.copies, scores.data(),
                    energies.data(), nullptr);
     const double unit = energyUnit(model);
@@ -34,6 +53,15 @@ double DiffusionForceImpl::computeForce(ContextImpl& context, const std::vector<
 }
 
 DiffusionForce::DiffusionForce(const ScoreModel& model) : model(model) { setName("DiffusionForce"); }
+
+void DiffusionForce::addEnergyParameterDerivative(const std::string& name) {
+    const std::string& known = model.getLambdaParameter();
+    if (known.empty() || name != known)
+        throw OpenMMException("DiffusionForce has no derivative by '" + name + "'; " +
+                              (known.empty() ? model.getModel().name() + " is no blend of two models"
+                                             : "that of its blend is by '" + known + "'"));
+    derivative = true;
+}
 
 ForceImpl* DiffusionForce::createImpl() const { return new DiffusionForceImpl(*this); }
 

@@ -5,6 +5,8 @@
 
 #include "DiffusionForce.h"
 #include "openmm/internal/CustomCPPForceImpl.h"
+#include <map>
+#include <string>
 #include <vector>
 
 namespace diffusim_openmm {
@@ -15,6 +17,7 @@ public:
 
     const DiffusionForce& getOwner() const override { return owner; }
     void initialize(OpenMM::ContextImpl& context);
+    std::map<std::string, double> getDefaultParameters();
     double computeForce(OpenMM::ContextImpl& context, const std::vector<OpenMM::Vec3>& positions,
                         std::vector<OpenMM::Vec3>& forces) override;
     /** While it is muted energy and forces are 0: an integrator that has the score already asks for the others. */

@@ -93,7 +93,7 @@ void checkSystem(const System& system) {
 
 DiffusionIntegrator::DiffusionIntegrator(const ScoreModel& model, double temperature, double frictionCoeff,
                                          double stepSize)
-    : model(model), settings{}, fitted{nullptr, 1} {
+    : model(model), settings{} {
     setConstraintTolerance(1e-5);
     apply({temperature, frictionCoeff, stepSize, 0, DIFFUSIM_LEIMKUHLER_MATTHEWS});
 }
@@ -236,17 +236,24 @@ std::size_t DiffusionIntegrator::getNumCopies() const {
     return fitted.copies;
 }
 
-std::vector<double> DiffusionIntegrator::computeModelEnergies() const {
+void DiffusionIntegrator::followLambda() {
+    if (simulation && fitted.follow(*context))
+        simulation->set_lambda(fitted.lambda);
+}
+
+std::vector<double> DiffusionIntegrator::computeModelEnergies() {
     std::vector<Vec3> current;
     Vec3 box[3];
     bound().getPositions(current);
+    followLambda();
     context->getPeriodicBoxVectors(box[0], box[1], box[2]);
     return fitted.computeEnergies(current, &box[0][0]);
 }
 
-double DiffusionIntegrator::computeSystemTemperature() const {
+double DiffusionIntegrator::computeSystemTemperature() {
     std::vector<Vec3> current;
     bound().getPositions(current);
+    followLambda();
     return fitted.computeTemperature(current);
 }
 
@@ -337,6 +344,8 @@ void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
 void DiffusionIntegrator::stateChanged(State::DataType changed) {
     if (changed == State::Positions)
         hasPositions = true;
+    if (changed == State::Parameters)
+        followLambda();
 }
 
 /** A Force that was added to the System later than the Context was created has no part in it. */
@@ -440,6 +449,7 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
     if (steps <= 0)
         return;
     try {
+        followLambda(); // also where a Force or a checkpoint has set it
         importPositions();
         const std::uint64_t firstStep = simulation->step_count();
         try {

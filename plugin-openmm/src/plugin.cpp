@@ -34,6 +34,13 @@ DiffusionIntegrator& cast(Integrator* integrator) {
         throw OpenMMException("This Integrator is not a DiffusionIntegrator");
     return *ours;
 }
+
+DiffusionForce& cast(Force* force) {
+    auto* ours = dynamic_cast<DiffusionForce*>(force);
+    if (ours == nullptr)
+        throw OpenMMException("This Force is not a DiffusionForce");
+    return *ours;
+}
 } // namespace
 
 extern "C" {
@@ -55,6 +62,10 @@ int diffusim_openmm_is_integrator(Integrator* integrator) {
 }
 
 int diffusim_openmm_is_force(Force* force) { return dynamic_cast<DiffusionForce*>(force) != nullptr; }
+
+int diffusim_openmm_add_energy_parameter_derivative(Force* force, const char* name) {
+    return guard([=] { cast(force).addEnergyParameterDerivative(name); });
+}
 
 int diffusim_openmm_get_temperature(Integrator* integrator, double* kelvin) {
     return guard([=] { *kelvin = cast(integrator).getTemperature(); });

@@ -5,7 +5,7 @@
 //! order: except for the exponential of Müller–Brown, positions have the bits of the CPU's. This is the only file that
 //! knows cudarc.
 
-use super::{Backend, Failure, Job, Placement};
+use super::{Backend, Failure, Job, Placement, Replicas};
 use crate::adapter::{Adapter, ParticleStep};
 use crate::error::{Error, Result, bail};
 use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
@@ -456,7 +456,7 @@ pub(super) fn next_noise(index: usize, adapter: Adapter) -> Result<bool> {
     match adapter {
         Adapter::EulerMaruyama => Ok(false),
         Adapter::LeimkuhlerMatthews => Ok(true),
-        Adapter::Heun | Adapter::Mala => bail!(
+        Adapter::Heun | Adapter::Mala | Adapter::Langevin => bail!(
             Unsupported,
             "device 'cuda:{index}' has no kernel for steps of the adapter {adapter:?}; use device 'cpu'"
         ),
@@ -623,7 +623,8 @@ impl Held {
 }
 
 impl Backend for Cuda {
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure> {
+    fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure> {
+        let positions = replicas.positions;
         if self.process != std::process::id() {
             return Err(Failure::Other(Error::Device(
                 "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"

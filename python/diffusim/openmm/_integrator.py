@@ -17,6 +17,8 @@ from diffusim.core import ADAPTERS, LARGEST_SEED, Model
 from diffusim.openmm import _plugin
 from diffusim.openmm._system import ModelLike, check_topology, checked_copies, checked_indices
 
+LAMBDA = "diffusim_lambda"  # parameter of a Context
+
 
 class DiffusionIntegrator(openmm.Integrator):
     """Overdamped dynamics under a learned score (theory 2, 10); arguments and units as of openmm.LangevinIntegrator.
@@ -52,9 +54,10 @@ class DiffusionIntegrator(openmm.Integrator):
         seed: int = 0,
         checkMasses: bool = True,
         copies: int | None = None,
+        lambdaName: str = LAMBDA,
     ):
         """
-        model          model file, its bytes, or a diffusim.Model
+        model          model file, its bytes, or a diffusim.Model, also a blend of two
         temperature    kelvin
         frictionCoeff  friction rate, 1/ps: particles diffuse with D = kT/(m frictionCoeff)
         stepSize       ps; without it and `spring`, the step that the model recommends
@@ -69,6 +72,8 @@ class DiffusionIntegrator(openmm.Integrator):
         checkMasses    whether the System's masses must be the model's, which tells a wrong order of particles
         copies         copies of the molecule in the System; by default as many as its particles make (a periodic model
                        or one with `particles`: one), with a warning where these are several
+        lambdaName     the parameter of the Context that the lambda of a blend follows (theory 7): a DiffusionForce of
+                       the same blend defines it, or any other Force; without one lambda stays as it is
 
         A mass of 0 freezes a particle. Raises openmm.OpenMMException; what does not fit the System is found when the
         Context is created.
@@ -79,7 +84,7 @@ class DiffusionIntegrator(openmm.Integrator):
             raise TypeError(f"adapter is {adapter!r}; expected {' or '.join(map(repr, ADAPTERS))}")
         if topology is not None:
             check_topology(model, topology, particles, copies)
-        node = _element("Integrator", model, particles, copies, type="DiffusionIntegrator")
+        node = _element("Integrator", model, particles, copies, lambdaName, type="DiffusionIntegrator")
         node.set("temperature", _text(temperature, unit.kelvin))
         node.set("friction", _text(frictionCoeff, unit.picosecond**-1))
         for name, value, its_unit in (
@@ -190,11 +195,20 @@ class DiffusionForce(openmm.Force):
         *,
         checkMasses: bool = True,
         copies: int | None = None,
+        lambdaName: str = LAMBDA,
     ):
-        """Arguments as of `DiffusionIntegrator`; the energy of several copies is the sum."""
-        node = _element("Force", model, particles, copies, type="DiffusionForce")
+        """Arguments as of `DiffusionIntegrator`; the energy of several copies is the sum, and the lambda of a blend is
+        the parameter `lambdaName` of the Context, 0 to 1.
+        """
+        node = _element("Force", model, particles, copies, lambdaName, type="DiffusionForce")
         node.set("checkMasses", str(int(checkMasses)))
         self.this = openmm.XmlSerializer._deserializeForce(ElementTree.tostring(node, encoding="unicode")).this
+
+    def addEnergyParameterDerivative(self, name: str = LAMBDA) -> None:
+        """Have States report dE/dlambda of a blend, kJ/mol: getState(parameterDerivatives=True), on the platforms
+        Reference and CPU.
+        """
+        _plugin.call("add_energy_parameter_derivative", self, name.encode())
 
 
 def cast(thing: openmm.Integrator | openmm.Force) -> DiffusionIntegrator | DiffusionForce:
@@ -212,17 +226,32 @@ def cast(thing: openmm.Integrator | openmm.Force) -> DiffusionIntegrator | Diffu
 
 
 def _element(
-    tag: str, model: ModelLike, particles: Sequence[int] | None, copies: int | None, **attributes
+    tag: str, model: ModelLike, particles: Sequence[int] | None, copies: int | None, parameter: str, **attributes
 ) -> ElementTree.Element:
     """<Integrator> or <Force> with its children <Model> and <Particles>, as the plugin reads them."""
+    if not parameter:
+        raise ValueError("lambdaName is empty; expected the name of a parameter of the Context")
     node = ElementTree.Element(
         tag, version="1", copies=str(0 if copies is None else checked_copies(copies)), **attributes
     )
-    source = ElementTree.SubElement(node, "Model")
+    node.append(_source(model, parameter))
+    listed = ElementTree.SubElement(node, "Particles")
+    for index in checked_indices(particles) if particles is not None else ():
+        ElementTree.SubElement(listed, "Particle", index=str(index))
+    return node
+
+
+def _source(model: ModelLike, parameter: str) -> ElementTree.Element:
+    """<Model>, with two of them inside where it is a blend."""
+    source = ElementTree.Element("Model")
     if isinstance(model, bytes):
         source.set("file", base64.b64encode(model).decode())
     elif not isinstance(model, Model):
         source.set("path", os.fspath(model))
+    elif model.parts:
+        source.set("lambda", repr(model.metadata["hyperparameters"]["lambda"]))
+        source.set("parameter", parameter)
+        source.extend(_source(part, parameter) for part in model.parts)
     elif model.metadata["kind"] == "callback":
         raise ValueError(
             f"the model {model.name} is a Python function, which a System cannot hold. Use diffusim.Simulation, or "
@@ -235,10 +264,7 @@ def _element(
             source.set("file", base64.b64encode(model.bytes).decode())
         except DiffusimError:  # an analytic model that came from no file
             source.set("description", json.dumps(model.metadata))
-    listed = ElementTree.SubElement(node, "Particles")
-    for index in checked_indices(particles) if particles is not None else ():
-        ElementTree.SubElement(listed, "Particle", index=str(index))
-    return node
+    return source
 
 
 def _checked_seed(seed: int) -> int:

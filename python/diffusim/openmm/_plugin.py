@@ -43,6 +43,7 @@ _lib.diffusim_openmm_last_error.restype = c_char_p
 for _name, _arguments in {
     "is_integrator": [],
     "is_force": [],
+    "add_energy_parameter_derivative": [c_char_p],
     "get_temperature": [POINTER(c_double)],
     "set_temperature": [c_double],
     "get_friction": [POINTER(c_double)],
@@ -80,9 +81,9 @@ def is_ours(kind: str, thing: openmm.Integrator | openmm.Force) -> bool:
     return bool(getattr(_lib, f"diffusim_openmm_is_{kind}")(int(thing.this)))
 
 
-def call(name: str, integrator: openmm.Integrator, *arguments) -> None:
+def call(name: str, thing: openmm.Integrator | openmm.Force, *arguments) -> None:
     """Call an accessor; openmm.OpenMMException with its sentence if it failed."""
-    if getattr(_lib, f"diffusim_openmm_{name}")(int(integrator.this), *arguments) != 0:
+    if getattr(_lib, f"diffusim_openmm_{name}")(int(thing.this), *arguments) != 0:
         raise openmm.OpenMMException(_lib.diffusim_openmm_last_error().decode())
 
 

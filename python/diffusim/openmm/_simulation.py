@@ -5,7 +5,7 @@ import openmm
 from openmm import app, unit
 
 from diffusim._library import DiffusimError
-from diffusim.openmm._integrator import DiffusionIntegrator
+from diffusim.openmm._integrator import DiffusionForce, DiffusionIntegrator
 from diffusim.openmm._system import ModelLike, as_model, system, topology
 
 
@@ -23,7 +23,8 @@ def simulation(
     frame: int = 0,
     copies: int = 1,
 ) -> app.Simulation:
-    """A Simulation of the model's molecule, ready to step.
+    """A Simulation of the model's molecule, ready to step. The lambda of a blend of two models is the parameter
+    `diffusim_lambda` of its Context.
 
     temperature  kelvin; the training temperature by default
     platform     Reference by default: the score is computed by the core, and nothing is gained from another platform
@@ -50,6 +51,11 @@ def simulation(
     )
     if isinstance(platform, str):
         platform = openmm.Platform.getPlatform(platform)
-    result = app.Simulation(topology(loaded, copies), system(loaded, copies), integrator, platform)
+    made = system(loaded, copies)
+    if loaded.parts:  # lambda becomes a parameter of the Context, and dE/dlambda known to its States
+        force = DiffusionForce(loaded, copies=copies)
+        force.addEnergyParameterDerivative()
+        made.addForce(force)
+    result = app.Simulation(topology(loaded, copies), made, integrator, platform)
     result.context.setPositions(start[(frame + np.arange(copies)) % len(start)].reshape(-1, 3))
     return result
