@@ -120,12 +120,12 @@ def window_centres() -> np.ndarray:
     return np.radians((EDGES[1:] + EDGES[:-1]) / 2)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, default=12, help="of each window; a multiple of 6")
-    parser.add_argument("--steps", type=int, default=60_000, help="steps under the frozen bias")
+    parser.add_argument("--steps", type=int, default=40_000, help="steps under the frozen bias")
     parser.add_argument("--output", type=Path, default=HERE / "profile.npz")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     model = diffusim.Model(MODEL)
     say("model", describe_model(model, MODEL.name))
     simulation = diffusim.Simulation(model, n_replicas=N_WINDOWS * args.replicas, seed=SEED)
