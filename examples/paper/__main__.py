@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "metadynamics", "surfaces")]
+sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "metadynamics", "time-parallel")]
 
 from diffusim.terminal import console, say, seconds  # noqa: E402
 
@@ -28,6 +28,7 @@ FIGURES = {  # the module whose measure(picture) gives the rows
     "limits": "figure_limits",
     "butane": "figure_butane",
     "octane": "figure_octane",
+    "time-parallel": "figure_time_parallel",
     "metadynamics": "figure_metadynamics",
 }
 

@@ -2,6 +2,7 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
+use super::time_parallel::{Request, Sweeps, Windows};
 use crate::adapter::{Adapter, Tuning};
 use crate::backend::{self, Backend, Device, Failure, Job, Placement, Replicas, threads};
 use crate::cell::Cell;
@@ -84,6 +85,10 @@ pub struct Simulation {
     proposals: [u64; 2],
     placement: Placement,
     backend: Box<dyn Backend>,
+    /// With the time-parallel sampler.
+    windows: Option<Windows>,
+    /// What it did before it was given new options, and the largest score that it met.
+    swept: (Sweeps, f64),
     /// Whether `state` is what the last step left.
     continues: bool,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
@@ -131,6 +136,21 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     Ok(Placement { device, n_threads, replicas: options.first_replica..end, particle_ids: ids })
 }
 
+/// What the time-parallel sampler needs, if that is what was asked for.
+fn windows(dynamics: &Dynamics, options: &Options, placement: &Placement) -> Result<Option<Windows>> {
+    Windows::open(&Request {
+        sampler: options.sampler,
+        window: options.window,
+        tolerance: options.tolerance,
+        jacobian: options.jacobian,
+        adapter: options.adapter,
+        particles: &dynamics.particles,
+        n_replicas: options.n_replicas,
+        n_threads: placement.n_threads,
+        on_cpu: placement.device == Device::Cpu,
+    })
+}
+
 /// What a simulation has done so far, and what its next step is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistics {
@@ -159,6 +179,8 @@ pub struct Statistics {
     pub kinetic_energy: Option<f64>,
     /// The temperature of which that is the mean, K, with three degrees of freedom for each particle that is not frozen.
     pub kinetic_temperature: Option<f64>,
+    /// What the time-parallel sampler did.
+    pub sweeps: Sweeps,
 }
 
 impl Simulation {
@@ -184,6 +206,8 @@ impl Simulation {
         }
         let placement = placement(&model, &options)?;
         let mut simulation = Simulation {
+            windows: windows(&dynamics, &options, &placement)?,
+            swept: Default::default(),
             last_good: Default::default(),
             cell: model.start_cell().cloned(),
             has_positions: !start.is_empty() || model.noise_level().is_none(),
@@ -259,11 +283,14 @@ impl Simulation {
         }
         let dynamics = Dynamics::new(&self.model, &options)?;
         let placement = placement(&self.model, &options)?;
+        let windows = windows(&dynamics, &options, &placement)?;
         if placement != self.placement {
             self.backend = backend::open(&self.score, &placement, self.backend.largest_score())?;
             self.placement = placement;
             self.continues = false;
         }
+        self.swept = self.swept();
+        self.windows = windows;
         self.options = options;
         self.dynamics = dynamics;
         if self.fit_state() {
@@ -397,9 +424,26 @@ impl Simulation {
     /// The positions or the step are not what a run led to.
     fn forget_last_good(&mut self) {
         self.continues = false;
+        self.forget_windows();
         for (step, state) in &mut self.last_good {
             *step = self.step;
             state.clone_from(&self.state);
+        }
+    }
+
+    /// What the time-parallel sampler has worked out ahead no longer follows.
+    fn forget_windows(&mut self) {
+        if let Some(windows) = &mut self.windows {
+            windows.forget();
+        }
+    }
+
+    /// What the time-parallel sampler did, under these options and before, and its largest score.
+    fn swept(&self) -> (Sweeps, f64) {
+        let (sweeps, largest_score) = self.swept;
+        match &self.windows {
+            None => self.swept,
+            Some(windows) => (sweeps + windows.counts, largest_score.max(windows.largest_score)),
         }
     }
 
@@ -424,7 +468,10 @@ impl Simulation {
     /// Set the cell, which a periodic model needs and no other takes; positions stay.
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
         self.score.check_cell(cell.as_ref())?;
-        self.cell = cell;
+        if cell != self.cell {
+            self.cell = cell;
+            self.forget_windows();
+        }
         Ok(())
     }
 
@@ -439,6 +486,7 @@ impl Simulation {
         self.score = Arc::new(blend);
         self.lambda = Some(lambda);
         self.continues = false;
+        self.forget_windows();
         Ok(())
     }
 
@@ -551,10 +599,26 @@ impl Simulation {
             bias: biased.then_some(&self.bias),
             continues: self.continues,
         };
-        match self.backend.advance(&job, self.state.replicas()) {
+        // A single biased step is sequential by nature, and what was worked out ahead does not follow it.
+        let gives_way = |windows: &mut Windows| biased || windows.give_way(self.step);
+        let windows = self.windows.as_mut().and_then(|windows| (!gives_way(windows)).then_some(windows));
+        let in_windows = windows.is_some();
+        let outcome = match windows {
+            Some(windows) => {
+                windows.advance(&job, &self.placement, &mut *self.backend, &mut self.state.positions)
+            }
+            None => self.backend.advance(&job, self.state.replicas()),
+        };
+        match outcome {
             Ok(accepted) => {
                 self.step = end;
                 self.continues = true;
+                if in_windows {
+                    return Ok(());
+                }
+                if biased {
+                    self.forget_windows();
+                }
                 let n_replicas = self.options.n_replicas as u64;
                 if self.options.adapter == Adapter::Mala {
                     self.proposals[0] += n_steps * n_replicas;
@@ -617,10 +681,11 @@ impl Simulation {
             velocities.zip(self.dynamics.masses.iter().cycle()).map(of).sum::<f64>()
                 / self.options.n_replicas as f64
         });
+        let (sweeps, largest_score) = self.swept();
         Statistics {
             steps: self.step,
-            score_evaluations: self.score_evaluations,
-            largest_score: self.backend.largest_score(),
+            score_evaluations: self.score_evaluations + sweeps.evaluations,
+            largest_score: self.backend.largest_score().max(largest_score),
             acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
@@ -636,6 +701,7 @@ impl Simulation {
                 let n_moving = self.dynamics.masses.iter().filter(|m| **m > 0.0).count();
                 2.0 * energy / (3.0 * n_moving as f64 * BOLTZMANN)
             }),
+            sweeps,
         }
     }
 
@@ -657,20 +723,23 @@ impl Simulation {
 
     /// Everything needed to continue bit for bit, in a simulation of the same model and options: λ of a blend belongs to it.
     pub fn checkpoint(&self) -> Vec<u8> {
-        let numbers = self.state.numbers().chain(self.lambda);
+        let ahead = self.windows.as_ref().map_or(Vec::new(), Windows::numbers);
+        let numbers = self.state.numbers().chain(self.lambda).chain(ahead);
         checkpoint::write(self.step, self.options.seed, &self.fingerprint(), numbers)
     }
 
     /// Bytes of a checkpoint.
     pub fn checkpoint_size(&self) -> usize {
-        checkpoint::size(self.state.len() + self.lambda.iter().len())
+        let ahead = self.windows.as_ref().map_or(0, Windows::n_numbers);
+        checkpoint::size(self.state.len() + self.lambda.iter().len() + ahead)
     }
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
-        let n = self.state.len() + lambda.iter().len();
-        let numbers = self.state.numbers_mut().chain(&mut lambda);
+        let mut ahead = vec![0.0; self.windows.as_ref().map_or(0, Windows::n_numbers)];
+        let n = self.state.len() + lambda.iter().len() + ahead.len();
+        let numbers = self.state.numbers_mut().chain(&mut lambda).chain(&mut ahead);
         let (step, seed) = checkpoint::read(bytes, &fingerprint, n, numbers)?;
         if let Some(lambda) = lambda {
             self.set_lambda(lambda)?;
@@ -678,6 +747,9 @@ impl Simulation {
         self.step = step;
         self.options.seed = seed;
         self.forget_last_good();
+        if let Some(windows) = &mut self.windows {
+            windows.restore(&ahead);
+        }
         Ok(())
     }
 
@@ -691,6 +763,12 @@ impl Simulation {
             cell.vectors().iter().flatten().for_each(|x| hash.update(x.to_le_bytes()));
         }
         self.dynamics.hash(&mut hash);
+        if self.windows.is_some() {
+            let Options { sampler, window, tolerance, jacobian, .. } = &self.options;
+            hash.update([*sampler as u8, *jacobian as u8]);
+            hash.update((*window as u64).to_le_bytes());
+            hash.update(tolerance.to_le_bytes());
+        }
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =
             self.options.particle_ids.as_ref().filter(|ids| !ids.iter().copied().eq(0..ids.len() as u32))
