@@ -84,7 +84,8 @@ def write_document() -> None:
     DOCUMENT.write_text("\n".join([before + START, *lines, after]))
     (DOCUMENT.parent / "paper").mkdir(exist_ok=True)
     for figure in FIGURES:
-        if (picture := OUT / "paper" / f"{figure}.png").exists():
+        picture = OUT / "paper" / f"{figure}.png"
+        if picture.exists() and f"paper/{figure}.png" in text:
             shutil.copy(picture, DOCUMENT.parent / "paper")
     say("document", "docs/paper.md")
 

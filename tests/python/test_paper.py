@@ -211,13 +211,13 @@ def test_every_figure_has_its_module_and_rows_are_merged(tmp_path, monkeypatch):
     rows = [Row("butane", "a rate", 2.34567, 0.0123, 2.5), Row("limits", "an order", 1.0, None, (0.9, 1.1))]
     (tmp_path / "paper.json").write_text(json.dumps([row.entry() for row in rows]))
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "paper.md").write_text(f"before\n{main.START}\nold\n{main.END}\nafter\n")
+    (tmp_path / "docs" / "paper.md").write_text(f"![](paper/butane.png)\n{main.START}\nold\n{main.END}\nafter\n")
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "butane.png").write_bytes(b"png")
     main.write_document()
     text = (tmp_path / "docs" / "paper.md").read_text()
     assert "| butane | a rate | 2.346 ± 0.012 | 2.5 |" in text and "| limits | an order | 1 | 0.9 – 1.1 |" in text
-    assert "old" not in text and text.startswith("before") and text.endswith("after\n")
+    assert "old" not in text and text.startswith("![]") and text.endswith("after\n")
     assert (tmp_path / "docs" / "paper" / "butane.png").read_bytes() == b"png"
     assert set(rows[0].entry()) == {"figure", "quantity", "value", "error", "expected"}
 
