@@ -715,3 +715,73 @@ fn a_bias_kicks_velocities() {
     common::assert_mean("⟨v⟩", &mean(s.velocities().unwrap()), v, 4.0, 0.01);
     common::assert_mean("⟨x⟩", &mean(s.positions()), x, 4.0, 0.01);
 }
+
+/// What burn-in learns is kept with the last good frame, and frozen at its end; acceptance is then counted anew.
+#[test]
+fn tunings_are_state() {
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let countdown = left.clone();
+    let score = move |x: &[f64], s: &mut [f64], energies: Option<&mut [f64]>| {
+        if countdown.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err("out of coffee".into());
+        }
+        x.iter().zip(s).for_each(|(x, s)| *s = -30.0 * x);
+        let frames = energies.into_iter().flatten().zip(x.chunks_exact(6));
+        frames.for_each(|(e, x)| *e = 15.0 * x.iter().map(|x| x * x).sum::<f64>());
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
+    let options = Options {
+        step_size: StepSize::EffectiveStep(2.3e-3),
+        target_acceptance: Some(0.71),
+        burn_in_steps: 470,
+        adapter: Adapter::Mala,
+        n_replicas: 3,
+        ..options()
+    };
+    let factors = |s: &Simulation| s.step_factors().collect::<Vec<_>>();
+    let mut undisturbed = simulation(&model, options.clone());
+    assert_eq!(factors(&undisturbed), [1.0; 3]);
+    undisturbed.step(310).unwrap();
+    let mut s = simulation(&model, options.clone());
+    s.step(110).unwrap();
+    let before = factors(&s);
+    assert!(before.iter().all(|f| *f > 1.0));
+    left.store(30, Ordering::Relaxed);
+    s.step(200).unwrap_err();
+    left.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!((s.step_count(), factors(&s)), (110, before));
+    s.step(200).unwrap();
+    assert_eq!((state(&s), factors(&s)), (state(&undisturbed), factors(&undisturbed)));
+
+    // Steps 310 to 469 belong to burn-in, however they are asked for.
+    s.step(400).unwrap();
+    let frozen = factors(&s);
+    let mean = frozen.iter().map(|f| f.ln()).sum::<f64>() / 3.0;
+    assert!((s.statistics().step_factor.unwrap() / mean.exp() - 1.0).abs() < 1e-14);
+    undisturbed.step(160).unwrap();
+    assert_eq!(factors(&undisturbed), frozen);
+    s.step(5000).unwrap();
+    assert_eq!(factors(&s), frozen);
+    assert!((s.statistics().acceptance.unwrap() - 0.71).abs() < 0.05);
+    // A new temperature keeps them, a simulation without burn-in has none.
+    s.reconfigure(Options { temperature: Some(311.0), ..options.clone() }).unwrap();
+    assert_eq!(factors(&s), frozen);
+    s.reconfigure(Options { target_acceptance: None, burn_in_steps: 0, ..options.clone() }).unwrap();
+    assert_eq!((factors(&s), s.statistics().step_factor), (vec![1.0; 3], None));
+
+    for (words, wrong) in [
+        ("target acceptance is 1;", Options { target_acceptance: Some(1.0), ..options.clone() }),
+        ("target acceptance is -0.2;", Options { target_acceptance: Some(-0.2), ..options.clone() }),
+        ("target acceptance is NaN;", Options { target_acceptance: Some(f64::NAN), ..options.clone() }),
+        ("0.71 was asked for and no burn-in", Options { burn_in_steps: 0, ..options.clone() }),
+        (
+            "burn-in of 470 steps was asked for and no target",
+            Options { target_acceptance: None, ..options.clone() },
+        ),
+        ("adapter Heun rejects no step", Options { adapter: Adapter::Heun, ..options }),
+    ] {
+        let error = Simulation::new(model.clone(), wrong).err().unwrap().to_string();
+        assert!(error.contains(words), "expected '{words}' in: {error}");
+    }
+}

@@ -149,8 +149,8 @@ impl Chunk {
                 } else {
                     &mut none
                 };
-                let (xi, next) = (self.noise.get(i), self.next_noise.get(i));
-                A::move_particle(x, v, *s, xi, next, factors.of(base), factors.inertia);
+                let next = if A::NEXT_NOISE { self.next_noise.get(i) } else { [0.0; 3] };
+                A::move_particle(x, v, *s, self.noise.get(i), next, factors.of(base), factors.inertia);
             }
         }
     }
