@@ -71,9 +71,21 @@ class Ladder:
 
 
 def engine_bias(context, parameter: str) -> Bias:
-    """The energy of an OpenMM Context, as a function of one of its parameters, as the bias of a `ReplicaExchange`."""
+    """The energy of an OpenMM Context, as a function of one of its parameters, as the bias of a `ReplicaExchange`.
+
+    The Context is one of the bias alone, of any integrator but a DiffusionIntegrator, with which it has the learned
+    energy too.
+    """
     from openmm import unit
 
+    from diffusim.openmm import DiffusionIntegrator
+
+    if isinstance(context.getIntegrator(), DiffusionIntegrator):
+        raise DiffusimError(
+            "the energy of a Context with a DiffusionIntegrator is the learned one plus that of the Forces; give a "
+            "Context of the same System with a VerletIntegrator",
+            Status.INVALID_ARGUMENT,
+        )
     energy_unit, force_unit = unit.kilojoule_per_mole, unit.kilojoule_per_mole / unit.nanometer
     if parameter not in context.getParameters():
         raise DiffusimError(

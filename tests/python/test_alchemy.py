@@ -260,6 +260,8 @@ def test_the_learned_energy_cancels_where_only_the_engines_depends_on_lambda():
 def test_an_openmm_context_is_a_bias():
     import openmm
 
+    import diffusim.openmm as dm
+
     system = openmm.System()
     force = openmm.CustomExternalForce("l^2 * k/2 * ((x-x0)^2 + (y-y0)^2 + (z-z0)^2)")
     force.addGlobalParameter("l", 0.0)
@@ -288,6 +290,10 @@ def test_an_openmm_context_is_a_bias():
     assert np.array_equal(ladders[0].walkers, ladders[1].walkers) and ladders[0].acceptance.max() > 0
     with pytest.raises(DiffusimError, match="no parameter 'lambda'; it has"):
         alchemy.engine_bias(context, "lambda")
+    learned = dm.DiffusionIntegrator(analytic("harmonic", stiffness=STIFFNESS), 250.0, 4.3, spring=200.0)
+    context = openmm.Context(system, learned, platform)
+    with pytest.raises(DiffusimError, match="learned one plus that of the Forces; give a Context"):
+        alchemy.engine_bias(context, "l")
 
 
 def test_an_exchange_is_repeatable_and_continues_from_its_checkpoint():

@@ -154,8 +154,14 @@ def test_run_takes_every_adapter(command):
     status, out, _ = command("run", SMALL, *steps, "--adapter", "mala", "--target-acceptance", 0.6, "--burn-in", 200)
     assert status == 0 and re.search(r"acceptance 0\.\d+ +step [\d.]+ × the given one", out), out
     inertial = ("--adapter", "langevin", "--friction", 10, "--time-step", 0.0003)
-    status, out, _ = command("run", SMALL, *steps, *inertial)
-    assert status == 0 and "kinetic temperature of the last frame" in out
+    said = set()
+    for engine in ("core", "openmm"):
+        status, out, _ = command("run", SMALL, *steps, *inertial, "--engine", engine)
+        assert status == 0
+        said.add(re.search(r"kinetic temperature of the last frame [\d.]+ K", out).group())
+    assert len(said) == 1
+    status, out, _ = command("run", SMALL, *steps, "--adapter", "mala", "--engine", "openmm")
+    assert status == 0 and re.search(r"acceptance 0\.\d+", out), out
     status, _, err = command("run", SMALL, *steps, "--adapter", "langevin", "--friction", 10)
     assert status == 1 and "give the time step (ps)" in err
     status, _, err = command("run", SMALL, *steps, "--burn-in", 200)
