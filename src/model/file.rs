@@ -515,6 +515,11 @@ impl Model {
         &self.metadata_json
     }
 
+    /// The network of a transferable model.
+    pub fn transferable(&self) -> Option<&Arc<MessagePassing>> {
+        self.transferable.as_ref()
+    }
+
     /// The score itself.
     pub fn score(&self) -> &Arc<dyn ScoreModel> {
         &self.score

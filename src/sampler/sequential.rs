@@ -183,6 +183,15 @@ pub struct Statistics {
     pub sweeps: Sweeps,
 }
 
+/// In words, why a step with this score could not be taken.
+pub(super) fn what_failed(score: f64) -> String {
+    if score.is_finite() {
+        format!("a particle ran away (score {score:.3e} /nm)")
+    } else {
+        "score is not finite".into()
+    }
+}
+
 impl Simulation {
     /// Replica number r starts from the model's start frame r mod n_frames, or from zeros if it has none.
     pub fn new(model: Arc<Model>, options: Options) -> Result<Self> {
@@ -645,13 +654,9 @@ impl Simulation {
 
     fn describe(&self, frame: usize, particle: usize, step: u64, score: f64, positions: &[f64]) -> Error {
         let metadata = self.model.metadata();
-        let what = if score.is_finite() {
-            format!("a particle ran away (score {score:.3e} /nm)")
-        } else {
-            "score is not finite".into()
-        };
         let mut text = format!(
-            "{what} at step {step} (replica {}, particle {particle}). The last good frame (step {}) was kept.",
+            "{} at step {step} (replica {}, particle {particle}). The last good frame (step {}) was kept.",
+            what_failed(score),
             self.options.first_replica as usize + frame,
             self.step
         );
