@@ -217,6 +217,7 @@ OTHERS = {
     "diffusim_model_is_periodic": (c_int32, [c_void_p]),
     "diffusim_model_free": (None, [c_void_p]),
     "diffusim_simulation_free": (None, [c_void_p]),
+    "diffusim_domain_free": (None, [c_void_p]),
 }
 
 
