@@ -26,6 +26,7 @@ START, END = "<!-- table: make paper -->", "<!-- end of table -->"
 FIGURES = {  # the module whose measure(picture) gives the rows
     "equivalence": "figure_equivalence",
     "limits": "figure_limits",
+    "bound": "figure_bound",
     "butane": "figure_butane",
     "octane": "figure_octane",
     "time-parallel": "figure_time_parallel",
