@@ -164,6 +164,7 @@ private:
     std::map<std::int64_t, std::uint64_t> usedNoise; // for each seed, the first step whose noise has not been used
     std::vector<double> masses;
     bool hasPositions = false, hasVelocities = false, hasMotionRemover = false;
+    bool loadsUndrawn = false; // a checkpoint is being loaded whose velocities were yet to be drawn
     std::vector<OpenMM::Vec3> positions, forces;
     std::vector<double> corePositions, coreForces; // the positions the simulation holds, unless `hasPositions` is false
     std::vector<OpenMM::Vec3> velocities;

@@ -331,7 +331,7 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     platformKernel.getAs<IntegrateVerletStepKernel>().initialize(system, VerletIntegrator(0.001));
     context = &contextRef;
     owner = &contextRef.getOwner();
-    hasPositions = hasVelocities = hasMotionRemover = false;
+    hasPositions = hasVelocities = hasMotionRemover = loadsUndrawn = false;
     corePositions.clear();
     coreVelocities.clear();
     coreForces.resize(3 * system.getNumParticles());
@@ -398,8 +398,10 @@ void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
 void DiffusionIntegrator::stateChanged(State::DataType changed) {
     if (changed == State::Positions)
         hasPositions = true;
-    if (changed == State::Velocities)
-        hasVelocities = true;
+    if (changed == State::Velocities) {
+        hasVelocities = !loadsUndrawn;
+        loadsUndrawn = false;
+    }
     if (changed == State::Parameters)
         followLambda();
 }
@@ -575,6 +577,7 @@ void DiffusionIntegrator::createCheckpoint(std::ostream& stream) const {
     stream.write(hash.data(), static_cast<std::streamsize>(hash.size()));
     stream.write(reinterpret_cast<const char*>(&seedInUse), sizeof seedInUse);
     stream.write(reinterpret_cast<const char*>(&step), sizeof step);
+    stream.put(static_cast<char>(hasVelocities));
 }
 
 void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
@@ -585,18 +588,22 @@ void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
     stream.read(&storedHash[0], static_cast<std::streamsize>(storedHash.size()));
     stream.read(reinterpret_cast<char*>(&storedSeed), sizeof storedSeed);
     stream.read(reinterpret_cast<char*>(&storedStep), sizeof storedStep);
+    const bool storedVelocities = stream.get() == 1;
     if (!stream || !std::equal(std::begin(tag), std::end(tag), CHECKPOINT_TAG))
         throw OpenMMException("The checkpoint was not written with a DiffusionIntegrator, or was cut short");
     if (hash != storedHash)
         throw OpenMMException("The checkpoint was written with another model (sha256 " + storedHash +
                               "), and this DiffusionIntegrator has " + model.getModel().name() + " (" + hash + ")");
     continueNoise(storedSeed, storedStep);
-    hasPositions = hasVelocities = true;
+    hasPositions = true;
+    hasVelocities = storedVelocities;
+    loadsUndrawn = !storedVelocities;
 }
 
 void DiffusionIntegrator::serializeParameters(SerializationNode& node) const {
     node.setLongProperty("noiseSeed", seedInUse);
     node.setLongProperty("noiseStep", static_cast<long long>(simulation->step_count()));
+    node.setBoolProperty("hasVelocities", hasVelocities);
 }
 
 void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
@@ -617,6 +624,8 @@ void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
                "; this time it does with seed " + std::to_string(seed));
     }
     continueNoise(seed, step);
+    if (!node.getBoolProperty("hasVelocities", true))
+        hasVelocities = false; // those of the State, if it has any, are 0, and are yet to be drawn
 }
 
 } // namespace diffusim_openmm

@@ -132,6 +132,30 @@ def test_checkpoints_and_states_continue_bit_for_bit(platform):
         assert np.array_equal(velocities_of(each.context), velocities_of(first.context))
 
 
+def test_velocities_that_are_yet_to_be_drawn_are_drawn_after_a_restore():
+    """Of a Context that has taken no step the velocities are 0, which is no temperature."""
+    expected = one_line()
+    expected.step(3)
+    by_checkpoint, by_state, reinitialized = one_line(seed=7), one_line(seed=7), one_line()
+    by_checkpoint.context.loadCheckpoint(one_line().context.createCheckpoint())
+    everything = {"positions": True, "velocities": True, "integratorParameters": True}
+    by_state.context.setState(one_line().context.getState(**everything))
+    reinitialized.context.reinitialize(preserveState=True)
+    for restored in (by_checkpoint, by_state, reinitialized):
+        restored.step(3)
+        assert np.array_equal(positions_of(restored.context), positions_of(expected.context))
+    # What was set is no draw, 0 included, before and after.
+    at_rest, restored, set_after = one_line(), one_line(seed=7), one_line(seed=7)
+    set_after.context.loadCheckpoint(at_rest.context.createCheckpoint())
+    for simulation in (at_rest, set_after):
+        simulation.context.setVelocities(np.zeros((5, 3)))
+    restored.context.loadCheckpoint(at_rest.context.createCheckpoint())
+    for simulation in (at_rest, restored, set_after):
+        simulation.step(3)
+        assert np.array_equal(positions_of(simulation.context), positions_of(at_rest.context))
+    assert not np.array_equal(positions_of(restored.context), positions_of(expected.context))
+
+
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_harmonic_variance_and_kinetic_temperature(platform):
     """(T/T0)/kappa for every mass, and kT/m, at a step for which neither holds with velocities of another scheme."""
