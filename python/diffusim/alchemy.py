@@ -18,6 +18,8 @@ import io
 import logging
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -184,7 +186,8 @@ class ReplicaExchange:
         """All that is needed to continue bit for bit in an exchange of the same model, lambdas and options."""
         file = io.BytesIO()
         walkers = [np.frombuffer(walker.checkpoint(), dtype=np.uint8) for walker in self.walkers]
-        np.savez(file, walkers=np.stack(walkers), walker_at=self._walker_at, seed=np.uint64(self.seed))
+        state = {"walkers": np.stack(walkers), "walker_at": self._walker_at, "seed": np.uint64(self.seed)}
+        np.savez(file, lambdas=self.lambdas, **state)
         return file.getvalue()
 
     def restore(self, checkpoint: bytes) -> None:
@@ -192,13 +195,20 @@ class ReplicaExchange:
         try:
             data = np.load(io.BytesIO(checkpoint), allow_pickle=False)
             walkers, walker_at, seed = data["walkers"], data["walker_at"], int(data["seed"])
-        except (ValueError, KeyError, OSError, EOFError) as error:
+            lambdas = data["lambdas"]
+        except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DiffusimError(
                 f"this is no checkpoint of a replica exchange ({error})", Status.INVALID_CHECKPOINT
             ) from None
         if sorted(walker_at.tolist()) != list(range(len(self.lambdas))) or len(walkers) != len(self.lambdas):
             raise DiffusimError(
                 f"the checkpoint has {len(walkers)} walkers, the exchange {len(self.lambdas)}",
+                Status.INVALID_CHECKPOINT,
+            )
+        if not np.array_equal(lambdas, self.lambdas):
+            raise DiffusimError(
+                f"the checkpoint has the lambdas {lambdas.tolist()}, the exchange {self.lambdas.tolist()}; create the "
+                "exchange as it was when the checkpoint was written",
                 Status.INVALID_CHECKPOINT,
             )
         for walker, state in zip(self.walkers, walkers, strict=True):

@@ -1,5 +1,6 @@
 """Blends of two models and what is computed with them, against closed forms. No parameter is 1."""
 
+import io
 import re
 import subprocess
 import sys
@@ -312,12 +313,18 @@ def test_an_exchange_is_repeatable_and_continues_from_its_checkpoint():
     for continued in (second, other):
         rest = continued.run(7)
         assert np.array_equal(rest.reduced, whole.reduced[5:]) and np.array_equal(rest.walkers, whole.walkers[5:])
-    for data, sentence in (
-        (b"nothing", "no checkpoint of a replica exchange"),
-        (checkpoint, "6 walkers, the exchange 2"),
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    for lambdas, data, sentence in (
+        ([0, 1], b"nothing", "no checkpoint of a replica exchange"),
+        ([0, 1], checkpoint[:-40], "no checkpoint of a replica exchange"),
+        ([0, 1], checkpoint[:300] + b"damage" + checkpoint[306:], "no checkpoint of a replica exchange"),
+        ([0, 1], array.getvalue(), "no checkpoint of a replica exchange"),
+        ([0, 1], checkpoint, "6 walkers, the exchange 2"),
+        (np.linspace(0.1, 0.9, len(LAMBDAS)), checkpoint, r"has the lambdas \[0.0, .* the exchange \[0.1, "),
     ):
         with pytest.raises(DiffusimError, match=sentence):
-            alchemy.ReplicaExchange(Model.blend(*wells(), 0.5), [0, 1], effective_step=0.004).restore(data)
+            alchemy.ReplicaExchange(Model.blend(*wells(), 0.5), lambdas, effective_step=0.004).restore(data)
 
 
 @pytest.mark.parametrize(
