@@ -167,10 +167,13 @@ pub unsafe extern "C" fn diffusim_domain_step(
     n_values: usize,
 ) -> diffusim_status_t {
     with(domain, |d| {
-        let velocities =
-            if velocities.is_null() { &mut [] } else { slice_mut(velocities, n_values, "velocities")? };
+        let n_velocities = if velocities.is_null() { 0 } else { n_values };
+        check_apart(slice(positions, n_values, "positions")?, velocities, n_velocities, "velocities")?;
         let scores = slice(scores, n_values, "scores")?;
         let forces = if forces.is_null() { None } else { Some(slice(forces, n_values, "forces")?) };
+        check_apart(scores, positions, n_values, "scores")?;
+        check_apart(forces.unwrap_or_default(), positions, n_values, "forces")?;
+        let velocities = slice_mut(velocities, n_velocities, "velocities")?;
         d.step(step, scores, forces, slice_mut(positions, n_values, "positions")?, velocities)
     })
 }

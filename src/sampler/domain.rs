@@ -214,7 +214,18 @@ impl Domain {
                 bail!(InvalidArgument, "{name} holds {found} numbers; expected {expected}");
             }
         }
-        self.step = step + 1;
+        let Some(next) = step.checked_add(1) else {
+            bail!(InvalidArgument, "step number {step} has none after it; expected less than 2⁶⁴ − 1");
+        };
+        if let Some(i) = forces.and_then(|forces| forces.iter().position(|f| !f.is_finite())) {
+            bail!(
+                InvalidArgument,
+                "the bias force on particle id {} is {} at step {step}; look at the forces that act beside the model",
+                self.particle_ids[i / 3],
+                forces.expect("found there")[i]
+            );
+        }
+        self.step = next;
         if n == 0 {
             return Ok(());
         }

@@ -537,6 +537,17 @@ static void domains(const char* path) {
     double velocities[9] = {0.7};
     FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, velocities, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "velocities holds 9 numbers; expected 0");
+    FAILS(diffusim_domain_step(domain, 6, moved, NULL, moved, NULL, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "scores overlaps the positions");
+    FAILS(diffusim_domain_step(domain, 6, scores, moved, moved, NULL, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "forces overlaps the positions");
+    FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, moved, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "velocities overlaps the positions");
+    FAILS(diffusim_domain_step(domain, UINT64_MAX, scores, NULL, moved, NULL, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "step number 18446744073709551615");
+    const double no_forces[9] = {0.0, 0.0, 0.0, NAN};
+    FAILS(diffusim_domain_step(domain, 6, scores, no_forces, moved, NULL, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "the bias force on particle id 1 is NaN at step 6");
     scores[4] = NAN;
     memcpy(moved, positions, sizeof moved);
     FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, NULL, 9), DIFFUSIM_ERROR_NOT_FINITE, "(particle id 0)");
