@@ -500,6 +500,22 @@ fn subsets_wait_for_positions() {
     let model = Arc::new(network().subset(8, &[6, 0, 3, 1, 4]).unwrap());
     let mut s = simulation(&model, options());
     assert!(s.step(1).unwrap_err().to_string().contains("set the positions first"));
+    // A checkpoint brings them, if it has any.
+    let without = s.checkpoint();
+    let start = network().start_positions().to_vec();
+    let mut placed = vec![0.7; 24];
+    for (i, at) in [6, 0, 3, 1, 4].into_iter().enumerate() {
+        placed[3 * at..][..3].copy_from_slice(&start[3 * i..][..3]);
+    }
+    s.set_positions(&placed).unwrap();
+    s.step(3).unwrap();
+    let mut resumed = simulation(&model, options());
+    resumed.restore(&without).unwrap();
+    assert!(resumed.step(1).unwrap_err().to_string().contains("set the positions first"));
+    resumed.restore(&s.checkpoint()).unwrap();
+    s.step(2).unwrap();
+    resumed.step(2).unwrap();
+    assert_eq!(resumed.positions(), s.positions());
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The bytes of a checkpoint: magic, version, step, seed, sha256 of what the dynamics depend on, numbers
-//! (positions, velocities, tunings, and λ of a blend), sha256 of all.
+//! (positions, velocities, tunings, λ of a blend, and what the time-parallel sampler has ahead), sha256 of all.
 
 use crate::error::{Result, bail};
 use sha2::{Digest, Sha256};

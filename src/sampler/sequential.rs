@@ -716,7 +716,8 @@ impl Simulation {
             steps: self.step,
             score_evaluations: self.score_evaluations + sweeps.evaluations,
             largest_score: self.backend.largest_score().max(largest_score),
-            acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
+            acceptance: (self.options.adapter == Adapter::Mala && self.proposals[0] > 0)
+                .then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),
@@ -776,6 +777,7 @@ impl Simulation {
         }
         self.step = step;
         self.options.seed = seed;
+        self.has_positions |= self.state.positions.iter().any(|x| *x != 0.0);
         self.forget_last_good();
         if let Some(windows) = &mut self.windows {
             windows.restore(&ahead);
