@@ -5,8 +5,9 @@
 // CPU's.
 #pragma once
 
-#include "em.cuh"
+#include "heun.cuh"
 #include "leimkuhler_matthews.cuh"
+#include "mala.cuh"
 #include "noise.cuh"
 
 typedef unsigned long long Word64;
@@ -20,16 +21,18 @@ struct Factors {
 // What one block has to say after its steps.
 struct Report {
     double largest_score; // |component|, 1/nm
-    double score;         // the offending one, 1/nm
+    double score;         // the offending one, 1/nm, or the energy that is no number
     Word64 step;          // that could not be taken; NONE if all were
     unsigned frame;       // of the whole batch
-    unsigned particle;
+    unsigned particle;    // NONE_OF_THEM: the energy failed
+    unsigned accepted;    // proposals
+    unsigned stage;       // of the step that failed
 };
 
 // What moves the particles: the twin of Job in src/backend/mod.rs, and where everything lies on the device.
 struct Job {
     double* positions;             // [n_replicas][n_particles][3], nm
-    const double* bias;            // the same shape, 1/nm; NULL if there is none
+    const double* bias;            // the same shape; NULL if there is none
     const ParticleStep* particles; // [n_particles]
     const Factors* factors;        // [n_steps]
     const unsigned* particle_ids;  // [n_particles]
@@ -39,13 +42,18 @@ struct Job {
     Word64 seed;
     Word64 first_step;
     Word64 n_steps;
+    double bias_scale; // what makes a bias a score, 1/nm
     unsigned n_replicas;
     unsigned n_particles;
     unsigned first_replica;
-    unsigned next_noise; // not 0: the adapter is Leimkuhler-Matthews, which needs xi_{n+1}
+    unsigned adapter;
 };
 
+// In the order of Adapter in src/adapter/mod.rs.
+enum Adapter { EULER_MARUYAMA, LEIMKUHLER_MATTHEWS, HEUN, MALA };
+
 const Word64 NONE = ~0ull;
+const unsigned NONE_OF_THEM = ~0u;
 // The same as in src/backend/mod.rs.
 const double RUNAWAY = 100.0;
 
@@ -80,83 +88,209 @@ DIFFUSIM_FN double worst_of(Point s) {
     return worst;
 }
 
-// `Model` gives the number of frames it works on at once, loads what it needs, prepares the scores of all frames
-// together and then tells that of one particle.
+// Whether a number is neither infinite nor not a number.
+DIFFUSIM_FN bool is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
+
+// What decides whether proposals are accepted.
+struct Metropolis {
+    Point* end_scores; // of each particle of each frame
+    double* ratios;
+    double* energies; // of each frame
+    double* end_energies;
+    unsigned* accepted; // whether this proposal was
+    unsigned total;     // how many were
+
+    static DIFFUSIM_MEMBER Metropolis* load(unsigned char*& memory, unsigned frames, unsigned n_particles) {
+        Metropolis* place = carve<Metropolis>(memory, 1);
+        Metropolis all;
+        all.end_scores = carve<Point>(memory, frames * n_particles);
+        all.ratios = carve<double>(memory, frames * n_particles);
+        all.energies = carve<double>(memory, frames);
+        all.end_energies = carve<double>(memory, frames);
+        all.accepted = carve<unsigned>(memory, frames);
+        all.total = 0;
+        if (threadIdx.x == 0)
+            *place = all;
+        return place;
+    }
+
+    // Accept or reject the proposal of each frame, of which this is the last read of `ratios` and `end_energies`.
+    DIFFUSIM_MEMBER void decide(const Job& job, unsigned first_replica, unsigned count, Word64 step, Factors factors) {
+        const unsigned n = job.n_particles;
+        for (unsigned frame = threadIdx.x; frame < count; frame += blockDim.x) {
+            double logarithm = 0.0, per_energy = 0.0;
+            for (unsigned p = 0; p < n; p++) {
+                logarithm += ratios[frame * n + p];
+                double tau = job.particles[p].effective_step * factors.drift;
+                double amplitude = job.particles[p].noise_amplitude * factors.noise;
+                if (amplitude > 0.0)
+                    per_energy = 2.0 * tau / (amplitude * amplitude); // 1/upsilon
+            }
+            logarithm += per_energy * (energies[frame] - end_energies[frame]);
+            // False for NaN: a proposal without a finite energy is never accepted.
+            accepted[frame] = ln_double(uniform(job.seed, first_replica + frame, step)) < logarithm;
+            if (accepted[frame]) {
+                energies[frame] = end_energies[frame];
+                atomicAdd(&total, 1u);
+            }
+        }
+    }
+};
+
+// Parts of the work space, kept there as well: while scores are computed, registers are scarce.
+struct Steps {
+    Point* positions;
+    Point* scores;
+    Point* ends; // of a step of two stages
+    Xi* noise;
+    Metropolis* metropolis;
+};
+
+// `Model` gives the number of frames it works on at once, loads what it needs, prepares the scores (and, if asked for,
+// the energies) of all frames together and then tells the score of one particle and the energy of one frame.
+//
+// A step has one or two stages: Heun and Metropolis need the score at the end of the step as well.
 template <class Model>
 DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
-    const unsigned frames = model.frames(), n = job.n_particles;
+    const unsigned frames = model.frames(), n = job.n_particles, adapter = job.adapter;
     const unsigned first = blockIdx.x * frames, count = least(frames, job.n_replicas - first);
+    const unsigned n_stages = adapter == HEUN || adapter == MALA ? 2 : 1;
+    const bool with_energy = adapter == MALA;
     unsigned* first_failure = carve<unsigned>(memory, 1);
     Word64* largest_bits = carve<Word64>(memory, 1);
-    Point* positions = carve<Point>(memory, frames * n);
-    Point* scores = carve<Point>(memory, frames * n);
-    Xi* noise = carve<Xi>(memory, frames * n);
-    model.load(memory);
-
-    Point* global = reinterpret_cast<Point*>(job.positions) + (size_t)first * n;
-    const Point* bias = reinterpret_cast<const Point*>(job.bias) + (size_t)first * n;
-    // Places for frames beyond the last replica hold copies of it, which nobody moves.
-    for (unsigned i = threadIdx.x; i < frames * n; i += blockDim.x)
-        positions[i] = global[least(i / n, count - 1) * n + i % n];
-    if (threadIdx.x == 0) {
-        *first_failure = ~0u;
-        *largest_bits = 0;
+    const Steps* steps = carve<Steps>(memory, 1);
+    {
+        Steps parts = {};
+        parts.positions = carve<Point>(memory, frames * n);
+        parts.scores = carve<Point>(memory, frames * n);
+        parts.noise = carve<Xi>(memory, frames * n);
+        if (n_stages == 2)
+            parts.ends = carve<Point>(memory, frames * n);
+        if (with_energy)
+            parts.metropolis = Metropolis::load(memory, frames, n);
+        model.load(memory, with_energy);
+        // Places for frames beyond the last replica hold copies of it, which nobody moves.
+        const Point* global = reinterpret_cast<const Point*>(job.positions) + (size_t)first * n;
+        for (unsigned i = threadIdx.x; i < frames * n; i += blockDim.x) {
+            parts.positions[i] = global[least(i / n, count - 1) * n + i % n];
+            if (n_stages == 2)
+                parts.ends[i] = parts.positions[i];
+        }
+        if (threadIdx.x == 0) {
+            *const_cast<Steps*>(steps) = parts;
+            *first_failure = NONE_OF_THEM;
+            *largest_bits = 0;
+        }
+        __syncthreads();
     }
 
     double largest = 0.0;
     Word64 failed = NONE;
-    for (Word64 step = job.first_step; step != job.first_step + job.n_steps; step++) {
-        __syncthreads();
-        model.prepare(positions);
-        const Factors factors = job.factors[step - job.first_step];
-        const double limit = RUNAWAY / root(factors.drift);
-        int unsound = 0;
-        for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x) {
-            Point s = model.score(positions, i / n, i % n);
-            ParticleStep base = job.particles[i % n];
-            for (int c = 0; c < 3; c++) {
-                if (job.bias)
-                    s.x[c] += bias[i].x[c];
-                largest = fmax(largest, fabs(s.x[c]));
-                if (fails(s.x[c], base, limit)) {
-                    unsound = 1;
-                    atomicMin(first_failure, i);
-                }
+    unsigned failed_stage = 0;
+    for (Word64 step = job.first_step; step != job.first_step + job.n_steps && failed == NONE; step++) {
+        for (unsigned stage = 0; stage < n_stages; stage++) {
+            __syncthreads();
+            // Metropolis knows the scores of where it is.
+            const bool known = with_energy && stage == 0 && step != job.first_step;
+            if (!known)
+                model.prepare(stage == 0 ? steps->positions : steps->ends, with_energy);
+            Point *positions = steps->positions, *scores = steps->scores, *ends = steps->ends;
+            Metropolis* metropolis = steps->metropolis;
+            const Point* x = stage == 0 ? positions : ends;
+            const bool decides = with_energy && stage == 1;
+            const Factors factors = job.factors[step - job.first_step];
+            const double limit = RUNAWAY / root(factors.drift);
+            int unsound = 0;
+            if (with_energy && !known) {
+                double* energies = stage == 0 ? metropolis->energies : metropolis->end_energies;
+                for (unsigned frame = threadIdx.x; frame < count; frame += blockDim.x)
+                    energies[frame] = model.energy(x, frame);
             }
-            scores[i] = s;
-        }
-        if (__syncthreads_or(unsound)) {
-            failed = step;
-            break;
-        }
-        for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x) {
-            const unsigned replica = job.first_replica + first + i / n, id = job.particle_ids[i % n];
-            ParticleStep base = job.particles[i % n];
-            ParticleStep now = {base.effective_step * factors.drift, base.noise_amplitude * factors.noise};
-            if (job.next_noise) {
-                Xi xi = step == job.first_step ? xi_of(job.seed, replica, id, step) : noise[i];
-                Xi next = xi_of(job.seed, replica, id, step + 1);
-                positions[i] = LeimkuhlerMatthews::update_particle(positions[i], scores[i], xi, next, now);
-                noise[i] = next; // read again by this thread alone
-            } else {
-                Xi xi = xi_of(job.seed, replica, id, step);
-                positions[i] = EulerMaruyama::update_particle(positions[i], scores[i], xi, xi, now);
+            for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x) {
+                Point s = known ? scores[i] : model.score(x, i / n, i % n);
+                ParticleStep base = job.particles[i % n];
+                if (decides) {
+                    ParticleStep now = {base.effective_step * factors.drift, base.noise_amplitude * factors.noise};
+                    metropolis->end_scores[i] = s;
+                    metropolis->ratios[i] = log_proposal_ratio(positions[i], scores[i], ends[i], s, now);
+                    continue;
+                }
+                if (stage == 1)
+                    s = Heun::mean(scores[i], s);
+                for (int c = 0; c < 3; c++) {
+                    if (job.bias)
+                        s.x[c] += job.bias[3 * ((size_t)first * n + i) + c] * job.bias_scale;
+                    largest = fmax(largest, fabs(s.x[c]));
+                    if (fails(s.x[c], base, limit)) {
+                        unsound = 1;
+                        atomicMin(first_failure, i);
+                    }
+                }
+                scores[i] = s;
+            }
+            if (decides) {
+                __syncthreads();
+                metropolis->decide(job, job.first_replica + first, count, step, factors);
+                __syncthreads();
+                for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x)
+                    if (metropolis->accepted[i / n]) {
+                        positions[i] = ends[i];
+                        scores[i] = metropolis->end_scores[i];
+                    }
+                continue;
+            }
+            if (with_energy)
+                for (unsigned frame = threadIdx.x; frame < count; frame += blockDim.x)
+                    unsound |= !is_finite(metropolis->energies[frame]);
+            if (__syncthreads_or(unsound)) {
+                failed = step;
+                failed_stage = stage;
+                break;
+            }
+            Point* moved = stage + 1 < n_stages ? ends : positions;
+            Xi* noise = steps->noise;
+            for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x) {
+                const unsigned replica = job.first_replica + first + i / n, id = job.particle_ids[i % n];
+                ParticleStep base = job.particles[i % n];
+                ParticleStep now = {base.effective_step * factors.drift, base.noise_amplitude * factors.noise};
+                // `noise` is read again by this thread alone.
+                const bool kept = adapter == LEIMKUHLER_MATTHEWS ? step != job.first_step : stage == 1;
+                Xi xi = kept ? noise[i] : xi_of(job.seed, replica, id, step);
+                if (adapter == LEIMKUHLER_MATTHEWS) {
+                    Xi next = xi_of(job.seed, replica, id, step + 1);
+                    moved[i] = LeimkuhlerMatthews::update_particle(positions[i], scores[i], xi, next, now);
+                    noise[i] = next;
+                } else {
+                    moved[i] = EulerMaruyama::update_particle(positions[i], scores[i], xi, xi, now);
+                    if (adapter == HEUN)
+                        noise[i] = xi;
+                }
             }
         }
     }
 
     atomicMax(largest_bits, from_double(largest)); // numbers that are not negative order like their bits
     __syncthreads();
+    Point* global = reinterpret_cast<Point*>(job.positions) + (size_t)first * n;
     for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x)
-        global[i] = positions[i];
+        global[i] = steps->positions[i];
+    const Metropolis* metropolis = steps->metropolis;
     if (threadIdx.x == 0) {
-        Report report = {0.0, 0.0, failed, 0, 0};
-        if (failed != NONE) {
+        Report report = {0.0, 0.0, failed, 0, 0, 0, failed_stage};
+        if (failed != NONE && *first_failure != NONE_OF_THEM) {
             report.frame = first + *first_failure / n;
             report.particle = *first_failure % n;
-            report.score = worst_of(scores[*first_failure]);
+            report.score = worst_of(steps->scores[*first_failure]);
+        } else if (failed != NONE) {
+            unsigned frame = 0;
+            while (is_finite(metropolis->energies[frame]))
+                frame++;
+            report.frame = first + frame;
+            report.particle = NONE_OF_THEM;
+            report.score = metropolis->energies[frame];
         }
         report.largest_score = into_double(*largest_bits);
+        report.accepted = with_energy ? metropolis->total : 0;
         job.reports[blockIdx.x] = report;
     }
 }

@@ -5,7 +5,8 @@ use super::{Backend, Failure, Job, Placement, RUNAWAY};
 use crate::adapter::{
     Adapter, EulerMaruyama, Heun, LeimkuhlerMatthews, ParticleStep, Step, log_proposal_ratio,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::lane::ln_double;
 use crate::model::{Frames, Outputs, ScoreModel, Scratch};
 use crate::noise::{Noise, uniform};
 use pulp::Arch;
@@ -73,12 +74,12 @@ impl Chunk {
             }
             let (drift, noise) = (job.factors)(step);
             if !self.is_sound(job, drift) {
-                return Err(self.failure(job, step, drift, positions));
+                return Err(self.failure(job, step, 0, drift, positions));
             }
             if A::CORRECTS {
                 self.correct::<A>(job, drift, noise, positions).map_err(Failure::Other)?;
                 if !self.is_sound(job, drift) {
-                    return Err(self.failure(job, step, drift, positions));
+                    return Err(self.failure(job, step, 1, drift, positions));
                 }
             }
             self.update::<A>(job, drift, noise, positions);
@@ -142,15 +143,10 @@ impl Chunk {
         for step in job.first_step..job.first_step + job.n_steps {
             let (drift, noise) = (job.factors)(step);
             if !self.is_sound(job, drift) {
-                return Err(self.failure(job, step, drift, positions));
+                return Err(self.failure(job, step, 0, drift, positions));
             }
             if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
-                return Err(Failure::Other(Error::Unsupported(format!(
-                    "the energy of replica {} is {}, and Metropolis steps need one; use a model that gives energies, or \
-                     another adapter",
-                    self.replicas[i * n_particles],
-                    energies[i]
-                ))));
+                return Err(Failure::energy(self.replicas[i * n_particles], energies[i]));
             }
             self.noise.fill(arch, job.seed, &self.replicas, &self.particles, step);
             ends.clear();
@@ -179,7 +175,7 @@ impl Chunk {
                 logarithm += per_energy * (energies[frame] - end_energies[frame]);
                 let replica = self.replicas[frame * n_particles];
                 // False for NaN: a proposal without a finite energy is never accepted.
-                if uniform(job.seed, replica, step).ln() < logarithm {
+                if ln_double(uniform(job.seed, replica, step)) < logarithm {
                     positions[range.clone()].copy_from_slice(&ends[range.clone()]);
                     self.scores[range.clone()].copy_from_slice(&end_scores[range]);
                     energies[frame] = end_energies[frame];
@@ -210,7 +206,7 @@ impl Chunk {
     }
 
     /// Name the first particle that failed.
-    fn failure(&self, job: &Job, step: u64, drift: f64, positions: &[f64]) -> Failure {
+    fn failure(&self, job: &Job, step: u64, stage: u32, drift: f64, positions: &[f64]) -> Failure {
         let n = job.particles.len();
         let limit = RUNAWAY / drift.sqrt();
         let scores = self.scores.as_chunks::<3>().0;
@@ -226,6 +222,7 @@ impl Chunk {
             frame: i / n,
             particle: i % n,
             step,
+            stage,
             score: *scores[i].iter().max_by(worst).expect("three coordinates"),
             positions: positions[i / n * 3 * n..][..3 * n].to_vec(),
         }
@@ -286,10 +283,11 @@ fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
         .map(|(i, (chunk, positions))| {
             let bias = job.bias.map(|b| &b[i * size..][..positions.len()]);
             run(chunk, positions, bias).map_err(|failure| match failure {
-                Failure::Score { frame, particle, step, score, positions } => Failure::Score {
+                Failure::Score { frame, particle, step, stage, score, positions } => Failure::Score {
                     frame: frame + i * size / (3 * job.particles.len()),
                     particle,
                     step,
+                    stage,
                     score,
                     positions,
                 },
@@ -299,15 +297,15 @@ fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
         .reduce(|| Ok(0), together)
 }
 
-/// Of two failures the one at the earlier step, so that what is reported and restored does not depend on threads.
+/// Of two failures the earlier one, so that what is reported and restored does not depend on threads.
 fn together(a: Outcome, b: Outcome) -> Outcome {
-    let step = |failure: &Failure| match failure {
-        Failure::Other(_) => 0,
-        Failure::Score { step, .. } => *step,
+    let time = |failure: &Failure| match failure {
+        Failure::Other(_) => (0, 0),
+        Failure::Score { step, stage, .. } => (*step, *stage),
     };
     match (a, b) {
         (Ok(a), Ok(b)) => Ok(a + b),
-        (Err(a), Err(b)) => Err(if step(&b) < step(&a) { b } else { a }),
+        (Err(a), Err(b)) => Err(if time(&b) < time(&a) { b } else { a }),
         (Err(failure), _) | (_, Err(failure)) => Err(failure),
     }
 }

@@ -2,8 +2,7 @@
 //! gets a sentence.
 //!
 //! One launch takes all steps of a [`Job`]; `kernels/advance.cuh` is the twin of the loop in `cpu.rs`, and adds in the same
-//! order: except for the exponential of Müller–Brown, positions have the bits of the CPU's. This is the only file that
-//! knows cudarc.
+//! order: positions have the bits of the CPU's. This is the only file that knows cudarc.
 
 use super::{Backend, Failure, Job, Placement};
 use crate::adapter::{Adapter, ParticleStep};
@@ -53,10 +52,14 @@ struct Report {
     step: u64,
     frame: u32,
     particle: u32,
+    accepted: u32,
+    stage: u32,
 }
 
 /// `Report::step` where all steps were taken.
 const NONE: u64 = u64::MAX;
+/// `Report::particle` where the energy failed.
+const NONE_OF_THEM: u32 = u32::MAX;
 
 /// `Job` of kernels/advance.cuh; pointers are of the device.
 #[derive(Clone, Copy)]
@@ -73,10 +76,11 @@ struct DeviceJob {
     seed: u64,
     first_step: u64,
     n_steps: u64,
+    bias_scale: f64,
     n_replicas: u32,
     n_particles: u32,
     first_replica: u32,
-    next_noise: u32,
+    adapter: u32,
 }
 
 /// `Analytic` of kernels/analytic.cuh.
@@ -85,10 +89,14 @@ struct DeviceJob {
 struct DeviceAnalytic {
     members: u64,
     places: u64,
+    mixture: u64,
+    /// Part of the work space, which the kernel finds.
+    logarithms: u64,
     parameters: [f64; 4],
     n_members: u32,
     n_particles: u32,
     potential: u32,
+    n_components: u32,
     frames_per_block: u32,
 }
 
@@ -102,9 +110,11 @@ struct DeviceDistance {
     places: u64,
     quadruplets: u64,
     pairs: u64,
+    coordinates: u64,
     n_members: u32,
     n_particles: u32,
     n_quadruplets: u32,
+    n_coordinates: u32,
     n_layers: u32,
     n_resident: u32,
     widest: u32,
@@ -114,10 +124,15 @@ struct DeviceDistance {
     output_weight: u32,
     softening_squared: f32,
     harmonic: f32,
+    output_bias: f32,
     /// Parts of the work space, which the kernel finds.
     parts: [u64; 9],
 }
 
+/// `Steps` of kernels/advance.cuh: five pointers.
+const STEPS_BYTES: usize = 40;
+/// `Metropolis` of kernels/advance.cuh: five pointers and a number.
+const METROPOLIS_BYTES: usize = 48;
 /// `Dense` of kernels/distance.cuh: two pointers and four numbers.
 const DENSE_BYTES: usize = 32;
 
@@ -137,22 +152,44 @@ struct Workspace {
 
 impl Workspace {
     /// What `advance` needs for `frames` frames of `n_particles`.
-    fn of_steps(frames: usize, n_particles: usize) -> Self {
+    fn of_steps(frames: usize, n_particles: usize, adapter: Adapter) -> Self {
         let n = frames * n_particles;
-        Workspace { bytes: 0 }.part(1, 4).part(1, 8).part(n, 24).part(n, 24).part(n, 12)
+        let steps = Workspace { bytes: 0 }.part(1, 4).part(1, 8).part(1, STEPS_BYTES);
+        let steps = steps.part(n, 24).part(n, 24).part(n, 12);
+        match adapter {
+            Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews => steps,
+            Adapter::Heun => steps.part(n, 24),
+            Adapter::Mala => {
+                let ends = steps.part(n, 24).part(1, METROPOLIS_BYTES).part(n, 24).part(n, 8);
+                ends.part(frames, 8).part(frames, 8).part(frames, 4)
+            }
+        }
+    }
+
+    /// And the analytic potentials.
+    fn and_analytic(self, frames: usize, n_components: usize) -> Self {
+        self.part(frames * n_components, 8)
     }
 
     /// And the distance network.
-    fn and_distance(self, frames: usize, n_members: usize, arrays: &DistanceArrays) -> Self {
+    fn and_distance(
+        self,
+        frames: usize,
+        n_members: usize,
+        arrays: &DistanceArrays,
+        with_energy: bool,
+    ) -> Self {
         let (n_pairs, n_quadruplets) = (arrays.pairs.len() / 2, arrays.quadruplets.len() / 4);
-        self.part(2 * arrays.layers.len(), DENSE_BYTES)
+        let scores = self
+            .part(2 * arrays.layers.len(), DENSE_BYTES)
             .part(3 * n_members * frames, 4)
-            .part((n_pairs + 2 * n_quadruplets) * frames, 4)
+            .part((n_pairs + arrays.coordinates.len() / 2 + 2 * n_quadruplets) * frames, 4)
             .part(n_pairs * frames, 4)
             .part(9 * n_quadruplets * frames, 4)
             .part(n_slopes(arrays) * frames, 4)
             .part(widest(arrays) * frames, 4)
-            .part(widest(arrays) * frames, 4)
+            .part(widest(arrays) * frames, 4);
+        if with_energy { scores.part((widest(arrays) + 1) * frames, 4) } else { scores }
     }
 
     fn part(self, count: usize, size: usize) -> Self {
@@ -342,6 +379,7 @@ impl Gpu {
 /// A model as the argument of its kernel, and the buffers that its pointers point to.
 struct DeviceModel {
     argument: Argument,
+    _mixture: Option<CudaSlice<f64>>,
     _numbers: Option<CudaSlice<f32>>,
     _layers: Option<CudaSlice<LayerArrays>>,
     _indices: Vec<CudaSlice<u32>>,
@@ -354,7 +392,6 @@ enum Argument {
 
 /// All replicas of a simulation on one GPU.
 pub struct Cuda {
-    index: usize,
     /// Taken out by drop, which has the caller's context to keep.
     held: Option<Held>,
     /// The process that it is good for: a child made by fork() can do nothing with a GPU of its parent, not even let go of it.
@@ -400,14 +437,16 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize) -> Self {
+    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, adapter: Adapter) -> Self {
+        let steps = |frames: usize| Workspace::of_steps(frames, model.n_particles, adapter);
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         match &model.kernel {
             Kernel::Analytic { .. } => {
+                let n_components = model.n_components();
                 // Full warps, but no multiprocessor idle.
                 let frames = (4 * WARP / model.n_particles).clamp(1, 4 * WARP);
                 let frames = frames.min(n_replicas.div_ceil(gpu.n_multiprocessors));
-                let workspace = Workspace::of_steps(frames, model.n_particles).bytes;
+                let workspace = steps(frames).and_analytic(frames, n_components).bytes;
                 Plan {
                     kernel: ANALYTIC_KERNEL,
                     frames,
@@ -418,10 +457,9 @@ impl Plan {
                 }
             }
             Kernel::Distance(arrays) => {
+                let with_energy = adapter == Adapter::Mala;
                 let workspace = |frames: usize| {
-                    Workspace::of_steps(frames, model.n_particles)
-                        .and_distance(frames, model.members.len(), arrays)
-                        .bytes
+                    steps(frames).and_distance(frames, model.members.len(), arrays, with_energy).bytes
                 };
                 // As many blocks as there are multiprocessors run at a time. Where no work space fits, the smallest does best.
                 let cost = |(_, frames, _, cost): &(&str, usize, usize, usize)| {
@@ -451,18 +489,6 @@ impl Plan {
     }
 }
 
-/// Whether the kernels take ξ_{n+1} for a step of `adapter`; an error where they know no such step.
-pub(super) fn next_noise(index: usize, adapter: Adapter) -> Result<bool> {
-    match adapter {
-        Adapter::EulerMaruyama => Ok(false),
-        Adapter::LeimkuhlerMatthews => Ok(true),
-        Adapter::Heun | Adapter::Mala => bail!(
-            Unsupported,
-            "device 'cuda:{index}' has no kernel for steps of the adapter {adapter:?}; use device 'cpu'"
-        ),
-    }
-}
-
 impl Cuda {
     /// For `model` on GPU `index`.
     pub fn new(
@@ -478,7 +504,7 @@ impl Cuda {
         probe(index)?;
         let _callers = CallersContext::keep();
         let held = Some(Held::new(&model, placement, index, largest_score)?);
-        Ok(Cuda { index, held, process: std::process::id() })
+        Ok(Cuda { held, process: std::process::id() })
     }
 }
 
@@ -500,7 +526,7 @@ impl Held {
     fn new(model: &KernelModel, placement: &Placement, index: usize, largest_score: f64) -> Result<Self> {
         let gpu = Gpu::attach(index)?;
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
-        let plan = Plan::new(&gpu, model, n_replicas);
+        let plan = Plan::new(&gpu, model, n_replicas, placement.adapter);
         let n_blocks = n_replicas.div_ceil(plan.frames);
         let stream = gpu.context.new_stream().during("making a stream")?;
         let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
@@ -552,12 +578,7 @@ impl Held {
     }
 
     /// Send what has changed, launch, and fetch positions and reports.
-    fn run(
-        &mut self,
-        job: &Job,
-        next_noise: bool,
-        positions: &mut [f64],
-    ) -> std::result::Result<(), DriverError> {
+    fn run(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), DriverError> {
         let stream = &self.stream;
         if !job.continues {
             stream.memcpy_htod(positions, &mut self.positions)?;
@@ -603,10 +624,11 @@ impl Held {
             seed: job.seed,
             first_step: job.first_step,
             n_steps: job.n_steps,
+            bias_scale: 1.0,
             n_replicas: self.n_replicas,
             n_particles: self.n_particles as u32,
             first_replica: self.first_replica,
-            next_noise: next_noise.into(),
+            adapter: job.adapter as u32,
         };
         let mut launch = stream.launch_builder(&self.kernel);
         launch.arg(&device_job);
@@ -632,8 +654,7 @@ impl Backend for Cuda {
         }
         let _callers = CallersContext::keep();
         let held = self.held.as_mut().expect("there until dropped");
-        let next_noise = next_noise(self.index, job.adapter).map_err(Failure::Other)?;
-        if let Err(error) = held.run(job, next_noise, positions) {
+        if let Err(error) = held.run(job, positions) {
             // What has arrived is not known.
             held.sent_particles.clear();
             held.sent_factors.clear();
@@ -642,12 +663,18 @@ impl Backend for Cuda {
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);
-        let Some(first) = failed.min_by_key(|r| (r.step, r.frame, r.particle)) else { return Ok(0) };
+        let Some(first) = failed.min_by_key(|r| (r.step, r.stage, r.frame, r.particle)) else {
+            return Ok(held.host_reports.iter().map(|r| u64::from(r.accepted)).sum());
+        };
+        if first.particle == NONE_OF_THEM {
+            return Err(Failure::energy(held.first_replica + first.frame, first.score));
+        }
         let frame = first.frame as usize;
         Err(Failure::Score {
             frame,
             particle: first.particle as usize,
             step: first.step,
+            stage: first.stage,
             score: first.score,
             positions: positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
         })
@@ -678,24 +705,32 @@ impl DeviceModel {
         let (members, places) = (send(&model.members)?, send(&places)?);
         let (n_members, n_particles) = (model.members.len() as u32, model.n_particles as u32);
         Ok(match &model.kernel {
-            Kernel::Analytic { potential, parameters } => DeviceModel {
-                argument: Argument::Analytic(DeviceAnalytic {
-                    members: address(&members, stream),
-                    places: address(&places, stream),
-                    parameters: *parameters,
-                    n_members,
-                    n_particles,
-                    potential: *potential,
-                    frames_per_block: plan.frames as u32,
-                }),
-                _numbers: None,
-                _layers: None,
-                _indices: vec![members, places],
-            },
+            Kernel::Analytic { potential, parameters, mixture } => {
+                let mixture = stream.clone_htod(if mixture.is_empty() { &[0.0][..] } else { mixture })?;
+                DeviceModel {
+                    argument: Argument::Analytic(DeviceAnalytic {
+                        members: address(&members, stream),
+                        places: address(&places, stream),
+                        mixture: address(&mixture, stream),
+                        logarithms: 0,
+                        parameters: *parameters,
+                        n_members,
+                        n_particles,
+                        potential: *potential,
+                        n_components: model.n_components() as u32,
+                        frames_per_block: plan.frames as u32,
+                    }),
+                    _mixture: Some(mixture),
+                    _numbers: None,
+                    _layers: None,
+                    _indices: vec![members, places],
+                }
+            }
             Kernel::Distance(arrays) => {
                 let numbers = stream.clone_htod(&arrays.numbers)?;
                 let layers = stream.clone_htod(&arrays.layers)?;
                 let (quadruplets, pairs) = (send(&arrays.quadruplets)?, send(&arrays.pairs)?);
+                let coordinates = send(&arrays.coordinates)?;
                 let argument = DeviceDistance {
                     numbers: address(&numbers, stream),
                     layers: address(&layers, stream),
@@ -703,9 +738,11 @@ impl DeviceModel {
                     places: address(&places, stream),
                     quadruplets: address(&quadruplets, stream),
                     pairs: address(&pairs, stream),
+                    coordinates: address(&coordinates, stream),
                     n_members,
                     n_particles,
                     n_quadruplets: (arrays.quadruplets.len() / 4) as u32,
+                    n_coordinates: (arrays.coordinates.len() / 2) as u32,
                     n_layers: arrays.layers.len() as u32,
                     n_resident: plan.resident.0 as u32,
                     widest: widest(arrays) as u32,
@@ -715,13 +752,15 @@ impl DeviceModel {
                     output_weight: arrays.output_weight,
                     softening_squared: arrays.softening_squared,
                     harmonic: arrays.harmonic,
+                    output_bias: arrays.output_bias,
                     parts: [0; 9],
                 };
                 DeviceModel {
                     argument: Argument::Distance(Box::new(argument)),
+                    _mixture: None,
                     _numbers: Some(numbers),
                     _layers: Some(layers),
-                    _indices: vec![members, places, quadruplets, pairs],
+                    _indices: vec![members, places, quadruplets, pairs, coordinates],
                 }
             }
         })

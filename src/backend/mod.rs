@@ -41,14 +41,6 @@ impl Device {
         }
     }
 
-    /// An error if this device cannot take the steps of `adapter`.
-    pub fn check_adapter(self, adapter: Adapter) -> Result<()> {
-        match self {
-            Device::Cpu => Ok(()),
-            Device::Cuda(index) => cuda::next_noise(index, adapter).map(drop),
-        }
-    }
-
     /// What this device is, in words; an error, in one sentence, if it cannot be used here.
     pub fn describe(self) -> Result<String> {
         match self {
@@ -72,6 +64,8 @@ pub struct Placement {
     pub replicas: Range<u32>,
     /// Ids that key the noise of each particle.
     pub particle_ids: Vec<u32>,
+    /// The step, for which work space is laid out.
+    pub adapter: Adapter,
 }
 
 /// What moves the particles over some consecutive steps.
@@ -108,6 +102,8 @@ pub enum Failure {
         particle: usize,
         /// The step that could not be taken.
         step: u64,
+        /// 1 if it was the score at the step's end that failed, else 0.
+        stage: u32,
         /// The offending score, 1/nm.
         score: f64,
         /// The frame's positions, of which that is the score.
@@ -115,6 +111,16 @@ pub enum Failure {
     },
     /// The model or the device itself failed.
     Other(Error),
+}
+
+impl Failure {
+    /// The energy of `replica` is not finite where it decides.
+    fn energy(replica: u32, energy: f64) -> Self {
+        Failure::Other(Error::Unsupported(format!(
+            "the energy of replica {replica} is {energy}, and Metropolis steps need one; use a model that gives energies, or \
+             another adapter"
+        )))
+    }
 }
 
 /// A device that holds the replicas of one simulation.

@@ -9,6 +9,8 @@ pub enum Kernel {
         potential: u32,
         /// The variant's fields in their order, then zeros.
         parameters: [f64; 4],
+        /// Of each component of a Gaussian mixture: ln w, three variances, their logarithms, means `[n_particles][3]`.
+        mixture: Vec<f64>,
     },
     /// kernels/distance.cuh
     Distance(DistanceArrays),
@@ -25,6 +27,16 @@ pub struct KernelModel {
     pub n_particles: usize,
 }
 
+impl KernelModel {
+    /// Components of a Gaussian mixture; 0 for other models.
+    pub fn n_components(&self) -> usize {
+        match &self.kernel {
+            Kernel::Analytic { mixture, .. } => mixture.len() / (7 + 3 * self.members.len()),
+            Kernel::Distance(_) => 0,
+        }
+    }
+}
+
 /// Arrays of the `distance` network; offsets count into `numbers`.
 #[derive(Clone, Debug, Default)]
 pub struct DistanceArrays {
@@ -36,6 +48,8 @@ pub struct DistanceArrays {
     pub quadruplets: Vec<u32>,
     /// `[n_pairs][2]`, in the order of the features.
     pub pairs: Vec<u32>,
+    /// `[n_coordinates][2]`: particle and axis.
+    pub coordinates: Vec<u32>,
     /// Offset of the means of the features.
     pub mean: u32,
     /// Offset of their inverse spreads.
@@ -46,6 +60,8 @@ pub struct DistanceArrays {
     pub softening_squared: f32,
     /// Weight of the harmonic term.
     pub harmonic: f32,
+    /// Of the output layer.
+    pub output_bias: f32,
 }
 
 impl DistanceArrays {

@@ -73,8 +73,13 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     }
     let n_threads = threads::count(options.n_threads)?;
     let device = Device::parse(&options.device)?;
-    device.check_adapter(options.adapter)?;
-    Ok(Placement { device, n_threads, replicas: options.first_replica..end, particle_ids: ids })
+    Ok(Placement {
+        device,
+        n_threads,
+        replicas: options.first_replica..end,
+        particle_ids: ids,
+        adapter: options.adapter,
+    })
 }
 
 /// What a simulation has done so far, and what its next step is.
@@ -362,7 +367,7 @@ impl Simulation {
                 self.forget_last_good();
                 Err(match failure {
                     Failure::Other(error) => error,
-                    Failure::Score { frame, particle, step, score, positions } => {
+                    Failure::Score { frame, particle, step, score, positions, .. } => {
                         self.describe(frame, particle, step, score, &positions)
                     }
                 })
