@@ -260,10 +260,11 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
                     Xi next = xi_of(job.seed, replica, id, step + 1);
                     moved[i] = LeimkuhlerMatthews::update_particle(positions[i], scores[i], xi, next, now);
                     noise[i] = next;
+                } else if (adapter == HEUN) {
+                    moved[i] = Heun::update_particle(positions[i], scores[i], xi, now);
+                    noise[i] = xi;
                 } else {
                     moved[i] = EulerMaruyama::update_particle(positions[i], scores[i], xi, xi, now);
-                    if (adapter == HEUN)
-                        noise[i] = xi;
                 }
             }
         }

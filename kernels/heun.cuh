@@ -5,6 +5,10 @@
 #include "em.cuh"
 
 struct Heun {
+    static DIFFUSIM_MEMBER Point update_particle(Point position, Point score, Xi noise, ParticleStep step) {
+        return EulerMaruyama::update_particle(position, score, noise, noise, step);
+    }
+
     static DIFFUSIM_MEMBER Point mean(Point score, Point end_score) {
         Point s;
         for (int c = 0; c < 3; c++)

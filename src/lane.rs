@@ -125,7 +125,7 @@ pub fn ln_double(x: f64) -> f64 {
     let s = (m - 1.0) / (m + 1.0);
     let z = s * s;
     let mut p = 1.0 / 23.0;
-    for k in (3..23).rev().step_by(2) {
+    for k in (3..22).rev().step_by(2) {
         p = p * z + 1.0 / k as f64;
     }
     let p = (s + s) * (p * z) + e * LN_2[1];
