@@ -17,7 +17,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(SOURCES) | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[train,report,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[train,report,alchemy,dev]'
 	@touch $@
 
 install: $(VENV)/installed  ## build everything into the virtual environment .venv

@@ -203,6 +203,22 @@ def all_atom():
     return rate(lambda: simulation.step(50_000), 50_000) * make_reference.STEP.value_in_unit(unit.picosecond)
 
 
+def openmm_copies(spring, step, peer_name):
+    """A thousand copies in one System against as many replicas of the core."""
+    copies, n = 1000, 300
+    simulation = diffusim.openmm.simulation(MODEL, spring=spring, seed=1, copies=copies)
+    core = diffusim.Simulation(MODEL, effective_step=step, n_replicas=copies, seed=1)
+    ours = partial(rate, lambda: simulation.integrator.step(n), n * copies)
+    return compare(
+        f"openmm {copies} copies",
+        "replica-steps/s",
+        ours,
+        partial(rate, lambda: core.step(n), n * copies),
+        peer_name,
+        0.95,
+    )
+
+
 def main():
     model = diffusim.Model(MODEL)
     step = model.metadata["recommended_effective_step"]
@@ -235,6 +251,7 @@ def main():
     rows += message_passing_rows()
     peer_name = f"the core alone (OpenMM {openmm.__version__}, platform Reference)"
     rows.append(compare("openmm step", "steps/s", door, partial(core_rate, n), peer_name, 0.95))
+    rows.append(openmm_copies(spring, step, peer_name))
     with tempfile.TemporaryDirectory() as folder:
         rows += lammps_rows(model, Path(folder))
 

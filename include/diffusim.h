@@ -351,6 +351,20 @@ diffusim_status_t diffusim_model_for_species(const diffusim_model_t *model,
                                              size_t count,
                                              diffusim_model_t **other);
 
+// Two models of the same particles as one: E = (1−λ)E_a + λE_b, in kT₀ (theory 7). At λ = 0 it is `a` and at λ = 1 `b`, to the
+// last bit. Particles, masses and start frames are those of `a`, or of `b` where `a` has none. `lambda` is where simulations of the
+// blend start; diffusim_simulation_set_lambda moves them. The blend keeps what it needs of `a` and `b`, which may be freed. The
+// caller frees `*model` with diffusim_model_free.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH (another number of particles, another training temperature, only one of them periodic),
+// DIFFUSIM_ERROR_INVALID_ARGUMENT (lambda outside 0 to 1).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_blend(const diffusim_model_t *a,
+                                       const diffusim_model_t *b,
+                                       double lambda,
+                                       diffusim_model_t **model);
+
 // Free a model; NULL is ignored.
 //
 // @since 0.1
@@ -467,6 +481,20 @@ diffusim_status_t diffusim_model_evaluate_in_cell(const diffusim_model_t *model,
                                                   double *scores,
                                                   double *energies,
                                                   double *virials);
+
+// Energies of the two models of a blend, whatever its λ: `positions` `[n_frames][n_particles][3]` in nm, `energies`
+// `[n_frames][2]` in kT₀, E_a and E_b of each frame. They give ∂E/∂λ = E_b − E_a and the energy (1−λ')E_a + λ'E_b at every λ'
+// (theory 7). `cell` as in diffusim_model_evaluate_in_cell.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that is no blend, DIFFUSIM_ERROR_UNSUPPORTED where one of the two gives no
+// energies, DIFFUSIM_ERROR_MISMATCH (cell).
+//
+// @since 0.1
+diffusim_status_t diffusim_model_component_energies(const diffusim_model_t *model,
+                                                    const double *cell,
+                                                    const double *positions,
+                                                    size_t n_frames,
+                                                    double *energies);
 
 // Largest eigenvalue (1/nm²) of −∇s over `n_frames` frames `[n_frames][n_particles][3]` in nm, by power iteration: a step is
 // stable while τ times it stays below 2 (theory §2).
@@ -604,6 +632,31 @@ diffusim_status_t diffusim_simulation_evaluate(const diffusim_simulation_t *simu
                                                double *scores,
                                                size_t n_values,
                                                double *energies);
+
+// Continue a simulation of a blend (diffusim_model_blend) at another `lambda`, 0 to 1; positions and step count stay. λ is part of
+// the simulation's state: checkpoints hold it.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a lambda outside 0 to 1, and for a model that is no blend.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_set_lambda(diffusim_simulation_t *simulation,
+                                                 double lambda);
+
+// λ of a simulation of a blend.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that is no blend.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_get_lambda(const diffusim_simulation_t *simulation,
+                                                 double *lambda);
+
+// As diffusim_model_component_energies, of the current frames: `energies` `[n_replicas][2]` in kT₀; `n_values` is the length of
+// `energies`.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_component_energies(const diffusim_simulation_t *simulation,
+                                                         double *energies,
+                                                         size_t n_values);
 
 // Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
 //

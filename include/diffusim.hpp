@@ -118,6 +118,13 @@ public:
         return model(handle);
     }
 
+    /// E = (1−λ)E_a + λE_b of two models of the same particles, `lambda` 0 to 1.
+    static model blend(const model& a, const model& b, double lambda) {
+        diffusim_model_t* handle = nullptr;
+        check(diffusim_model_blend(a.get(), b.get(), lambda, &handle));
+        return model(handle);
+    }
+
     /// What messages call the model.
     std::string name() const {
         const char* name = nullptr;
@@ -192,6 +199,12 @@ public:
     void evaluate(const double* cell, const double* positions, std::size_t n_frames, double* scores, double* energies,
                   double* virials) const {
         check(diffusim_model_evaluate_in_cell(get(), cell, positions, n_frames, scores, energies, virials));
+    }
+
+    /// E_a and E_b of a blend, [n_frames][2], kT₀; `cell` [3][3], nm, or nullptr.
+    void component_energies(const double* positions, std::size_t n_frames, double* energies,
+                            const double* cell = nullptr) const {
+        check(diffusim_model_component_energies(get(), cell, positions, n_frames, energies));
     }
 
     /// Whether the model lives in a periodic cell.
@@ -313,6 +326,22 @@ public:
     std::vector<double> energies() const {
         std::vector<double> scores(n_values_), energies(n_replicas_);
         check(diffusim_simulation_evaluate(get(), scores.data(), scores.size(), energies.data()));
+        return energies;
+    }
+
+    /// λ of a blend, 0 to 1.
+    double lambda() const {
+        double lambda = 0;
+        check(diffusim_simulation_get_lambda(get(), &lambda));
+        return lambda;
+    }
+
+    void set_lambda(double lambda) { check(diffusim_simulation_set_lambda(get(), lambda)); }
+
+    /// E_a and E_b of a blend, [n_replicas][2], kT₀
+    std::vector<double> component_energies() const {
+        std::vector<double> energies(2 * n_replicas_);
+        check(diffusim_simulation_component_energies(get(), energies.data(), energies.size()));
         return energies;
     }
 

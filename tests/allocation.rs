@@ -3,8 +3,10 @@
 mod common;
 
 use common::{network, simulation};
+use diffusim::model::Model;
 use diffusim::sampler::{Options, StepSize};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 struct Counting;
@@ -26,7 +28,11 @@ static ALLOCATOR: Counting = Counting;
 /// One test, so that no other allocates meanwhile. Handing work to threads may allocate once in many calls, a step never.
 #[test]
 fn steps_allocate_nothing() {
-    for (n_replicas, allowed) in [(1, 0), (16, 0), (300, 50)] {
+    let [network, blend] = [network(), network()];
+    let blend = Arc::new(Model::blend(&blend, &network, 0.37).unwrap());
+    for (model, n_replicas, allowed) in
+        [(&network, 1, 0), (&network, 16, 0), (&network, 300, 50), (&blend, 16, 0)]
+    {
         let options = Options {
             step_size: StepSize::EffectiveStep(1e-9),
             allow_unstable: true,
@@ -34,14 +40,18 @@ fn steps_allocate_nothing() {
             n_threads: if n_replicas > 16 { 2 } else { 1 },
             ..Options::default()
         };
-        let mut s = simulation(&network(), options);
+        let mut s = simulation(model, options);
         let bias = vec![0.1; s.positions().len()];
         s.step(10).unwrap();
         s.step_biased(&bias).unwrap();
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        s.step(20_000 / n_replicas as u64).unwrap();
-        s.step_biased(&bias).unwrap();
-        let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
-        assert!(count <= allowed, "{n_replicas} replicas: {count} allocations");
+        let count = || {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            s.step(20_000 / n_replicas as u64).unwrap();
+            s.step_biased(&bias).unwrap();
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        };
+        // The thread that waits for this test allocates once, at any time; a step would do it again.
+        let count = std::iter::repeat_with(count).take(2).min().unwrap();
+        assert!(count <= allowed, "{n_replicas} replicas of {}: {count} allocations", model.name());
     }
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{analytic, description, fixture, network, simulation};
+use common::{analytic, fixture, network, simulation};
 use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
 use diffusim::model::Model;
@@ -75,6 +75,7 @@ fn what_has_no_kernel_is_refused_by_name() {
     let sentence = |what: &str| format!("device 'cuda:1' has no kernel for {what}; use device 'cpu'");
     for (model, what) in [
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
+        (Model::blend(&network(), &network(), 0.3), "blends of two models"),
         (file("message_passing_open.safetensors"), "message-passing networks"),
         (file("message_passing_periodic.safetensors"), "message-passing networks"),
     ] {

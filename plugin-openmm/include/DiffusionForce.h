@@ -9,7 +9,9 @@
 namespace diffusim_openmm {
 
 /**
- * Potential energy kT₀ E and forces kT₀ s of a model, for any integrator and any platform; the core computes them.
+ * Potential energy kT₀ E and forces kT₀ s of a model, for any integrator and any platform; the core computes them. Of
+ * several copies of a molecule it is the sum. The λ of a blend is a parameter of the Context, and ∂E/∂λ may be asked
+ * for on platforms Reference and CPU.
  */
 class DiffusionForce : public OpenMM::Force {
 public:
@@ -19,6 +21,9 @@ public:
     /** Whether the masses of the System must be those of the model's particles (default true). */
     bool getCheckMasses() const { return checkMasses; }
     void setCheckMasses(bool check) { checkMasses = check; }
+    /** Have ∂E/∂λ reported in States. */
+    void addEnergyParameterDerivative(const std::string& name);
+    bool hasEnergyParameterDerivative() const { return derivative; }
     bool usesPeriodicBoundaryConditions() const override { return model.getModel().is_periodic(); }
 
 protected:
@@ -26,7 +31,7 @@ protected:
 
 private:
     ScoreModel model;
-    bool checkMasses = true;
+    bool checkMasses = true, derivative = false;
 };
 
 } // namespace diffusim_openmm

@@ -3,22 +3,30 @@
 #ifndef DIFFUSIM_OPENMM_DIFFUSION_INTEGRATOR_H
 #define DIFFUSIM_OPENMM_DIFFUSION_INTEGRATOR_H
 
+#include "DiffusionForce.h"
 #include "ScoreModel.h"
 #include "openmm/Integrator.h"
 #include "openmm/Kernel.h"
 #include "openmm/internal/ContextImpl.h"
 #include <cstdint>
 #include <iosfwd>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace diffusim_openmm {
 
+class DiffusionForceImpl;
+
 /**
  * Moves the particles of a System by the score of a model. The model replaces the force field: whatever Forces the
  * System has, in the groups of getIntegrationForceGroups(), act on top of it as a bias. Without any, step(n) is one
- * call into the core.
+ * call into the core. A System of several copies of the molecule is moved as a batch: copy r as replica r of the core.
+ *
+ * The Context's potential energy is the learned one and that of the Forces, in the lowest of the integration force
+ * groups, unless this integrator is part of a CompoundIntegrator, whose others might not want it. A DiffusionForce with
+ * the same model and particles is that energy too, never a bias.
  *
  * The core computes the score and the step, on the device of setDevice(), whatever the platform. Reference and CPU keep
  * positions in double precision, as the core does: there the same seed gives the trajectory of every other door of
@@ -70,13 +78,18 @@ public:
     /** The seed that the noise comes from: the one that was set, drawn, or read from a checkpoint. */
     std::int64_t getSeedInUse() const { return seedInUse; }
 
-    /** The learned energy of the Context's positions, in kJ/mol. The Context's own potential energy is that of the
-     * bias. */
-    double computeModelEnergy() const;
+    /** Copies of the molecule in the Context's System. */
+    std::size_t getNumCopies() const;
+    /** The learned energy of every copy at the Context's positions, in kJ/mol. */
+    std::vector<double> computeModelEnergies();
     /** The configurational temperature of the learned energy at the Context's positions, in K. */
-    double computeSystemTemperature() const;
+    double computeSystemTemperature();
     /** Largest |component| of any score since the Context was created, in 1/nm. */
     double getLargestScore() const;
+    /** Fraction of the proposals that were accepted, of the adapter "mala"; 0 before there were any. */
+    double getAcceptance() const;
+    /** How the last step() ended: DIFFUSIM_OK, or the DIFFUSIM_ERROR_* of the error it threw. */
+    std::int32_t getLastStatus() const { return lastStatus; }
 
     void step(int steps) override;
 
@@ -105,7 +118,11 @@ private:
     void continueNoise(std::int64_t seed, std::int64_t step);
     diffusim_statistics_t statistics() const;
     OpenMM::ContextImpl& bound() const;
-    bool isBiased() const;
+    void findLearnedEnergy(OpenMM::ContextImpl& context);
+    void refuseUnknownForces() const;
+    std::string biasForces() const;
+    void followLambda();
+    void computeBias();
     void importPositions();
     void exportPositions(std::uint64_t firstStep);
     void advance(int steps, bool biased);
@@ -115,10 +132,15 @@ private:
     bool checkMasses = true;
     std::string device = "auto";
     std::int64_t seed = 0, seedInUse = 0;
+    std::int32_t lastStatus = DIFFUSIM_OK;
 
     // While there is a Context.
     OpenMM::Kernel platformKernel;
+    FittedModel fitted;
     std::unique_ptr<diffusim::simulation> simulation;
+    std::unique_ptr<DiffusionForce> ownEnergy;       // of an impl that the System does not know
+    std::vector<DiffusionForceImpl*> learnedEnergy;  // the impls of the Context that are not bias
+    std::map<std::int64_t, std::uint64_t> usedNoise; // for each seed, the first step whose noise has not been used
     std::vector<double> masses;
     bool hasPositions = false;
     std::vector<OpenMM::Vec3> positions, forces;

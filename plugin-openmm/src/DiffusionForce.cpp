@@ -1,47 +1,67 @@
 #include "DiffusionForce.h"
+#include "DiffusionForceImpl.h"
+#include "openmm/OpenMMException.h"
 #include "openmm/internal/ContextImpl.h"
-#include "openmm/internal/CustomCPPForceImpl.h"
+#include "openmm/reference/ReferencePlatform.h"
 #include "units.h"
+#include <algorithm>
+#include <numeric>
 
 using namespace OpenMM;
 
 namespace diffusim_openmm {
 
-namespace {
-class DiffusionForceImpl : public CustomCPPForceImpl {
-public:
-    explicit DiffusionForceImpl(const DiffusionForce& owner) : CustomCPPForceImpl(owner), owner(owner) {}
+void DiffusionForceImpl::initialize(ContextImpl& context) {
+    CustomCPPForceImpl::initialize(context);
+    fitted = owner.getModel().fit(context.getSystem(), owner.getCheckMasses());
+    scores.resize(3 * context.getSystem().getNumParticles());
+    energies.resize(fitted.copies);
+    if (owner.hasEnergyParameterDerivative() && dynamic_cast<ReferencePlatform*>(&context.getPlatform()) == nullptr)
+        throw OpenMMException("DiffusionForce reports the derivative by " + owner.getModel().getLambdaParameter() +
+                              " on the platforms Reference and CPU, and this is " + context.getPlatform().getName() +
+                              ". Leave addEnergyParameterDerivative() out, or use one of those");
+}
 
-    const DiffusionForce& getOwner() const override { return owner; }
+std::map<std::string, double> DiffusionForceImpl::getDefaultParameters() {
+    const ScoreModel& model = owner.getModel();
+    if (model.getLambdaParameter().empty())
+        return {};
+    return {{model.getLambdaParameter(), model.getLambda()}};
+}
 
-    void initialize(ContextImpl& context) {
-        CustomCPPForceImpl::initialize(context);
-        model = owner.getModel().fit(context.getSystem(), owner.getCheckMasses());
-        frame.resize(3 * model->n_particles());
-        scores.resize(frame.size());
+double DiffusionForceImpl::computeForce(ContextImpl& context, const std::vector<Vec3>& positions,
+                                        std::vector<Vec3>& forces) {
+    if (muted) {
+        std::fill(forces.begin(), forces.end(), Vec3());
+        return 0;
     }
-
-    double computeForce(ContextImpl& context, const std::vector<Vec3>& positions, std::vector<Vec3>& forces) override {
-        for (std::size_t i = 0; i < frame.size(); i++)
-            frame[i] = positions[i / 3][i % 3];
-        double energy = 0;
-        Vec3 box[3];
-        context.getPeriodicBoxVectors(box[0], box[1], box[2]);
-        model->evaluate(model->is_periodic() ? &box[0][0] : nullptr, frame.data(), 1, scores.data(), &energy, nullptr);
-        const double unit = energyUnit(*model);
-        for (std::size_t i = 0; i < frame.size(); i++)
-            forces[i / 3][i % 3] = unit * scores[i];
-        return unit * energy;
+    fitted.follow(context);
+    const diffusim::model& model = *fitted.model;
+    Vec3 box[3];
+    context.getPeriodicBoxVectors(box[0], box[1], box[2]);
+    if (owner.hasEnergyParameterDerivative()) {
+        auto* platform = static_cast<ReferencePlatform::PlatformData*>(context.getPlatformData());
+        (*platform->energyParameterDerivatives)[fitted.parameter] +=
+            fitted.computeLambdaDerivative(positions, &box[0][0]);
     }
-
-private:
-    const DiffusionForce& owner;
-    std::shared_ptr<const diffusim::model> model;
-    std::vector<double> frame, scores;
-};
-} // namespace
+    model.evaluate(model.is_periodic() ? &box[0][0] : nullptr, coordinates(positions), fitted.copies, scores.data(),
+                   energies.data(), nullptr);
+    const double unit = energyUnit(model);
+    for (std::size_t i = 0; i < scores.size(); i++)
+        forces[i / 3][i % 3] = unit * scores[i];
+    return unit * std::accumulate(energies.begin(), energies.end(), 0.0);
+}
 
 DiffusionForce::DiffusionForce(const ScoreModel& model) : model(model) { setName("DiffusionForce"); }
+
+void DiffusionForce::addEnergyParameterDerivative(const std::string& name) {
+    const std::string& known = model.getLambdaParameter();
+    if (known.empty() || name != known)
+        throw OpenMMException("DiffusionForce has no derivative by '" + name + "'; " +
+                              (known.empty() ? model.getModel().name() + " is no blend of two models"
+                                             : "that of its blend is by '" + known + "'"));
+    derivative = true;
+}
 
 ForceImpl* DiffusionForce::createImpl() const { return new DiffusionForceImpl(*this); }
 

@@ -1,4 +1,5 @@
 #include "DiffusionIntegrator.h"
+#include "DiffusionForceImpl.h"
 #include "messages.h"
 #include "openmm/AndersenThermostat.h"
 #include "openmm/CMMotionRemover.h"
@@ -16,7 +17,7 @@
 #include <algorithm>
 #include <istream>
 #include <ostream>
-#include <sstream>
+#include <random>
 
 using namespace OpenMM;
 
@@ -51,10 +52,12 @@ bool isPeriodic(const Force& force) {
     }
 }
 
-std::string shortText(double value) {
-    std::ostringstream text;
-    text << value;
-    return text.str();
+/** One of the seeds that follow from `seed`. */
+std::int64_t branchOf(std::int64_t seed, std::uint32_t branch) {
+    std::seed_seq sequence{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32), branch};
+    std::uint32_t words[2];
+    sequence.generate(words, words + 2);
+    return static_cast<std::int64_t>(words[0] | static_cast<std::uint64_t>(words[1] >> 1) << 32);
 }
 
 /** Throw if the System asks for what learned, overdamped dynamics cannot do. */
@@ -106,6 +109,7 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.adapter = settings.adapter;
     options.seed = static_cast<uint64_t>(seedInUse);
     options.masses = masses.empty() ? nullptr : masses.data();
+    options.n_replicas = fitted.copies;
     options.device = device.c_str();
     return options;
 }
@@ -226,21 +230,36 @@ ContextImpl& DiffusionIntegrator::bound() const {
     return *context;
 }
 
-double DiffusionIntegrator::computeModelEnergy() const {
+std::size_t DiffusionIntegrator::getNumCopies() const {
+    if (!simulation)
+        throw OpenMMException("This Integrator is not bound to a context!");
+    return fitted.copies;
+}
+
+void DiffusionIntegrator::followLambda() {
+    if (simulation && fitted.follow(*context))
+        simulation->set_lambda(fitted.lambda);
+}
+
+std::vector<double> DiffusionIntegrator::computeModelEnergies() {
     std::vector<Vec3> current;
     Vec3 box[3];
     bound().getPositions(current);
+    followLambda();
     context->getPeriodicBoxVectors(box[0], box[1], box[2]);
-    return model.computeEnergy(current, &box[0][0]);
+    return fitted.computeEnergies(current, &box[0][0]);
 }
 
-double DiffusionIntegrator::computeSystemTemperature() const {
+double DiffusionIntegrator::computeSystemTemperature() {
     std::vector<Vec3> current;
     bound().getPositions(current);
-    return model.computeTemperature(current);
+    followLambda();
+    return fitted.computeTemperature(current);
 }
 
 double DiffusionIntegrator::getLargestScore() const { return simulation ? simulation->statistics().largest_score : 0; }
+
+double DiffusionIntegrator::getAcceptance() const { return simulation ? simulation->statistics().acceptance : 0; }
 
 // ---- life in a Context
 
@@ -249,24 +268,24 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
         throw OpenMMException("This Integrator is already bound to a context");
     const System& system = contextRef.getSystem();
     checkSystem(system);
-    const std::shared_ptr<const diffusim::model> fitted = model.fit(system, checkMasses);
-    const std::size_t n = system.getNumParticles();
-    masses.resize(n);
-    for (std::size_t i = 0; i < n; i++)
+    fitted = model.fit(system, checkMasses);
+    masses.resize(system.getNumParticles() / fitted.copies);
+    for (std::size_t i = 0; i < masses.size(); i++)
         masses[i] = system.getParticleMass(static_cast<int>(i));
     seedInUse = seed == 0 ? static_cast<uint32_t>(osrngseed()) : seed;
-    simulation = std::make_unique<diffusim::simulation>(*fitted, options(settings));
+    usedNoise.clear();
+    simulation = std::make_unique<diffusim::simulation>(*fitted.model, options(settings));
+    findLearnedEnergy(contextRef);
     platformKernel = contextRef.getPlatform().createKernel(IntegrateVerletStepKernel::Name(), contextRef);
     platformKernel.getAs<IntegrateVerletStepKernel>().initialize(system, VerletIntegrator(0.001));
     context = &contextRef;
     owner = &contextRef.getOwner();
     hasPositions = false;
     corePositions.clear();
-    coreForces.resize(3 * n);
+    coreForces.resize(3 * system.getNumParticles());
 
     inform("noise seed " + std::to_string(seedInUse));
     warnOfTemperature();
-    std::string bias;
     bool periodic = false, nonbonded = false;
     for (int i = 0; i < system.getNumForces(); i++) {
         const Force& force = system.getForce(i);
@@ -277,11 +296,10 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
         }
         if (!(getIntegrationForceGroups() >> force.getForceGroup() & 1))
             continue;
-        bias += (bias.empty() ? "" : ", ") + force.getName();
         periodic |= isPeriodic(force);
         nonbonded |= isAnyOf<NonbondedForce>(force);
     }
-    if (!bias.empty())
+    if (const std::string bias = biasForces(); !bias.empty())
         inform("forces that act as a bias on top of the learned score: " + bias);
     if (nonbonded)
         warn("the System has a NonbondedForce, which acts on top of the learned score. The score replaces the force "
@@ -298,20 +316,63 @@ void DiffusionIntegrator::cleanup() {
 
 // The platforms of GPUs finish setting up a Context when an integrator's kernel is initialised. This one needs no
 // kernel, so it has the Verlet integrator's initialised, and never executed.
-std::vector<std::string> DiffusionIntegrator::getKernelNames() { return {IntegrateVerletStepKernel::Name()}; }
+std::vector<std::string> DiffusionIntegrator::getKernelNames() {
+    return {IntegrateVerletStepKernel::Name(), CalcCustomCPPForceKernel::Name()};
+}
+
+void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
+    learnedEnergy.clear();
+    for (ForceImpl* impl : contextRef.getForceImpls())
+        if (auto* ours = dynamic_cast<DiffusionForceImpl*>(impl); ours && ours->getOwner().getModel().equals(model))
+            learnedEnergy.push_back(ours);
+    if (!learnedEnergy.empty() || &contextRef.getIntegrator() != this)
+        return;
+    ScoreModel resolved = model;
+    resolved.setCopies(fitted.copies);
+    ownEnergy = std::make_unique<DiffusionForce>(resolved);
+    ownEnergy->setCheckMasses(checkMasses);
+    int group = 0;
+    while (group < 31 && !(getIntegrationForceGroups() >> group & 1))
+        group++;
+    ownEnergy->setForceGroup(group);
+    auto impl = std::make_unique<DiffusionForceImpl>(*ownEnergy);
+    impl->initialize(contextRef);
+    learnedEnergy.push_back(impl.get());
+    contextRef.getForceImpls().push_back(impl.release()); // which the Context deletes
+}
 
 void DiffusionIntegrator::stateChanged(State::DataType changed) {
     if (changed == State::Positions)
         hasPositions = true;
+    if (changed == State::Parameters)
+        followLambda();
 }
 
-bool DiffusionIntegrator::isBiased() const {
-    const int groups = getIntegrationForceGroups();
+/** A Force that was added to the System later than the Context was created has no part in it. */
+void DiffusionIntegrator::refuseUnknownForces() const {
+    const System& system = context->getSystem();
     const std::vector<ForceImpl*>& impls = context->getForceImpls();
-    return std::any_of(impls.begin(), impls.end(), [groups](const ForceImpl* impl) {
+    for (int i = 0; i < system.getNumForces(); i++) {
+        const Force* force = &system.getForce(i);
+        if (std::none_of(impls.begin(), impls.end(),
+                         [force](const ForceImpl* impl) { return &impl->getOwner() == force; }))
+            throw OpenMMException("The System's " + force->getName() +
+                                  " came after the Context was created and would "
+                                  "not act. Call context.reinitialize(preserveState=True) after adding it");
+    }
+}
+
+/** Names of the Forces that act as a bias; empty if there are none. */
+std::string DiffusionIntegrator::biasForces() const {
+    const int groups = getIntegrationForceGroups();
+    std::string names;
+    for (const ForceImpl* impl : context->getForceImpls()) {
         const Force& force = impl->getOwner();
-        return (groups >> force.getForceGroup() & 1) && !isAnyOf<CMMotionRemover>(force);
-    });
+        if ((groups >> force.getForceGroup() & 1) && !isAnyOf<CMMotionRemover>(force) &&
+            std::find(learnedEnergy.begin(), learnedEnergy.end(), impl) == learnedEnergy.end())
+            names += (names.empty() ? "" : ", ") + force.getName();
+    }
+    return names;
 }
 
 void DiffusionIntegrator::importPositions() {
@@ -340,38 +401,78 @@ void DiffusionIntegrator::exportPositions(std::uint64_t firstStep) {
     const std::int64_t steps = static_cast<std::int64_t>(simulation->step_count() - firstStep);
     context->setTime(context->getTime() + static_cast<double>(steps) * getStepSize());
     context->setStepCount(context->getStepCount() + steps);
+    std::uint64_t& used = usedNoise[seedInUse];
+    used = std::max(used, simulation->step_count());
 }
 
 void DiffusionIntegrator::step(int steps) {
+    lastStatus = DIFFUSIM_ERROR_INVALID_ARGUMENT; // unless something else goes wrong, or nothing
     bound();
     if (steps < 0)
         throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
-    if (!isBiased())
-        return advance(steps, false);
-    for (int i = 0; i < steps; i++) {
-        context->updateContextState();
+    refuseUnknownForces();
+    const std::string bias = biasForces();
+    if (bias.empty())
+        advance(steps, false);
+    else if (settings.adapter == DIFFUSIM_HEUN || settings.adapter == DIFFUSIM_MALA)
+        throw OpenMMException(
+            "The adapter '" + getAdapter() + "' takes no bias, and the System has " + bias +
+            ". Use 'leimkuhler-matthews' or 'euler-maruyama', remove the Forces, or leave their groups "
+            "out with setIntegrationForceGroups()");
+    else
+        for (int i = 0; i < steps; i++) {
+            context->updateContextState();
+            computeBias();
+            advance(1, true);
+        }
+    lastStatus = DIFFUSIM_OK;
+}
+
+void DiffusionIntegrator::computeBias() {
+    const auto mute = [this](bool muted) {
+        for (DiffusionForceImpl* impl : learnedEnergy)
+            impl->setMuted(muted);
+    };
+    mute(true);
+    try {
         context->calcForcesAndEnergy(true, false, getIntegrationForceGroups());
-        context->getForces(forces);
-        std::copy(&forces[0][0], &forces[0][0] + coreForces.size(), coreForces.begin());
-        advance(1, true);
+    } catch (...) {
+        mute(false);
+        throw;
     }
+    mute(false);
+    context->getForces(forces);
+    std::copy(&forces[0][0], &forces[0][0] + coreForces.size(), coreForces.begin());
 }
 
 void DiffusionIntegrator::advance(int steps, bool biased) {
     if (steps <= 0)
         return;
-    importPositions();
-    const std::uint64_t firstStep = simulation->step_count();
     try {
-        if (biased)
-            simulation->step_biased(coreForces);
-        else
-            simulation->step(static_cast<std::uint64_t>(steps));
-    } catch (const diffusim::error&) { // the core has gone back to the last good frame
+        followLambda(); // also where a Force or a checkpoint has set it
+        importPositions();
+        const std::uint64_t firstStep = simulation->step_count();
+        try {
+            if (biased)
+                simulation->step_biased(coreForces);
+            else
+                simulation->step(static_cast<std::uint64_t>(steps));
+        } catch (const diffusim::error&) { // the core has gone back to the last good frame
+            exportPositions(firstStep);
+            throw;
+        }
         exportPositions(firstStep);
-        throw;
+    } catch (const diffusim::error& error) {
+        lastStatus = error.status();
+        if (fitted.copies == 1)
+            throw;
+        const std::string n = std::to_string(masses.size());
+        throw diffusim::error(error.status(), (std::string(error.what()) +
+                                               " (Replica r is copy r of the molecule: its "
+                                               "first particle is particle " +
+                                               n + " r of the System.)")
+                                                  .c_str());
     }
-    exportPositions(firstStep);
 }
 
 // ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here
@@ -412,7 +513,19 @@ void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
         inform("the State was saved with another integrator; the noise goes on with seed " + std::to_string(seedInUse));
         return;
     }
-    continueNoise(node.getLongProperty("noiseSeed"), node.getLongProperty("noiseStep"));
+    std::int64_t seed = node.getLongProperty("noiseSeed");
+    const std::int64_t step = node.getLongProperty("noiseStep");
+    // Replica exchange has many walkers start from one State: in a Context that has gone on from there already, the
+    // same noise again would couple them. The next such walker has another seed, which its own States hand on.
+    const auto used = usedNoise.find(seed);
+    if (used != usedNoise.end() && used->second > static_cast<std::uint64_t>(step)) {
+        const std::int64_t first = seed;
+        for (std::uint32_t branch = 1; usedNoise.count(seed) != 0; branch++)
+            seed = branchOf(first, branch);
+        inform("this Context has gone on from that State before, with noise seed " + std::to_string(first) +
+               "; this time it does with seed " + std::to_string(seed));
+    }
+    continueNoise(seed, step);
 }
 
 } // namespace diffusim_openmm

@@ -72,6 +72,7 @@ public:
         node.setStringProperty("name", force.getName());
         node.setIntProperty("forceGroup", force.getForceGroup());
         node.setBoolProperty("checkMasses", force.getCheckMasses());
+        node.setBoolProperty("derivative", force.hasEnergyParameterDerivative());
         force.getModel().serialize(node);
     }
 
@@ -81,6 +82,8 @@ public:
         force->setName(node.getStringProperty("name", force->getName()));
         force->setForceGroup(node.getIntProperty("forceGroup", 0));
         force->setCheckMasses(node.getBoolProperty("checkMasses", true));
+        if (node.getBoolProperty("derivative", false))
+            force->addEnergyParameterDerivative(force->getModel().getLambdaParameter());
         return static_cast<Force*>(force.release());
     }
 };

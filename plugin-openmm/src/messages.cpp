@@ -1,5 +1,6 @@
 #include "messages.h"
 #include <atomic>
+#include <sstream>
 
 namespace diffusim_openmm {
 
@@ -15,5 +16,11 @@ void send(int warning, const std::string& message) {
 void setMessageHandler(MessageHandler receive) { handler = receive; }
 void inform(const std::string& message) { send(0, message); }
 void warn(const std::string& message) { send(1, message); }
+
+std::string shortText(double value) {
+    std::ostringstream text;
+    text << value;
+    return text.str();
+}
 
 } // namespace diffusim_openmm

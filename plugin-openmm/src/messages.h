@@ -15,6 +15,9 @@ void setMessageHandler(MessageHandler handler);
 void inform(const std::string& message);
 void warn(const std::string& message);
 
+/** A number as messages show it. */
+std::string shortText(double value);
+
 } // namespace diffusim_openmm
 
 #endif

@@ -7,6 +7,7 @@
 #include "Serialization.h"
 #include "messages.h"
 #include "openmm/OpenMMException.h"
+#include <algorithm>
 
 using namespace OpenMM;
 using namespace diffusim_openmm;
@@ -33,6 +34,13 @@ DiffusionIntegrator& cast(Integrator* integrator) {
         throw OpenMMException("This Integrator is not a DiffusionIntegrator");
     return *ours;
 }
+
+DiffusionForce& cast(Force* force) {
+    auto* ours = dynamic_cast<DiffusionForce*>(force);
+    if (ours == nullptr)
+        throw OpenMMException("This Force is not a DiffusionForce");
+    return *ours;
+}
 } // namespace
 
 extern "C" {
@@ -54,6 +62,10 @@ int diffusim_openmm_is_integrator(Integrator* integrator) {
 }
 
 int diffusim_openmm_is_force(Force* force) { return dynamic_cast<DiffusionForce*>(force) != nullptr; }
+
+int diffusim_openmm_add_energy_parameter_derivative(Force* force, const char* name) {
+    return guard([=] { cast(force).addEnergyParameterDerivative(name); });
+}
 
 int diffusim_openmm_get_temperature(Integrator* integrator, double* kelvin) {
     return guard([=] { *kelvin = cast(integrator).getTemperature(); });
@@ -107,8 +119,16 @@ int diffusim_openmm_get_seed_in_use(Integrator* integrator, int64_t* seed) {
     return guard([=] { *seed = cast(integrator).getSeedInUse(); });
 }
 
-int diffusim_openmm_compute_model_energy(Integrator* integrator, double* energy) {
-    return guard([=] { *energy = cast(integrator).computeModelEnergy(); });
+int diffusim_openmm_get_num_copies(Integrator* integrator, int64_t* copies) {
+    return guard([=] { *copies = static_cast<int64_t>(cast(integrator).getNumCopies()); });
+}
+
+// `energies` has room for as many numbers as there are copies.
+int diffusim_openmm_compute_model_energies(Integrator* integrator, double* energies) {
+    return guard([=] {
+        const std::vector<double> computed = cast(integrator).computeModelEnergies();
+        std::copy(computed.begin(), computed.end(), energies);
+    });
 }
 
 int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* kelvin) {
@@ -117,6 +137,14 @@ int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* k
 
 int diffusim_openmm_get_largest_score(Integrator* integrator, double* score) {
     return guard([=] { *score = cast(integrator).getLargestScore(); });
+}
+
+int diffusim_openmm_get_acceptance(Integrator* integrator, double* fraction) {
+    return guard([=] { *fraction = cast(integrator).getAcceptance(); });
+}
+
+int diffusim_openmm_get_last_status(Integrator* integrator, int64_t* status) {
+    return guard([=] { *status = cast(integrator).getLastStatus(); });
 }
 
 } // extern "C"

@@ -92,7 +92,19 @@ class Model:
         _library.call(
             "diffusim_model_callback", n_particles, callback.pointer, None, training_temperature, byref(handle)
         )
-        return cls.__new__(cls)._own(handle, callback)
+        return cls.__new__(cls)._own(handle, (callback,))
+
+    @classmethod
+    def blend(cls, a: "Model", b: "Model", lambda_: float) -> "Model":
+        """Two models of the same particles as one, E = (1 - lambda) E_a + lambda E_b (theory 7).
+
+        `lambda_`, 0 to 1, is where simulations of the blend start; `Simulation.lambda_` moves them.
+        """
+        handle = c_void_p()
+        _library.call("diffusim_model_blend", a._handle, b._handle, lambda_, byref(handle))
+        blend = cls.__new__(cls)._own(handle, (*a._callbacks, *b._callbacks))
+        blend.parts = (a, b)
+        return blend
 
     def subset(self, n_particles_total: int, particles: Sequence[int]) -> "Model":
         """This model acting on `particles` (in its own order) of a larger system; the others have no score."""
@@ -101,19 +113,22 @@ class Model:
         handle = c_void_p()
         indices = particles.ctypes.data_as(POINTER(c_size_t))
         _library.call("diffusim_model_subset", self._handle, n_particles_total, indices, byref(handle))
-        return Model.__new__(Model)._own(handle, self._callback, self.noise_level)
+        return Model.__new__(Model)._own(handle, self._callbacks, self.noise_level)
 
     def for_species(self, species: Sequence[str]) -> "Model":
         """A model of kind `message-passing` for other particles: element symbols or bead names, in order."""
         handle = c_void_p()
         names = (c_char_p * len(species))(*(name.encode() for name in species))
         _library.call("diffusim_model_for_species", self._handle, names, len(species), byref(handle))
-        return Model.__new__(Model)._own(handle, None, self.noise_level)
+        return Model.__new__(Model)._own(handle, (), self.noise_level)
 
-    def _own(self, handle: c_void_p, callback: "_Callback | None" = None, noise_level: float | None = None) -> "Model":
+    def _own(
+        self, handle: c_void_p, callbacks: "tuple[_Callback, ...]" = (), noise_level: float | None = None
+    ) -> "Model":
         self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
         self._handle = handle
-        self._callback = callback
+        self._callbacks = callbacks
+        self.parts: tuple[Model, ...] = ()  # of a blend: its two models
         self.n_particles: int = _library.library().diffusim_model_n_particles(handle)
         weakref.finalize(self, _library.library().diffusim_model_free, handle)
         return self
@@ -206,6 +221,16 @@ class Model:
         self._call("evaluate", _doubles(positions), len(positions), _doubles(scores), _doubles(energies))
         return scores, energies
 
+    def component_energies(self, positions: np.ndarray, cell: np.ndarray | None = None) -> np.ndarray:
+        """E_a and E_b of a blend, [n_frames, 2], of positions [n_frames, n_particles, 3], whatever lambda is.
+
+        They give dE/dlambda = E_b - E_a, and the energy (1 - l) E_a + l E_b at every l (theory 7).
+        """
+        positions = self._frames(positions)
+        energies = np.empty((len(positions), 2))
+        self._call("component_energies", _cell(cell), _doubles(positions), len(positions), _doubles(energies))
+        return energies
+
     def largest_curvature(self, positions: np.ndarray) -> float:
         """Largest eigenvalue of -grad s over positions [n_frames, n_particles, 3], 1/nm^2 (theory 2, stability)."""
         value = c_double()
@@ -287,7 +312,7 @@ class Model:
         return positions
 
     def _call(self, name: str, *arguments) -> None:
-        with _causes_from(self._callback):
+        with _causes_from(self._callbacks):
             _library.call(f"diffusim_model_{name}", self._handle, *arguments)
 
 
@@ -493,6 +518,24 @@ class Simulation:
         return energies
 
     @property
+    def lambda_(self) -> float:
+        """Where a blend of two models is, 0 to 1 (theory 7). Setting it moves the running simulation there."""
+        value = c_double()
+        self._call("get_lambda", byref(value))
+        return value.value
+
+    @lambda_.setter
+    def lambda_(self, value: float) -> None:
+        self._call("set_lambda", value)
+
+    @property
+    def component_energies(self) -> np.ndarray:
+        """E_a and E_b of a blend at the current frames, [n_replicas, 2]: `Model.component_energies`."""
+        energies = np.empty((self.n_replicas, 2))
+        self._call("component_energies", _doubles(energies), energies.size)
+        return energies
+
+    @property
     def statistics(self) -> Statistics:
         """What is being done and what was done so far."""
         native = SimulationStatistics(struct_size=sizeof(SimulationStatistics))
@@ -529,7 +572,7 @@ class Simulation:
         return self.n_replicas, self.model.n_particles, 3
 
     def _call(self, name: str, *arguments) -> None:
-        with _causes_from(self.model._callback):
+        with _causes_from(self.model._callbacks):
             _library.call(f"diffusim_simulation_{name}", self._handle, *arguments)
 
     def _native_options(self, options: dict) -> tuple[SimulationOptions, list]:
@@ -622,14 +665,15 @@ class _Callback:
 
 
 @contextmanager
-def _causes_from(callback: _Callback | None) -> Iterator[None]:
+def _causes_from(callbacks: tuple[_Callback, ...]) -> Iterator[None]:
     """What a callable raised becomes the cause of the error that the library reports."""
     try:
         yield
     except DiffusimError as error:
-        if error.status is not Status.CALLBACK or callback is None or callback.raised is None:
+        failed = next((callback for callback in callbacks if callback.raised is not None), None)
+        if error.status is not Status.CALLBACK or failed is None:
             raise
-        cause, callback.raised = callback.raised, None
+        cause, failed.raised = failed.raised, None
         if isinstance(cause, KeyboardInterrupt | SystemExit):
             raise cause from None
         message = f"the model's callable failed: {type(cause).__name__}: {cause}"

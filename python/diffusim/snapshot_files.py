@@ -9,10 +9,14 @@
                  a topology adds names and bonds
 """
 
+import ctypes
+import os
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -137,6 +141,29 @@ def _expect_frames(path: Path, name: str, array: np.ndarray) -> None:
         )
 
 
+def load_quietly(path: Path, **keywords) -> mdtraj.Trajectory:
+    """As mdtraj.load, whose C code prints on the terminal of every DCD file what kind it is."""
+    with _silent_stdout():
+        return mdtraj.load(str(path), **keywords)
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """What anything in this process writes to standard output meanwhile, C included, is dropped."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _read_mdtraj(
     path: Path, top: mdtraj.Topology | None, select: Callable[[mdtraj.Topology], np.ndarray], stride: int
 ) -> Content:
@@ -147,7 +174,7 @@ def _read_mdtraj(
     candidates = [{}] if own_topology else [{"top": top}, {"top": top.subset(select(top))}]
     for keywords in candidates:
         try:
-            trajectory = mdtraj.load(str(path), stride=stride, **keywords)
+            trajectory = load_quietly(path, stride=stride, **keywords)
         except Exception:  # mdtraj has no error class of its own
             continue
         unit = "angstrom" if kind in IN_ANGSTROM else "nm"

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cell::Cell;
-use crate::model::{Frames, Model, Outputs, Scratch, curvature};
+use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch, curvature};
 use crate::sampler::{SampleOptions, sample};
 use std::ffi::c_void;
 use std::path::Path;
@@ -234,6 +234,30 @@ pub unsafe extern "C" fn diffusim_model_for_species(
         let names = slice(species, count, "species")?.iter().map(|s| text(*s, "species"));
         let names = names.collect::<Result<Vec<_>>>()?;
         diffusim_model_t::put(reference(model, "model")?.model.for_species(&names)?, None, out);
+        Ok(())
+    })
+}
+
+/// Two models of the same particles as one: E = (1−λ)E_a + λE_b, in kT₀ (theory 7). At λ = 0 it is `a` and at λ = 1 `b`, to the
+/// last bit. Particles, masses and start frames are those of `a`, or of `b` where `a` has none. `lambda` is where simulations of the
+/// blend start; diffusim_simulation_set_lambda moves them. The blend keeps what it needs of `a` and `b`, which may be freed. The
+/// caller frees `*model` with diffusim_model_free.
+///
+/// Errors: DIFFUSIM_ERROR_MISMATCH (another number of particles, another training temperature, only one of them periodic),
+/// DIFFUSIM_ERROR_INVALID_ARGUMENT (lambda outside 0 to 1).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_blend(
+    a: *const diffusim_model_t,
+    b: *const diffusim_model_t,
+    lambda: f64,
+    model: *mut *mut diffusim_model_t,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(model, "model")?;
+        let (a, b) = (reference(a, "a")?, reference(b, "b")?);
+        diffusim_model_t::put(Model::blend(&a.model, &b.model, lambda)?, None, out);
         Ok(())
     })
 }
@@ -551,6 +575,37 @@ unsafe fn evaluate(
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
         Ok(mut scratch) => model.score().evaluate(frames, outputs, &mut scratch),
         Err(_) => model.score().evaluate(frames, outputs, &mut Scratch::default()),
+    })
+}
+
+/// Energies of the two models of a blend, whatever its λ: `positions` `[n_frames][n_particles][3]` in nm, `energies`
+/// `[n_frames][2]` in kT₀, E_a and E_b of each frame. They give ∂E/∂λ = E_b − E_a and the energy (1−λ')E_a + λ'E_b at every λ'
+/// (theory 7). `cell` as in diffusim_model_evaluate_in_cell.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that is no blend, DIFFUSIM_ERROR_UNSUPPORTED where one of the two gives no
+/// energies, DIFFUSIM_ERROR_MISMATCH (cell).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_component_energies(
+    model: *const diffusim_model_t,
+    cell: *const f64,
+    positions: *const f64,
+    n_frames: usize,
+    energies: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let model = &reference(model, "model")?.model;
+        let blend = model.as_blend()?;
+        let cell = cell_from(cell)?;
+        blend.check_cell(cell.as_ref())?;
+        let positions = frames(model, positions, n_frames)?;
+        check_apart(positions, energies, 2 * n_frames, "energies")?;
+        let energies = slice_mut(energies, 2 * n_frames, "energies")?;
+        let mut pairs = vec![[0.0; 2]; n_frames];
+        blend.component_energies(Frames { positions, cell: cell.as_ref() }, &mut pairs)?;
+        energies.copy_from_slice(pairs.as_flattened());
+        Ok(())
     })
 }
 

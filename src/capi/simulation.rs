@@ -474,6 +474,63 @@ pub unsafe extern "C" fn diffusim_simulation_evaluate(
     })
 }
 
+/// Continue a simulation of a blend (diffusim_model_blend) at another `lambda`, 0 to 1; positions and step count stay. λ is part of
+/// the simulation's state: checkpoints hold it.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a lambda outside 0 to 1, and for a model that is no blend.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_set_lambda(
+    simulation: *mut diffusim_simulation_t,
+    lambda: f64,
+) -> diffusim_status_t {
+    with(simulation, |s| s.set_lambda(lambda))
+}
+
+/// λ of a simulation of a blend.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a model that is no blend.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_lambda(
+    simulation: *const diffusim_simulation_t,
+    lambda: *mut f64,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let out = output(lambda, "lambda")?;
+        s.model().as_blend()?;
+        *out = s.lambda().unwrap_or_default();
+        Ok(())
+    })
+}
+
+/// As diffusim_model_component_energies, of the current frames: `energies` `[n_replicas][2]` in kT₀; `n_values` is the length of
+/// `energies`.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_component_energies(
+    simulation: *const diffusim_simulation_t,
+    energies: *mut f64,
+    n_values: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        let n_replicas = s.options().n_replicas;
+        if n_values != 2 * n_replicas {
+            bail!(
+                InvalidArgument,
+                "energies has room for {n_values} numbers; expected 2 for each of {n_replicas} replicas"
+            );
+        }
+        let mut pairs = vec![[0.0; 2]; n_replicas];
+        s.component_energies(&mut pairs)?;
+        slice_mut(energies, n_values, "energies")?.copy_from_slice(pairs.as_flattened());
+        Ok(())
+    })
+}
+
 /// What a simulation has done and what its next step is; quantities that are not known are 0.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

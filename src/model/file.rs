@@ -7,8 +7,8 @@ use super::analytic::Potential;
 use super::curvature::largest_curvature;
 use super::distance::{Hyperparameters, Tensors};
 use super::{
-    Analytic, Callback, Distance, Frames, MessagePassing, Outputs, ScoreModel, Scratch, Subset, callback,
-    message_passing,
+    Analytic, Blend, Callback, Distance, Frames, MessagePassing, Outputs, ScoreModel, Scratch, Subset,
+    callback, message_passing,
 };
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
@@ -114,6 +114,8 @@ pub struct Model {
     score: Arc<dyn ScoreModel>,
     /// The score itself, where it can be applied to other particles.
     transferable: Option<Arc<MessagePassing>>,
+    /// The score itself and the models it is made of, where it is a blend.
+    blend: Option<(Arc<Blend>, [Arc<Model>; 2])>,
     bytes: Option<Vec<u8>>,
     sha256: String,
     start_positions: Vec<f64>,
@@ -244,6 +246,7 @@ impl Model {
             metadata,
             score,
             transferable,
+            blend: None,
             bytes,
             sha256,
             start_positions,
@@ -285,6 +288,7 @@ impl Model {
             metadata,
             score: Arc::new(Callback::new(n_particles, function)),
             transferable: None,
+            blend: None,
             bytes: None,
             start_positions: Vec::new(),
             start_cell: None,
@@ -301,6 +305,10 @@ impl Model {
                 InvalidArgument,
                 "a system of {n_particles} particles is too large; expected at most {MAX_PARTICLES}"
             );
+        }
+        if let Some((blend, [a, b])) = &self.blend {
+            let subset = |model: &Model| Ok(Arc::new(model.subset(n_particles, particles)?));
+            return Self::blend(&subset(a)?, &subset(b)?, blend.lambda());
         }
         let score = Subset::new(self.score.clone(), n_particles, particles)?;
         let mut metadata = self.metadata.clone();
@@ -329,6 +337,7 @@ impl Model {
             metadata,
             score: Arc::new(score),
             transferable: None,
+            blend: None,
             bytes: self.bytes.clone(),
             sha256: hex(&Sha256::digest(format!("{} {n_particles} {particles:?}", self.sha256).as_bytes())),
             start_positions: Vec::new(),
@@ -384,6 +393,7 @@ impl Model {
             metadata_json: self.metadata_json.clone(),
             score: network.clone(),
             transferable: Some(network),
+            blend: None,
             bytes: self.bytes.clone(),
             sha256: hex(&Sha256::digest(format!("{} {}", self.sha256, species.join(" ")).as_bytes())),
             start_positions: Vec::new(),
@@ -391,6 +401,98 @@ impl Model {
             noise_level: self.noise_level,
             known,
         })
+    }
+
+    /// E_λ = (1−λ)E_A + λE_B of two models of the same particles and T₀, in kT₀ (theory 7); λ can be changed while a simulation
+    /// runs ([`Simulation::set_lambda`](crate::sampler::Simulation::set_lambda)).
+    ///
+    /// Particles, masses and start frames are those of `a`, or of `b` where `a` has none; bonds those that both know, and
+    /// their ranges what either allows. Largest curvature and recommended step are safe at every λ, where both models
+    /// state theirs: the largest eigenvalue of a sum is at most the sum of the largest. The hash is that of the two models
+    /// without λ, which is the simulation's.
+    pub fn blend(a: &Arc<Model>, b: &Arc<Model>, lambda: f64) -> Result<Self> {
+        let blend = Arc::new(Blend::new([a.score.clone(), b.score.clone()], lambda)?);
+        let both = [a, b];
+        let [at, bt] = both.map(|m| m.metadata.training_temperature);
+        if (at - bt).abs() > 1e-9 * at {
+            bail!(
+                Mismatch,
+                "{} was trained at {at} K and {} at {bt} K; blend models of one temperature, or their energies in kT do not \
+                 belong to the same ensemble",
+                a.name,
+                b.name
+            );
+        }
+        if a.metadata.periodic != b.metadata.periodic {
+            let [periodic, open] = if a.metadata.periodic { [a, b] } else { [b, a] };
+            bail!(
+                Mismatch,
+                "{} lives in a periodic cell and {} does not; blend two periodic models, or two in open space",
+                periodic.name,
+                open.name
+            );
+        }
+        let described = if a.known.is_empty() { b } else { a };
+        let started = if a.start_positions.is_empty() { b } else { a };
+        let (mut bonds, mut bond_ranges) = (Vec::new(), Vec::new());
+        for (bond, range) in a.metadata.bonds.iter().zip(&a.metadata.bond_ranges) {
+            let same = |[i, j]: &[usize; 2]| [*i, *j] == *bond || [*j, *i] == *bond;
+            let of_b = b.metadata.bonds.iter().zip(&b.metadata.bond_ranges).find(|(other, _)| same(other));
+            if let Some((_, other)) = of_b {
+                bonds.push(*bond);
+                bond_ranges.push([range[0].min(other[0]), range[1].max(other[1])]);
+            }
+        }
+        let of_both = |get: fn(&Metadata) -> Option<f64>, pick: fn(f64, f64) -> f64| {
+            Some(pick(get(&a.metadata)?, get(&b.metadata)?))
+        };
+        let parts = both.map(|m| {
+            let level = m.noise_level;
+            serde_json::json!({ "name": m.name, "kind": m.metadata.kind, "sha256": m.sha256, "noise_level": level })
+        });
+        let metadata = Metadata {
+            format_version: FORMAT_VERSION,
+            kind: "blend".into(),
+            n_particles: a.n_particles(),
+            particles: described.metadata.particles.clone(),
+            bonds,
+            length_unit: "nm".into(),
+            periodic: a.metadata.periodic,
+            training_temperature: at,
+            noise_levels: None,
+            recommended_effective_step: of_both(|m| m.recommended_effective_step, f64::min),
+            largest_curvature: of_both(|m| m.largest_curvature, f64::max),
+            bond_ranges,
+            hyperparameters: serde_json::json!({ "lambda": lambda, "models": parts }),
+            training: serde_json::Value::Null,
+            weights_sha256: None,
+        };
+        Ok(Model {
+            name: format!("blend of {} and {}", a.name, b.name),
+            metadata_json: serde_json::to_string(&metadata).expect("plain data"),
+            metadata,
+            score: blend.clone(),
+            transferable: None,
+            blend: Some((blend, [a.clone(), b.clone()])),
+            bytes: None,
+            sha256: hex(&Sha256::digest(serde_json::Value::from(parts.to_vec()).to_string().as_bytes())),
+            start_positions: started.start_positions.clone(),
+            start_cell: started.start_cell.clone(),
+            noise_level: a.noise_level.or(b.noise_level),
+            known: described.known.clone(),
+        })
+    }
+
+    /// The score of a blend.
+    pub fn as_blend(&self) -> Result<&Arc<Blend>> {
+        match &self.blend {
+            Some((blend, _)) => Ok(blend),
+            None => bail!(
+                InvalidArgument,
+                "{} is one model and has no lambda; only a blend of two has",
+                self.name
+            ),
+        }
     }
 
     /// File name, for messages.

@@ -1,6 +1,7 @@
 //! What a score is: the [`ScoreModel`] trait, one file per kind, and the model file.
 
 mod analytic;
+mod blend;
 pub mod callback;
 pub mod curvature;
 mod dense;
@@ -11,6 +12,7 @@ pub mod message_passing;
 mod subset;
 
 pub use analytic::{Analytic, Potential};
+pub use blend::Blend;
 pub use callback::Callback;
 pub use distance::Distance;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
@@ -126,6 +128,8 @@ pub struct Scratch {
     pub(crate) message_passing: message_passing::Workspace<f32>,
     /// For models that wrap another one.
     pub(crate) inner: Option<Box<Scratch>>,
+    /// For models that wrap two.
+    pub(crate) second: Option<Box<Scratch>>,
 }
 
 impl Scratch {

@@ -1,4 +1,5 @@
-//! The bytes of a checkpoint: magic, version, step, seed, sha256 of what the dynamics depend on, positions, sha256 of all.
+//! The bytes of a checkpoint: magic, version, step, seed, sha256 of what the dynamics depend on, numbers
+//! (positions, and λ of a blend), sha256 of all.
 
 use crate::error::{Result, bail};
 use sha2::{Digest, Sha256};
@@ -8,26 +9,30 @@ const VERSION: u64 = 1;
 const HEADER: usize = 8 + 3 * 8 + 32;
 const DIGEST: usize = 32;
 
-/// Bytes of a checkpoint of `n` coordinates.
+/// Bytes of a checkpoint of `n` numbers.
 pub(crate) fn size(n: usize) -> usize {
     HEADER + 8 * n + DIGEST
 }
 
-pub(crate) fn write(step: u64, seed: u64, fingerprint: &[u8; 32], positions: &[f64]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size(positions.len()));
+pub(crate) fn write(step: u64, seed: u64, fingerprint: &[u8; 32], numbers: &[&[f64]]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size(numbers.iter().map(|n| n.len()).sum()));
     bytes.extend(MAGIC);
     for word in [VERSION, step, seed] {
         bytes.extend(word.to_le_bytes());
     }
     bytes.extend(fingerprint);
-    positions.iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+    numbers.iter().copied().flatten().for_each(|x| bytes.extend(x.to_le_bytes()));
     let digest = Sha256::digest(&bytes);
     bytes.extend(digest);
     bytes
 }
 
-/// Step and seed; the positions are overwritten only if everything is right.
-pub(crate) fn read(bytes: &[u8], fingerprint: &[u8; 32], positions: &mut [f64]) -> Result<(u64, u64)> {
+/// Step and seed; the numbers are overwritten only if everything is right.
+pub(crate) fn read<const N: usize>(
+    bytes: &[u8],
+    fingerprint: &[u8; 32],
+    numbers: [&mut [f64]; N],
+) -> Result<(u64, u64)> {
     if bytes.len() < HEADER + DIGEST || !bytes.starts_with(MAGIC) {
         bail!(InvalidCheckpoint, "this is no diffusim checkpoint ({} bytes)", bytes.len());
     }
@@ -50,15 +55,15 @@ pub(crate) fn read(bytes: &[u8], fingerprint: &[u8; 32], positions: &mut [f64]) 
              create the simulation as it was when the checkpoint was written"
         );
     }
-    if bytes.len() != size(positions.len()) {
+    let expected = numbers.iter().map(|n| n.len()).sum();
+    if bytes.len() != size(expected) {
         bail!(
             InvalidCheckpoint,
-            "the checkpoint holds {} coordinates, the simulation {}",
-            (bytes.len() - HEADER - DIGEST) / 8,
-            positions.len()
+            "the checkpoint holds {} numbers, the simulation {expected}",
+            (bytes.len() - HEADER - DIGEST) / 8
         );
     }
-    for (x, b) in positions.iter_mut().zip(content[HEADER..].as_chunks::<8>().0) {
+    for (x, b) in numbers.into_iter().flatten().zip(content[HEADER..].as_chunks::<8>().0) {
         *x = f64::from_le_bytes(*b);
     }
     Ok((word(1), word(2)))

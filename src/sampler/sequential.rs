@@ -6,7 +6,7 @@ use crate::adapter::Adapter;
 use crate::backend::{self, Backend, Device, Failure, Job, Placement, threads};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
-use crate::model::{Frames, Model, Outputs, Scratch};
+use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
 use crate::schedule::BOLTZMANN;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -19,6 +19,10 @@ const BYTES_PER_PARTICLE: usize = 3 * 8 * 5 + 3 * 4 * 2 + 8;
 /// Replicas of one system, moved by a learned score.
 pub struct Simulation {
     model: Arc<Model>,
+    /// The model's score, or that of a blend at another λ.
+    score: Arc<dyn ScoreModel>,
+    /// λ, where the model is a blend.
+    lambda: Option<f64>,
     options: Options,
     dynamics: Dynamics,
     /// `[n_replicas][n_particles][3]`, nm
@@ -132,6 +136,8 @@ impl Simulation {
             backend: backend::open(model.score(), &placement, 0.0)?,
             placement,
             continues: false,
+            score: model.score().clone(),
+            lambda: model.as_blend().ok().map(|blend| blend.lambda()),
             model,
             dynamics,
             positions,
@@ -156,7 +162,7 @@ impl Simulation {
         let dynamics = Dynamics::new(&self.model, &options)?;
         let placement = placement(&self.model, &options)?;
         if placement != self.placement {
-            self.backend = backend::open(self.model.score(), &placement, self.backend.largest_score())?;
+            self.backend = backend::open(&self.score, &placement, self.backend.largest_score())?;
             self.placement = placement;
             self.continues = false;
         }
@@ -261,9 +267,39 @@ impl Simulation {
 
     /// Set the cell, which a periodic model needs and no other takes; positions stay.
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
-        self.model.score().check_cell(cell.as_ref())?;
+        self.score.check_cell(cell.as_ref())?;
         self.cell = cell;
         Ok(())
+    }
+
+    /// λ of a blend, `None` for other models.
+    pub fn lambda(&self) -> Option<f64> {
+        self.lambda
+    }
+
+    /// Continue with a blend at another λ, of 0 to 1; positions and step count stay, and checkpoints keep it.
+    pub fn set_lambda(&mut self, lambda: f64) -> Result<()> {
+        let blend = self.model.as_blend()?.at(lambda)?;
+        self.score = Arc::new(blend);
+        self.lambda = Some(lambda);
+        self.continues = false;
+        Ok(())
+    }
+
+    /// Energies of the two models of a blend at the current frames, `[n_replicas][2]`, kT₀
+    /// ([`Blend::component_energies`](crate::model::Blend::component_energies)).
+    pub fn component_energies(&self, energies: &mut [[f64; 2]]) -> Result<()> {
+        let blend = self.model.as_blend()?;
+        if energies.len() != self.options.n_replicas {
+            bail!(
+                InvalidArgument,
+                "energies has room for {} frames; expected {} replicas",
+                energies.len(),
+                self.options.n_replicas
+            );
+        }
+        blend.check_cell(self.cell.as_ref())?;
+        blend.component_energies(Frames { positions: &self.positions, cell: self.cell.as_ref() }, energies)
     }
 
     /// Number of the next step, which is also the noise's.
@@ -324,7 +360,7 @@ impl Simulation {
                 self.model.name()
             );
         }
-        self.model.score().check_cell(self.cell.as_ref())?;
+        self.score.check_cell(self.cell.as_ref())?;
         let Some(end) = self.step.checked_add(n_steps) else {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
@@ -336,7 +372,7 @@ impl Simulation {
         }
         let dynamics = &self.dynamics;
         let job = Job {
-            model: &**self.model.score(),
+            model: &*self.score,
             cell: self.cell.as_ref(),
             adapter: self.options.adapter,
             particles: &dynamics.particles,
@@ -430,25 +466,31 @@ impl Simulation {
                 self.options.n_replicas
             );
         }
-        self.model.score().check_cell(self.cell.as_ref())?;
+        self.score.check_cell(self.cell.as_ref())?;
         let frames = Frames { positions: &self.positions, cell: self.cell.as_ref() };
         let outputs = Outputs { scores, energies, virials: None };
-        self.model.score().evaluate(frames, outputs, &mut Scratch::default())
+        self.score.evaluate(frames, outputs, &mut Scratch::default())
     }
 
-    /// Everything needed to continue bit for bit, in a simulation of the same model and options.
+    /// Everything needed to continue bit for bit, in a simulation of the same model and options: λ of a blend belongs to it.
     pub fn checkpoint(&self) -> Vec<u8> {
-        checkpoint::write(self.step, self.options.seed, &self.fingerprint(), &self.positions)
+        let numbers = [&self.positions[..], self.lambda.as_slice()];
+        checkpoint::write(self.step, self.options.seed, &self.fingerprint(), &numbers)
     }
 
     /// Bytes of a checkpoint.
     pub fn checkpoint_size(&self) -> usize {
-        checkpoint::size(self.positions.len())
+        checkpoint::size(self.positions.len() + self.lambda.iter().len())
     }
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
-        let (step, seed) = checkpoint::read(bytes, &self.fingerprint(), &mut self.positions)?;
+        let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
+        let numbers = [&mut self.positions[..], lambda.as_mut_slice()];
+        let (step, seed) = checkpoint::read(bytes, &fingerprint, numbers)?;
+        if let Some(lambda) = lambda {
+            self.set_lambda(lambda)?;
+        }
         self.step = step;
         self.options.seed = seed;
         self.forget_last_good();

@@ -298,6 +298,55 @@ static void analytic_and_callback(void) {
     diffusim_simulation_free(b);
 }
 
+/* E = 0.37 * 40 x^2/2 + 0.63 * 70 x^2/2: a spring of 58.9 kT0/nm^2. */
+static void blends(const diffusim_model_t* network) {
+    const char* text = "{\"format_version\": 1, \"kind\": \"harmonic\", \"n_particles\": 2, \"length_unit\": \"nm\","
+                       " \"training_temperature\": 280.0, \"hyperparameters\": {\"stiffness\": 40.0}}";
+    int calls = -1;
+    diffusim_model_t *soft, *stiff, *blend, *none;
+    OK(diffusim_model_from_json(text, &soft));
+    OK(diffusim_model_callback(2, spring, &calls, 280.0, &stiff));
+    FAILS(diffusim_model_blend(soft, network, 0.5, &none), DIFFUSIM_ERROR_MISMATCH, "2 and 5 particles");
+    FAILS(diffusim_model_blend(soft, stiff, -0.1, &none), DIFFUSIM_ERROR_INVALID_ARGUMENT, "lambda is -0.1");
+    FAILS(diffusim_model_blend(soft, NULL, 0.1, &none), DIFFUSIM_ERROR_INVALID_ARGUMENT, "b is NULL");
+    OK(diffusim_model_blend(soft, stiff, 0.63, &blend));
+    const double x[6] = {0.3, -0.2, 0.7, 0.1, 0.5, -0.9};
+    double scores[6], energy, parts[2], squares = 0.0, lambda;
+    OK(diffusim_model_evaluate(blend, x, 1, scores, &energy));
+    OK(diffusim_model_component_energies(blend, NULL, x, 1, parts));
+    for (int i = 0; i < 6; i++) {
+        squares += x[i] * x[i];
+        TRUE(fabs(scores[i] + 58.9 * x[i]) < 1e-12);
+    }
+    TRUE(fabs(energy - 0.5 * 58.9 * squares) < 1e-12);
+    TRUE(fabs(parts[0] - 20.0 * squares) < 1e-12 && fabs(parts[1] - 35.0 * squares) < 1e-12);
+    FAILS(diffusim_model_component_energies(soft, NULL, x, 1, parts), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no lambda");
+
+    diffusim_simulation_options_t options;
+    diffusim_simulation_t* simulation;
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    options.effective_step = 0.003;
+    OK(diffusim_simulation_create(soft, &options, &simulation));
+    FAILS(diffusim_simulation_set_lambda(simulation, 0.5), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no lambda");
+    FAILS(diffusim_simulation_get_lambda(simulation, &lambda), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no lambda");
+    diffusim_simulation_free(simulation);
+    OK(diffusim_simulation_create(blend, &options, &simulation));
+    diffusim_model_free(soft); /* the simulation keeps what it needs */
+    diffusim_model_free(stiff);
+    diffusim_model_free(blend);
+    OK(diffusim_simulation_get_lambda(simulation, &lambda));
+    TRUE(lambda == 0.63);
+    FAILS(diffusim_simulation_set_lambda(simulation, NAN), DIFFUSIM_ERROR_INVALID_ARGUMENT, "lambda is");
+    OK(diffusim_simulation_set_lambda(simulation, 0.25));
+    OK(diffusim_simulation_get_lambda(simulation, &lambda));
+    TRUE(lambda == 0.25);
+    OK(diffusim_simulation_step(simulation, 30));
+    OK(diffusim_simulation_component_energies(simulation, parts, 2));
+    TRUE(parts[0] > 0.0 && fabs(parts[1] / parts[0] - 1.75) < 1e-12);
+    FAILS(diffusim_simulation_component_energies(simulation, parts, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 2");
+    diffusim_simulation_free(simulation);
+}
+
 /* A transferable model in its cell: 18 particles, species C and N. */
 static void periodic(const char* path, const diffusim_model_t* network) {
     diffusim_model_t *model, *other;
@@ -353,6 +402,7 @@ int main(int argc, char** argv) {
     models(argv[1], &network);
     simulations(network);
     analytic_and_callback();
+    blends(network);
     devices();
     periodic(argv[2], network);
     diffusim_model_free(network);

@@ -17,6 +17,13 @@ int main(int, char** argv) try {
     sampling.n_steps = 3;
     if (diffusim::model::load(argv[1]).sample(2, sampling).size() != 30)
         return 2;
+    const diffusim::model network = diffusim::model::load(argv[1]);
+    diffusim::simulation blend(diffusim::model::blend(network, network, 0.37), options);
+    blend.set_lambda(0.7);
+    blend.step(3);
+    const std::vector<double> energies = blend.component_energies(); // [2][2], both models are the same
+    if (blend.lambda() != 0.7 || energies.size() != 4 || energies[2] != energies[3])
+        return 6;
     simulation.step(200);
     const std::vector<unsigned char> checkpoint = simulation.checkpoint();
     simulation.step(17);

@@ -156,12 +156,13 @@ def test_same_seed_same_trajectory_as_the_core(platform):
     restraint = openmm.CustomExternalForce("35*(x-0.1)^2 + 12*y^2")
     for i in range(model.n_particles):
         restraint.addParticle(i)
+    restraint.setForceGroup(1)
     system.addForce(restraint)
     integrator = network_integrator()
     simulation = context(system, integrator, model.start_positions[2], platform)
     core.positions, core.step_count = model.start_positions[2], 0
     for _ in range(100):
-        forces = simulation.getState(forces=True).getForces(asNumpy=True)
+        forces = simulation.getState(forces=True, groups={1}).getForces(asNumpy=True)
         core.step_biased(forces.value_in_unit(unit.kilojoule_per_mole / unit.nanometer)[None])
         integrator.step(1)
         assert np.array_equal(positions_of(simulation), core.positions[0])

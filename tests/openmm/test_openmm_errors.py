@@ -272,14 +272,6 @@ def test_models(tmp_path):
         dm.system(analytic("harmonic", 3, stiffness=37.0))
 
 
-def test_minimisation_is_refused():
-    simulation = dm.simulation(NETWORK, seed=48291)
-    before = positions_of(simulation.context)
-    with pytest.raises(diffusim.DiffusimError, match="start frames need no minimisation.*as a DiffusionForce"):
-        simulation.minimizeEnergy(maxIterations=7)
-    np.testing.assert_array_equal(positions_of(simulation.context), before)
-
-
 def test_damaged_xml():
     xml = openmm.XmlSerializer.serialize(network_integrator())
     with pytest.raises(openmm.OpenMMException, match="embedded in the XML is damaged: character 8 is not base64"):

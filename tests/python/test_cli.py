@@ -166,10 +166,12 @@ def test_another_temperature_is_pointed_out(command, engine):
     assert status == 0 and "warning" not in out
 
 
-def test_replicas_are_frames_in_a_row(command):
-    assert command("run", SMALL, "-o", "r.dcd", "--steps", 400, "--every", 200, "--replicas", 3, "--seed", 2)[0] == 0
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_replicas_are_frames_in_a_row(command, engine):
+    options = ["--steps", 400, "--every", 200, "--replicas", 3, "--seed", 2, "--friction", 7, "--engine", engine]
+    assert command("run", SMALL, "-o", "r.dcd", *options)[0] == 0
     trajectory = mdtraj.load("r.dcd", top="r.pdb")
-    simulation = Simulation(SMALL, seed=2, n_replicas=3)
+    simulation = Simulation(SMALL, seed=2, n_replicas=3, friction_rate=7)
     simulation.step(200)
     assert trajectory.n_frames == 6
     np.testing.assert_allclose(trajectory.xyz[:3], simulation.positions, atol=1e-6)
@@ -191,7 +193,7 @@ def test_a_run_that_fails_leaves_a_rescue_file(command, engine):
 def test_report_compares_with_snapshots(command):
     status, out, err = command(
         "report", ALA2 / "ala2.safetensors", "--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb",
-        "--replicas", 200, "--steps", 1100, "--independent", 300,
+        "--replicas", 200, "--steps", 1100, "--independent", 300, "--diffusion", 0.37,
     )  # fmt: skip
     assert status == 0, err
     assert "Ramachandran JS (60×60)" in out and "floor" in out and "PMF error" in out
@@ -203,6 +205,13 @@ def test_report_compares_with_snapshots(command):
     residuals = numbers["fokker_planck"]
     assert len(residuals) == 8 and 0.0004 < residuals[0]["noise_level"] < 0.0005 and residuals[0]["value"] < 0.01
     assert len(numbers["slow_modes"]["timescales"]) == len(numbers["slow_modes"]["lags"])
+    path = numbers["paths"]
+    assert "longest correlation time" in out and path["ps_per_time_unit"] == pytest.approx(1 / 0.37)
+    tau = Model(ALA2 / "ala2.safetensors").metadata["recommended_effective_step"]
+    for memory in path["observables"].values():
+        assert memory["lags"][1] == pytest.approx(10 * tau) and memory["autocorrelation"][0] == pytest.approx(1)
+    assert path["observables"]["ψ N–CA–C–O"]["effective_frames"] < 400  # the starts, hardly moved
+    assert len(path["first_passages"]["φ C–N–CA–CB"]["cores"]) == 2
 
 
 def test_a_report_can_be_one_page(command):
@@ -221,6 +230,12 @@ def test_report_judges_a_trajectory(command):
     status, out, err = command("report", model, *data, "--trajectory", "a.dcd", "--skip", 300, "--replicas", 300)
     assert status == 0, err
     assert "600 frames" in out
+    assert json.loads(Path("report.json").read_text())["paths"] is None  # two frames are no path
+    status, out, err = command(
+        "report", model, *data, "--trajectory", "a.dcd", "--replicas", 30, "--frame-time", 2.5, "--independent", 0
+    )
+    assert status == 0, err
+    assert "ps" in out and json.loads(Path("report.json").read_text())["paths"]["time_unit"] == "ps"
 
 
 def test_mistakes_end_in_one_sentence(command, tmp_path):
@@ -245,10 +260,13 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "-o", "a.dcd", "--spring", 0], "--spring is 0.0; expected a positive number"),
         (["run", "m.safetensors", "--engine", "openmm", "--spring", 9, "--time-step", 2], "give one of them"),
         (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
-        (["run", "m.safetensors", "-o", "a.dcd", "--engine", "openmm", "--replicas", 2], "OpenMM runs one"),
         (["report", "m.safetensors", *data], "5"),
         (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),
         (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png or .html"),
+        (["report", "m.safetensors", *data, "--friction", 0], "--friction is 0; expected a positive number"),
+        (["report", "m.safetensors", *data, "--friction", 3, "--diffusion", 2], "give one of them"),
+        (["report", "m.safetensors", *data, "--frame-time", 2], "--frame-time belongs to --trajectory"),
+        (["report", "m.safetensors", *data, "--trajectory", "a.dcd", "--diffusion", 2], "say --frame-time"),
     ):
         status, _, err = command(*arguments)
         assert status == 1, arguments

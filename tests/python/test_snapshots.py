@@ -1,6 +1,8 @@
 """Reading snapshots: every format gives the same positions in nm, and what cannot be trained on is refused by name."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import mdtraj
@@ -100,6 +102,18 @@ def test_a_wrong_unit_is_recognised_and_the_right_one_named(factor, unit, molecu
         read(tmp_path / "a.npy", topology=PDB, select=HEAVY)
     snapshots = read(tmp_path / "a.npy", topology=PDB, select=HEAVY, unit=unit)
     np.testing.assert_allclose(snapshots.positions, centred_heavy(molecule), atol=1e-5)
+
+
+def test_reading_a_dcd_says_nothing(molecule, tmp_path):
+    """Also not at the end of the process, where mdtraj's C code would print what waits in its buffer."""
+    molecule.save(str(tmp_path / "a.dcd"))
+    code = (
+        "import sys; from diffusim.snapshots import read; path, pdb, select = sys.argv[1:]; "
+        "read(path, topology=pdb, select=select); print('read')"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "a.dcd"), str(PDB), HEAVY]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout == "read\n"
 
 
 def test_a_dcd_written_in_nm_is_recognised(molecule, tmp_path):

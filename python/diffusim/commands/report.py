@@ -1,11 +1,9 @@
 """`diffusim report`: is a model worth running? Simulated against the snapshots, as a picture and as numbers."""
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -40,8 +38,17 @@ def report(
         int, typer.Option(min=0, help="Frames to sample independently, by reverse diffusion; 0: none.")
     ] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    friction: Annotated[
+        float | None, typer.Option(help="Friction rate of the simulation, 1/ps: times are given in ps, too.")
+    ] = None,
+    diffusion: Annotated[
+        float | None, typer.Option(help="Diffusion coefficient of every particle, nm²/ps, in place of --friction.")
+    ] = None,
+    frame_time: Annotated[float | None, typer.Option(help="Time between the frames of --trajectory, ps.")] = None,
 ) -> None:
     """Compare simulated, independent and given frames: torsions, bonds, angles, size, slow modes, and the model itself.
+
+    Of the simulated path also what it remembers: autocorrelations, independent frames, first passages.
 
     Writes a picture or a page, and its numbers as JSON. docs/training.md says how to read them.
     """
@@ -49,9 +56,18 @@ def report(
         fail(f"--output is {output}; expected a name that ends in .png or .html.")
     if not output.parent.is_dir():
         fail(f"--output is {output}, and there is no directory {output.parent}. Make it first.")
+    for name, value in (("--friction", friction), ("--diffusion", diffusion), ("--frame-time", frame_time)):
+        if value is not None and not value > 0:
+            fail(f"{name} is {value:g}; expected a positive number.")
+    if friction is not None and diffusion is not None:
+        fail("--friction and --diffusion both say how fast particles diffuse; give one of them.")
+    if trajectory is None and frame_time is not None:
+        fail("--frame-time belongs to --trajectory; a simulation takes its time from --friction or --diffusion.")
+    if trajectory is not None and (friction is not None or diffusion is not None):
+        fail("--friction and --diffusion are of a simulation; say --frame-time for a --trajectory.")
     from diffusim import snapshots
     from diffusim.core import Model, Simulation
-    from diffusim.report import page, plots, slow_modes
+    from diffusim.report import page, paths, plots, slow_modes
     from diffusim.report.ensemble import Ensemble, Molecule, compare
 
     loaded = Model(model)
@@ -73,15 +89,20 @@ def report(
         if len(positions) < 2 * replicas:
             fail(f"{trajectory} has {len(positions)} frames after --skip {skip}; expected thousands.")
         say("simulated", f"{trajectory}   {len(positions):,} frames")
-        frame_time, time_unit = 1.0, "frames"
+        between, time_unit = (1.0, "frames") if frame_time is None else (frame_time, "ps")
+        ps_per_unit = None
         whole = len(positions) // replicas * replicas
         trajectories = positions[:whole].reshape(-1, replicas, *positions.shape[1:])
     else:
-        simulation = Simulation(loaded, seed=seed, n_replicas=replicas or 500)
+        simulation = Simulation(
+            loaded, seed=seed, n_replicas=replicas or 500, friction_rate=friction, diffusion_coefficient=diffusion
+        )
         say("step", describe_step(simulation.statistics, simulation.adapter))
         trajectories, every = _simulate(simulation, steps)
         positions = trajectories.reshape(-1, *trajectories.shape[2:])
-        frame_time, time_unit = every * simulation.statistics.effective_step, "nm²"  # steps × τ, the time at D = 1
+        clock = simulation.statistics
+        between, time_unit = every * clock.effective_step, "nm²"  # steps × τ, the time at D = 1
+        ps_per_unit = clock.time_step / clock.effective_step if clock.time_step else None
     sampled = _sample(loaded, independent, seed)
 
     molecule = Molecule.from_particles(metadata["particles"], metadata["bonds"])
@@ -93,34 +114,42 @@ def report(
     others = {"data": known.positions} | ({} if sampled is None else {"iid": sampled})
     modes = None
     try:
-        modes = slow_modes.slow_modes(trajectories, frame_time, time_unit, others, molecule)
+        modes = slow_modes.slow_modes(trajectories, between, time_unit, others, molecule)
     except slow_modes.NotInstalled as error:
         say("", str(error), "yellow")
     residuals = _residuals(model, metadata, known.positions)
+    walked = paths.paths(trajectories, between, time_unit, molecule, reference, ps_per_unit)
 
-    shown = plots.Comparison(
-        f"{model.name} against {data.name}", molecule, reference, simulated, numbers, iid, numbers_iid, modes, residuals
-    )
+    title = f"{model.name} against {data.name}"
+    shown = plots.Comparison(title, molecule, reference, simulated, numbers, iid, numbers_iid, modes, residuals, walked)
     entry = numbers | {
         "iid": numbers_iid,
         "slow_modes": None if modes is None else modes.numbers(),
         "fokker_planck": [asdict(residual) for residual in residuals],
+        "paths": None if walked is None else walked.numbers(),
     }
     picture = plots.draw(shown)
     how = shlex.join(["diffusim", *sys.argv[1:]])
-    written = page.html(shown, picture, table(numbers, numbers_iid, molecule), entry, how).encode()
+    rows = table(numbers, numbers_iid, molecule)
+    rows += [] if walked is None else path_rows(walked, n_columns=1 if iid is None else 2)
+    written = page.html(shown, picture, rows, entry, how).encode()
     output.write_bytes(picture if output.suffix == ".png" else written)
     output.with_suffix(".json").write_text(json.dumps(entry, indent=1) + "\n")
     say("report", f"{output}   {output.with_suffix('.json')}")
-    show(numbers, molecule, numbers_iid)
+    show_rows(rows)
 
 
 def show(numbers: dict, molecule, numbers_iid: dict | None = None) -> None:
     """The numbers of a comparison as a short table."""
+    show_rows(table(numbers, numbers_iid, molecule))
+
+
+def show_rows(rows: list[tuple[str, ...]]) -> None:
+    """Rows of a name, one or two values, and a note."""
     console.print()
-    if numbers_iid is not None:
+    if len(rows[0]) > 3:
         console.print(f"  {'':<28}{'simulated':<15}{'independent':<15}", markup=False)
-    for name, *values, note in table(numbers, numbers_iid, molecule):
+    for name, *values, note in rows:
         cells = "".join(f"{value:<15}" for value in values)
         console.print(f"  {name:<28}{cells}{note}".rstrip(), soft_wrap=True, markup=False)
 
@@ -161,6 +190,35 @@ def table(numbers: dict, numbers_iid: dict | None, molecule) -> list[tuple[str, 
             row(f"{kind} spreads", "× reference", lambda n, a=low, b=high: f"{n[a]:.2f} – {n[b]:.2f}")
     row("radius of gyration", "from the reference", lambda n: f"{100 * n['radius_of_gyration_error']:+.2f} %")
     return rows
+
+
+def path_rows(walked, n_columns: int) -> list[tuple[str, ...]]:
+    """Rows as of `table` about the path: the longest memory, and the slowest passage that was seen."""
+
+    def clock(value: float) -> str:
+        value *= walked.frame_time
+        ps = "" if walked.ps_per_unit is None else f" = {value * walked.ps_per_unit:.3g} ps"
+        return f"{value:.3g} {walked.unit}{ps}"
+
+    rows = []
+    name = walked.slowest
+    one = walked.memories[name]
+    resolved = np.isfinite(one.correlation_time)
+    note = f"{name}; ± {100 * one.correlation_time_error / one.correlation_time:.0f} %" if resolved else (
+        f"{name} is not forgotten within {clock(one.lags[-1])}"
+    )  # fmt: skip
+    rows.append(("longest correlation time", clock(one.correlation_time) if resolved else "not resolved", note))
+    rows.append(("worth independent frames", f"{one.effective_frames:,.0f}", f"of {one.n_frames:,}, for {name}"))
+    seen = [(name, one) for name, passages in walked.passages.items() for one in passages if one.count]
+    if seen:
+        name, one = max(seen, key=lambda pair: pair[1].time)
+        note = f"{name}, core {one.start + 1} → {one.end + 1}; ± {100 * one.error / one.time:.0f} %, {one.count} seen"
+        rows.append(("slowest first passage", clock(one.time), note))
+    never = sum(not one.count for passages in walked.passages.values() for one in passages)
+    if never:
+        total = sum(map(len, walked.passages.values()))
+        rows.append(("passages never seen", f"{never} of {total}", "between core sets of torsions"))
+    return [(name, value, *[""] * (n_columns - 1), note) for name, value, note in rows]
 
 
 def _simulate(simulation, steps: int) -> tuple[np.ndarray, int]:
@@ -215,28 +273,15 @@ def _read_trajectory(path: Path, n_particles: int) -> np.ndarray:
     import mdtraj
     from mdtraj.core.element import virtual
 
+    from diffusim.snapshot_files import load_quietly
+
     particles = mdtraj.Topology()
     residue = particles.add_residue("MOL", particles.add_chain())
     for i in range(n_particles):
         particles.add_atom(f"X{i}", virtual, residue)
     try:
-        with _silent_c_libraries():
-            return mdtraj.load(str(path), top=particles).xyz
+        return load_quietly(path, top=particles).xyz
     except OSError:
         raise
     except Exception as error:  # mdtraj has no error class of its own
         fail(f"{path} cannot be read as a trajectory of {n_particles} particles: {str(error).splitlines()[0]}")
-
-
-@contextmanager
-def _silent_c_libraries() -> Iterator[None]:
-    """mdtraj's DCD reader talks to stdout from C; nobody asked it to."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

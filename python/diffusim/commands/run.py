@@ -250,7 +250,9 @@ class _Core:
 
 
 class _OpenMM:
-    """Steps through openmm.app.Simulation; one replica, every particle with the mobility kT/(m friction)."""
+    """Steps through openmm.app.Simulation; replicas are copies of the molecule, and every particle has the mobility
+    kT/(m friction).
+    """
 
     def __init__(self, model, settings: Settings, device: str):
         try:
@@ -260,8 +262,6 @@ class _OpenMM:
             import diffusim.openmm
         except ImportError as error:
             fail(f"--engine openmm cannot start: {error}")
-        if settings.replicas != 1:
-            fail(f"--replicas is {settings.replicas}; OpenMM runs one. Use --engine core.")
         if settings.effective_step is not None:
             fail("--effective-step is for --engine core; OpenMM takes --spring, or --friction and --time-step.")
         given = {"temperature": settings.temperature, "spring": settings.spring, "stepSize": settings.time_step}
@@ -277,7 +277,9 @@ class _OpenMM:
                 adapter=settings.adapter,
                 device=device,
                 seed=0 if settings.seed is None else settings.seed,
+                copies=settings.replicas,
             )
+        self._replicas = settings.replicas
         self._context = self._simulation.context
         self._integrator = self._context.getIntegrator()
         self.seed = self._integrator.getSeedInUse()
@@ -286,14 +288,13 @@ class _OpenMM:
         self.restore = self._context.loadCheckpoint
 
     def step(self, n_steps: int) -> None:
-        """DiffusimError as from the core; OpenMM hands on its sentence, and not its status."""
-        from diffusim._library import DiffusimError, Status
+        """DiffusimError as from the core: OpenMM hands on its sentence, and the integrator its status."""
+        from diffusim._library import DiffusimError
 
         try:
             self._simulation.step(n_steps)
         except self._failure as error:
-            status = Status.NOT_FINITE if "last good frame" in str(error) else None
-            raise DiffusimError(str(error), status) from None
+            raise DiffusimError(str(error), self._integrator.getLastStatus()) from None
 
     def describe_step(self) -> str:
         spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
@@ -304,7 +305,8 @@ class _OpenMM:
 
     def positions(self) -> np.ndarray:
         state = self._context.getState(positions=True)
-        return state.getPositions(asNumpy=True).value_in_unit(self._unit.nanometer)[None]
+        positions = state.getPositions(asNumpy=True).value_in_unit(self._unit.nanometer)
+        return positions.reshape(self._replicas, -1, 3)
 
     def step_count(self) -> int:
         return self._context.getStepCount()

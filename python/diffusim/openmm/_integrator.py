@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from ctypes import c_char_p, c_int64
 from xml.etree import ElementTree
 
+import numpy as np
 import openmm
 from openmm import app, unit
 
-from diffusim._library import DiffusimError
+from diffusim._library import DiffusimError, Status
 from diffusim.core import ADAPTERS, LARGEST_SEED, Model
 from diffusim.openmm import _plugin
-from diffusim.openmm._system import ModelLike, check_topology, checked_indices
+from diffusim.openmm._system import ModelLike, check_topology, checked_copies, checked_indices
+
+LAMBDA = "diffusim_lambda"  # parameter of a Context
 
 
 class DiffusionIntegrator(openmm.Integrator):
@@ -22,11 +25,18 @@ class DiffusionIntegrator(openmm.Integrator):
 
     The model replaces the force field. Forces of the System, in the groups of `setIntegrationForceGroups`, act on top
     of it as a bias (theory 6); without any, `step(n)` runs in the core at its full speed. Velocities have no meaning.
-    State.getPotentialEnergy() is that of the bias; `getModelEnergy` gives the learned one.
+    The potential energy of a State is the learned energy plus that of the bias, as minimisation, replica exchange and
+    simulated tempering need it; `getModelEnergy` gives the learned one. (In a CompoundIntegrator it is that of the
+    System's Forces alone: add a DiffusionForce. One with the same model is never a bias.)
+
+    A System of several copies of the molecule, one after the other, is moved as a batch; the copies feel nothing of
+    each other but through Forces. Copy r moves as replica r of diffusim.Simulation.
 
     A fixed seed gives the trajectory of diffusim.Simulation, bit for bit on the platforms Reference and CPU. Other
     platforms work too, but positions and forces that act as a bias then pass through the host.
-    Seed and step of the noise are kept in checkpoints, and in States with integratorParameters=True.
+    Seed and step of the noise are kept in checkpoints, and in States with integratorParameters=True. A Context that
+    goes on from a State a second time takes new noise, so that walkers which share a State are independent; from a
+    checkpoint it takes the same.
     """
 
     def __init__(
@@ -43,20 +53,27 @@ class DiffusionIntegrator(openmm.Integrator):
         device: str = "auto",
         seed: int = 0,
         checkMasses: bool = True,
+        copies: int | None = None,
+        lambdaName: str = LAMBDA,
     ):
         """
-        model          model file, its bytes, or a diffusim.Model
+        model          model file, its bytes, or a diffusim.Model, also a blend of two
         temperature    kelvin
         frictionCoeff  friction rate, 1/ps: particles diffuse with D = kT/(m frictionCoeff)
         stepSize       ps; without it and `spring`, the step that the model recommends
         spring         1/nm^2, in place of stepSize: stiffness of the harmonic adapter of the most mobile particle
         adapter        "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
-        particles      indices in the System of the model's particles, in its order; by default the model moves them all
+        particles      indices of the model's particles, in its order, in the System (where there are copies: in each);
+                       by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
         device         where the core computes, whatever OpenMM's platform: "cpu", or "cuda", "cuda:1" and so on for a
                        GPU; "auto" is "cpu"
         seed           of the noise; 0 = a fresh one for every Context
         checkMasses    whether the System's masses must be the model's, which tells a wrong order of particles
+        copies         copies of the molecule in the System; by default as many as its particles make (a periodic model
+                       or one with `particles`: one), with a warning where these are several
+        lambdaName     the parameter of the Context that the lambda of a blend follows (theory 7): a DiffusionForce of
+                       the same blend defines it, or any other Force; without one lambda stays as it is
 
         A mass of 0 freezes a particle. Raises openmm.OpenMMException; what does not fit the System is found when the
         Context is created.
@@ -66,8 +83,8 @@ class DiffusionIntegrator(openmm.Integrator):
         if not isinstance(adapter, str):
             raise TypeError(f"adapter is {adapter!r}; expected {' or '.join(map(repr, ADAPTERS))}")
         if topology is not None:
-            check_topology(model, topology, particles)
-        node = _element("Integrator", model, particles, type="DiffusionIntegrator")
+            check_topology(model, topology, particles, copies)
+        node = _element("Integrator", model, particles, copies, lambdaName, type="DiffusionIntegrator")
         node.set("temperature", _text(temperature, unit.kelvin))
         node.set("friction", _text(frictionCoeff, unit.picosecond**-1))
         for name, value, its_unit in (
@@ -128,13 +145,36 @@ class DiffusionIntegrator(openmm.Integrator):
         """The seed of the noise: the one that was set, drawn, or loaded with a checkpoint."""
         return _plugin.get("get_seed_in_use", self, c_int64)
 
+    def getNumCopies(self) -> int:
+        """Copies of the molecule in the Context's System."""
+        return _plugin.get("get_num_copies", self, c_int64)
+
     def getModelEnergy(self) -> unit.Quantity:
-        """Learned energy of the Context's positions, kJ/mol."""
-        return _plugin.get("compute_model_energy", self) * unit.kilojoule_per_mole
+        """Learned energy of the Context's positions, kJ/mol; of several copies the sum."""
+        energies = self.getModelEnergies()
+        return sum(energies._value) * energies.unit
+
+    def getModelEnergies(self) -> unit.Quantity:
+        """Learned energy of every copy of the molecule at the Context's positions, [copies], kJ/mol."""
+        energies = np.empty(self.getNumCopies())
+        _plugin.call("compute_model_energies", self, energies.ctypes.data)
+        return energies * unit.kilojoule_per_mole
 
     def getLargestScore(self) -> unit.Quantity:
         """Largest component of the score since the Context was created, 1/nm."""
         return _plugin.get("get_largest_score", self) / unit.nanometer
+
+    def getAcceptance(self) -> float:
+        """Fraction of the proposals that were accepted since the Context was created, of the adapter "mala"."""
+        return _plugin.get("get_acceptance", self)
+
+    def getLastStatus(self) -> Status | None:
+        """How the last step() ended: None, or the status of the error it raised, as of diffusim.DiffusimError.
+
+        After Status.NOT_FINITE the Context holds the last good frame.
+        """
+        status = _plugin.get("get_last_status", self, c_int64)
+        return Status(status) if status else None
 
     def getConfigurationalTemperature(self) -> unit.Quantity:
         """T0 |s|^2 / (-div s) at the Context's positions, K: the temperature on average, where there is no bias."""
@@ -148,11 +188,27 @@ class DiffusionIntegrator(openmm.Integrator):
 class DiffusionForce(openmm.Force):
     """The learned energy kT0 E, a potential of mean force at the training temperature, as a Force on any platform."""
 
-    def __init__(self, model: ModelLike, particles: Sequence[int] | None = None, *, checkMasses: bool = True):
-        """Arguments as of `DiffusionIntegrator`."""
-        node = _element("Force", model, particles, type="DiffusionForce")
+    def __init__(
+        self,
+        model: ModelLike,
+        particles: Sequence[int] | None = None,
+        *,
+        checkMasses: bool = True,
+        copies: int | None = None,
+        lambdaName: str = LAMBDA,
+    ):
+        """Arguments as of `DiffusionIntegrator`; the energy of several copies is the sum, and the lambda of a blend is
+        the parameter `lambdaName` of the Context, 0 to 1.
+        """
+        node = _element("Force", model, particles, copies, lambdaName, type="DiffusionForce")
         node.set("checkMasses", str(int(checkMasses)))
         self.this = openmm.XmlSerializer._deserializeForce(ElementTree.tostring(node, encoding="unicode")).this
+
+    def addEnergyParameterDerivative(self, name: str = LAMBDA) -> None:
+        """Have States report dE/dlambda of a blend, kJ/mol: getState(parameterDerivatives=True), on the platforms
+        Reference and CPU.
+        """
+        _plugin.call("add_energy_parameter_derivative", self, name.encode())
 
 
 def cast(thing: openmm.Integrator | openmm.Force) -> DiffusionIntegrator | DiffusionForce:
@@ -169,14 +225,33 @@ def cast(thing: openmm.Integrator | openmm.Force) -> DiffusionIntegrator | Diffu
     raise TypeError(f"{thing!r} is neither a DiffusionIntegrator nor a DiffusionForce")
 
 
-def _element(tag: str, model: ModelLike, particles: Sequence[int] | None, **attributes) -> ElementTree.Element:
+def _element(
+    tag: str, model: ModelLike, particles: Sequence[int] | None, copies: int | None, parameter: str, **attributes
+) -> ElementTree.Element:
     """<Integrator> or <Force> with its children <Model> and <Particles>, as the plugin reads them."""
-    node = ElementTree.Element(tag, version="1", **attributes)
-    source = ElementTree.SubElement(node, "Model")
+    if not parameter:
+        raise ValueError("lambdaName is empty; expected the name of a parameter of the Context")
+    node = ElementTree.Element(
+        tag, version="1", copies=str(0 if copies is None else checked_copies(copies)), **attributes
+    )
+    node.append(_source(model, parameter))
+    listed = ElementTree.SubElement(node, "Particles")
+    for index in checked_indices(particles) if particles is not None else ():
+        ElementTree.SubElement(listed, "Particle", index=str(index))
+    return node
+
+
+def _source(model: ModelLike, parameter: str) -> ElementTree.Element:
+    """<Model>, with two of them inside where it is a blend."""
+    source = ElementTree.Element("Model")
     if isinstance(model, bytes):
         source.set("file", base64.b64encode(model).decode())
     elif not isinstance(model, Model):
         source.set("path", os.fspath(model))
+    elif model.parts:
+        source.set("lambda", repr(model.metadata["hyperparameters"]["lambda"]))
+        source.set("parameter", parameter)
+        source.extend(_source(part, parameter) for part in model.parts)
     elif model.metadata["kind"] == "callback":
         raise ValueError(
             f"the model {model.name} is a Python function, which a System cannot hold. Use diffusim.Simulation, or "
@@ -189,10 +264,7 @@ def _element(tag: str, model: ModelLike, particles: Sequence[int] | None, **attr
             source.set("file", base64.b64encode(model.bytes).decode())
         except DiffusimError:  # an analytic model that came from no file
             source.set("description", json.dumps(model.metadata))
-    listed = ElementTree.SubElement(node, "Particles")
-    for index in checked_indices(particles) if particles is not None else ():
-        ElementTree.SubElement(listed, "Particle", index=str(index))
-    return node
+    return source
 
 
 def _checked_seed(seed: int) -> int:

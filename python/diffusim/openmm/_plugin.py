@@ -43,6 +43,7 @@ _lib.diffusim_openmm_last_error.restype = c_char_p
 for _name, _arguments in {
     "is_integrator": [],
     "is_force": [],
+    "add_energy_parameter_derivative": [c_char_p],
     "get_temperature": [POINTER(c_double)],
     "set_temperature": [c_double],
     "get_friction": [POINTER(c_double)],
@@ -54,9 +55,12 @@ for _name, _arguments in {
     "get_seed": [POINTER(c_int64)],
     "set_seed": [c_int64],
     "get_seed_in_use": [POINTER(c_int64)],
-    "compute_model_energy": [POINTER(c_double)],
+    "get_num_copies": [POINTER(c_int64)],
+    "compute_model_energies": [c_void_p],
     "compute_system_temperature": [POINTER(c_double)],
     "get_largest_score": [POINTER(c_double)],
+    "get_acceptance": [POINTER(c_double)],
+    "get_last_status": [POINTER(c_int64)],
 }.items():
     getattr(_lib, f"diffusim_openmm_{_name}").argtypes = [c_void_p, *_arguments]
 
@@ -77,9 +81,9 @@ def is_ours(kind: str, thing: openmm.Integrator | openmm.Force) -> bool:
     return bool(getattr(_lib, f"diffusim_openmm_is_{kind}")(int(thing.this)))
 
 
-def call(name: str, integrator: openmm.Integrator, *arguments) -> None:
+def call(name: str, thing: openmm.Integrator | openmm.Force, *arguments) -> None:
     """Call an accessor; openmm.OpenMMException with its sentence if it failed."""
-    if getattr(_lib, f"diffusim_openmm_{name}")(int(integrator.this), *arguments) != 0:
+    if getattr(_lib, f"diffusim_openmm_{name}")(int(thing.this), *arguments) != 0:
         raise openmm.OpenMMException(_lib.diffusim_openmm_last_error().decode())
 
 

@@ -1,24 +1,12 @@
 """One line to a running Simulation."""
 
-from typing import NoReturn
-
+import numpy as np
 import openmm
 from openmm import app, unit
 
 from diffusim._library import DiffusimError
-from diffusim.openmm._integrator import DiffusionIntegrator
+from diffusim.openmm._integrator import DiffusionForce, DiffusionIntegrator
 from diffusim.openmm._system import ModelLike, as_model, system, topology
-
-
-class ModelSimulation(app.Simulation):
-    """An openmm.app.Simulation of a model's molecule."""
-
-    def minimizeEnergy(self, *args, **kwargs) -> NoReturn:
-        """Refused: OpenMM minimises the energy of the Forces, to which a DiffusionIntegrator's model adds nothing."""
-        raise DiffusimError(
-            "minimizeEnergy() would minimise the bias forces alone and pull the molecule apart; start frames need no "
-            "minimisation, so leave it out, or minimise the learned energy as a DiffusionForce with another integrator."
-        )
 
 
 def simulation(
@@ -33,13 +21,17 @@ def simulation(
     seed: int = 0,
     platform: openmm.Platform | str = "Reference",
     frame: int = 0,
-) -> ModelSimulation:
-    """A Simulation of the model's molecule, ready to step.
+    copies: int = 1,
+) -> app.Simulation:
+    """A Simulation of the model's molecule, ready to step. The lambda of a blend of two models is the parameter
+    `diffusim_lambda` of its Context.
 
     temperature  kelvin; the training temperature by default
     platform     Reference by default: the score is computed by the core, and nothing is gained from another platform
                  until there are bias forces on many particles
     frame        which of the model file's start positions to begin with
+    copies       copies of the molecule in the System, moved as a batch: copy r starts r frames after `frame`, in a
+                 cycle, and goes the way of replica r of diffusim.Simulation
     The other arguments are those of `DiffusionIntegrator`.
     """
     loaded = as_model(model)
@@ -55,9 +47,15 @@ def simulation(
         adapter=adapter,
         device=device,
         seed=seed,
+        copies=copies,
     )
     if isinstance(platform, str):
         platform = openmm.Platform.getPlatform(platform)
-    result = ModelSimulation(topology(loaded), system(loaded), integrator, platform)
-    result.context.setPositions(start[frame])
+    made = system(loaded, copies)
+    if loaded.parts:  # lambda becomes a parameter of the Context, and dE/dlambda known to its States
+        force = DiffusionForce(loaded, copies=copies)
+        force.addEnergyParameterDerivative()
+        made.addForce(force)
+    result = app.Simulation(topology(loaded, copies), made, integrator, platform)
+    result.context.setPositions(start[(frame + np.arange(copies)) % len(start)].reshape(-1, 3))
     return result

@@ -15,6 +15,7 @@ from matplotlib.ticker import NullFormatter
 from diffusim.report import statistics
 from diffusim.report.consistency import Residual
 from diffusim.report.ensemble import TORSION_EDGES, Ensemble, Molecule
+from diffusim.report.paths import Paths
 from diffusim.report.slow_modes import SlowModes
 
 # Told apart by colour-blind readers, and by lightness alone (Okabe and Ito).
@@ -22,6 +23,7 @@ REFERENCE, SIMULATED, SECOND, INDEPENDENT = "#8c8c8c", "#0072b2", "#d55e00", "#0
 COLOURS = {"simulated": SIMULATED, "iid": INDEPENDENT}
 LABELS = {"data": "reference", "iid": "independent", "simulated": "simulated"}
 RESIDUAL_FIELDS = ("noise_level", "value", "error")
+MOST_MEMORIES = 4  # observables whose memory is drawn
 LARGEST_ENERGY = 8.0  # kT, top of the Ramachandran colour scale
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -52,7 +54,7 @@ class Correlation:
 class Comparison:
     """All that a report shows. `numbers` and `numbers_iid` are compare(reference, simulated or iid).
 
-    `iid`, `slow_modes` and `residuals` are None or empty where there are none.
+    `iid`, `slow_modes`, `residuals` and `paths` are None or empty where there are none.
     """
 
     title: str
@@ -64,6 +66,7 @@ class Comparison:
     numbers_iid: dict | None = None
     slow_modes: SlowModes | None = None
     residuals: Sequence[Residual] = ()
+    paths: Paths | None = None
 
     @property
     def ensembles(self) -> dict[str, Ensemble]:
@@ -106,9 +109,10 @@ def write(
 def draw(shown: Comparison) -> bytes:
     """All panels of a report, as a PNG."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(17.5, 12), dpi=110, layout="constrained")
+        n_rows = 3 if shown.paths is None else 4
+        figure = Figure(figsize=(17.5, 4.0 * n_rows), dpi=110, layout="constrained")
         figure.suptitle(shown.title, x=0.012, ha="left", fontsize=13)
-        axes = figure.subplots(3, 4)
+        axes = figure.subplots(n_rows, 4)
         if shown.reference.ramachandran_counts.size:
             maps = axes[0, : 2 if shown.iid is None else 3]
             _ramachandran(figure, maps, shown)
@@ -121,6 +125,10 @@ def draw(shown: Comparison) -> bytes:
         _angles(axes[1, 2], shown)
         _slow_modes(axes[2, :3], shown)
         _residuals(axes[2, 3], shown.residuals)
+        if shown.paths is not None:
+            _memories(axes[3, 0], axes[3, 1], shown.paths)
+            _effective_frames(axes[3, 2], shown.paths)
+            _first_passages(axes[3, 3], shown.paths)
         buffer = BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)
         return buffer.getvalue()
@@ -283,6 +291,69 @@ def _slow_modes(row: Sequence[Axes], shown: Comparison) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("Implied timescales, simulated")
     axes.legend(loc="lower right", title="grey: below the lag", ncols=3)
+
+
+def _memories(left: Axes, right: Axes, paths: Paths) -> None:
+    """Autocorrelations of the observables that remember longest, and their integrals up to each lag."""
+    order = sorted(paths.memories, key=lambda name: -paths.memories[name].running[-1])[:MOST_MEMORIES]
+    for name, colour in zip(order, (SIMULATED, SECOND, INDEPENDENT, "#cc79a7"), strict=False):
+        one = paths.memories[name]
+        later = one.lags > 0
+        x, y, error = one.lags[later] * paths.frame_time, one.rho[later], np.nan_to_num(one.rho_error[later])
+        left.fill_between(x, y - error, y + error, color=colour, alpha=0.25, lw=0)
+        left.plot(x, y, color=colour, label=name)
+        right.plot(x, one.running[later] * paths.frame_time, color=colour)
+        if np.isfinite(one.correlation_time):
+            right.axhline(one.correlation_time * paths.frame_time, color=colour, ls=":", lw=1.2)
+    left.axhline(0, color="0.6", lw=1)
+    left.set(xscale="log", ylim=(None, 1.02))
+    left.set_title("Memory  ⟨δA(0) δA(t)⟩ / ⟨δA²⟩")
+    left.legend()
+    right.set(xscale="log", yscale="log")
+    right.set_title(f"∫₀ᵗ of it / {paths.unit}  (dotted: resolved)")
+    for axes in (left, right):
+        axes.set_xlabel(f"lag t / {_clock(paths)}")
+        if paths.ps_per_unit is not None:
+            factor = paths.ps_per_unit
+            top = axes.secondary_xaxis("top", functions=(lambda x, f=factor: x * f, lambda x, f=factor: x / f))
+            top.set_xlabel("lag / ps", color="0.35", fontsize=9)
+            top.tick_params(colors="0.35", labelsize=9)
+
+
+def _effective_frames(axes: Axes, paths: Paths) -> None:
+    """How many independent frames the mean of each observable is worth."""
+    order = sorted(paths.memories, key=lambda name: -paths.memories[name].running[-1])[:10][::-1]
+    shares = [paths.memories[name].effective_frames for name in order]
+    resolved = [np.isfinite(paths.memories[name].correlation_time) for name in order]
+    axes.barh(range(len(order)), shares, color=[SIMULATED if r else REFERENCE for r in resolved], height=0.6)
+    axes.set_yticks(range(len(order)), order)
+    axes.set(xscale="log", xlabel="frames  (grey: from the scatter between replicas)")
+    axes.axvline(paths.memories[order[0]].n_frames, color="0.6", lw=1, ls="--")
+    axes.set_title("Worth in independent frames  (dashed: all)")
+
+
+def _first_passages(axes: Axes, paths: Paths) -> None:
+    """Mean first-passage times between the core sets of torsions, those that were seen."""
+    seen = [
+        (f"{name}: {one.start + 1} → {one.end + 1}", one)
+        for name, passages in paths.passages.items()
+        for one in passages
+        if one.count
+    ]
+    if not seen:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no passage between core sets", ha="center", transform=axes.transAxes)
+        return
+    seen = sorted(seen, key=lambda pair: -pair[1].time)[:10][::-1]
+    times, errors = (np.array([getattr(one, what) for _, one in seen]) * paths.frame_time for what in ("time", "error"))
+    axes.errorbar(times, range(len(seen)), xerr=np.minimum(errors, 0.9 * times), fmt="o", color=SIMULATED, capsize=3)
+    axes.set_yticks(range(len(seen)), [f"{name}  ({one.count})" for name, one in seen])
+    axes.set(xscale="log", xlabel=f"time / {_clock(paths)}")
+    axes.set_title("Mean first passages  (seen)")
+
+
+def _clock(paths: Paths) -> str:
+    return f"{paths.unit} (steps × τ)" if paths.unit == "nm²" else paths.unit
 
 
 def _residuals(axes: Axes, residuals: Sequence[Residual]) -> None:

@@ -1,0 +1,35 @@
+/* The learned energy in a Context. */
+
+#ifndef DIFFUSIM_OPENMM_DIFFUSION_FORCE_IMPL_H
+#define DIFFUSIM_OPENMM_DIFFUSION_FORCE_IMPL_H
+
+#include "DiffusionForce.h"
+#include "openmm/internal/CustomCPPForceImpl.h"
+#include <map>
+#include <string>
+#include <vector>
+
+namespace diffusim_openmm {
+
+class DiffusionForceImpl : public OpenMM::CustomCPPForceImpl {
+public:
+    explicit DiffusionForceImpl(const DiffusionForce& owner) : CustomCPPForceImpl(owner), owner(owner) {}
+
+    const DiffusionForce& getOwner() const override { return owner; }
+    void initialize(OpenMM::ContextImpl& context);
+    std::map<std::string, double> getDefaultParameters();
+    double computeForce(OpenMM::ContextImpl& context, const std::vector<OpenMM::Vec3>& positions,
+                        std::vector<OpenMM::Vec3>& forces) override;
+    /** While it is muted energy and forces are 0: an integrator that has the score already asks for the others. */
+    void setMuted(bool mute) { muted = mute; }
+
+private:
+    const DiffusionForce& owner;
+    FittedModel fitted;
+    std::vector<double> scores, energies;
+    bool muted = false;
+};
+
+} // namespace diffusim_openmm
+
+#endif
