@@ -47,6 +47,8 @@ struct Job {
     unsigned n_particles;
     unsigned first_replica;
     unsigned adapter;
+    unsigned adds_up; // not 0: reports go on from those of the launch before
+    unsigned padding;
 };
 
 // In the order of Adapter in src/adapter/mod.rs.
@@ -154,6 +156,9 @@ template <class Model>
 DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
     const unsigned frames = model.frames(), n = job.n_particles, adapter = job.adapter;
     const unsigned first = blockIdx.x * frames, count = least(frames, job.n_replicas - first);
+    // Frames that failed in an earlier launch stay where they are.
+    if (job.adds_up && job.reports[blockIdx.x].step != NONE)
+        return;
     const unsigned n_stages = adapter == HEUN || adapter == MALA ? 2 : 1;
     const bool with_energy = adapter == MALA;
     unsigned* first_failure = carve<unsigned>(memory, 1);
@@ -292,6 +297,10 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
         }
         report.largest_score = into_double(*largest_bits);
         report.accepted = with_energy ? metropolis->total : 0;
+        if (job.adds_up) {
+            report.largest_score = fmax(report.largest_score, job.reports[blockIdx.x].largest_score);
+            report.accepted += job.reports[blockIdx.x].accepted;
+        }
         job.reports[blockIdx.x] = report;
     }
 }

@@ -91,7 +91,10 @@ fn adapters_have_the_kernels_they_are_said_to_have() {
         let Ok(twin) = std::fs::read_to_string(kernels.join(name).with_extension("cuh")) else { continue };
         let known = WITH_KERNEL.iter().find(|(known, _)| *known == name);
         let (_, function) = known.unwrap_or_else(|| panic!("{file} has a kernel and is not in the list"));
-        assert!(text.contains(&format!("fn {function}(")) && twin.contains(&format!(" {function}(")), "{file}");
+        assert!(
+            text.contains(&format!("fn {function}(")) && twin.contains(&format!(" {function}(")),
+            "{file}"
+        );
         found.push(name.to_owned());
     }
     found.sort_unstable();

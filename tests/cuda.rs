@@ -239,6 +239,8 @@ mod sentence {
 
 mod device {
     use super::*;
+    use cudarc::driver::sys;
+    use diffusim::backend::Attachment;
     use diffusim::error::Error;
     use diffusim::noise::normals;
     use diffusim::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
@@ -648,6 +650,144 @@ mod device {
         let threads = [1, 2].map(|seed| std::thread::spawn(move || run(seed, &[1, 7, 22])));
         for (alone, thread) in alone.iter().zip(threads) {
             assert_eq!(*alone, thread.join().unwrap());
+        }
+    }
+
+    /// A simulation in a caller's context and on its stream: nothing of the caller's is destroyed (else the driver of tests/simt
+    /// would say so, or the owner could not), and what was current stays so.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn a_caller_lends_its_context_and_stream() {
+        if !available() {
+            return;
+        }
+        for with_stream in [false, true] {
+            let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let mut popped = std::ptr::null_mut();
+            // Safety: as the driver asks for: the context is current until it is popped, and destroyed last.
+            unsafe {
+                sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, 0).result().unwrap();
+                if with_stream {
+                    sys::cuStreamCreate(&mut stream, 1).result().unwrap();
+                }
+                sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            }
+            let attachment = Attachment { context: context.addr(), stream: stream.addr() };
+            for caller in [std::ptr::null_mut(), context] {
+                let current = || {
+                    let mut current = std::ptr::null_mut();
+                    // Safety: writes a pointer.
+                    unsafe { sys::cuCtxGetCurrent(&mut current) }.result().unwrap();
+                    current
+                };
+                if !caller.is_null() {
+                    // Safety: popped below.
+                    unsafe { sys::cuCtxPushCurrent_v2(caller) }.result().unwrap();
+                }
+                let own = Options { n_replicas: 3, ..options() };
+                let lent = Options { attachment: Some(attachment), device: "cuda".into(), ..own.clone() };
+                let [mut cpu, mut other] = both(&network(), &own);
+                let mut gpu = simulation(&network(), lent);
+                for s in [&mut cpu, &mut gpu, &mut other] {
+                    s.step(7).unwrap();
+                }
+                assert_eq!(cpu.checkpoint(), gpu.checkpoint());
+                gpu.enqueue(5, false).unwrap();
+                cpu.step(5).unwrap();
+                assert_eq!(current(), caller);
+                gpu.synchronize().unwrap();
+                assert_same_bits("lent", &[cpu, gpu]);
+                assert_eq!(current(), caller);
+                drop(other);
+                if !caller.is_null() {
+                    // Safety: pushed above.
+                    unsafe { sys::cuCtxPopCurrent_v2(&mut popped) }.result().unwrap();
+                    assert_eq!(popped, caller);
+                }
+            }
+            // Safety: the owner destroys what it has made.
+            unsafe {
+                sys::cuCtxPushCurrent_v2(context).result().unwrap();
+                if with_stream {
+                    sys::cuStreamDestroy_v2(stream).result().unwrap();
+                }
+                sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+                sys::cuCtxDestroy_v2(context).result().unwrap();
+            }
+        }
+        let attachment = Some(Attachment { context: 8, stream: 0 });
+        let error = Simulation::new(network(), Options { attachment, ..options() }).err().unwrap();
+        assert!(error.to_string().contains("a CUDA context was given and device is 'auto'"), "{error}");
+    }
+
+    /// Positions and forces stay on the device, step after step, and nobody waits.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn enqueued_steps_are_those_of_the_cpu() {
+        if !available() {
+            return;
+        }
+        for adapter in ADAPTERS {
+            let mut pair = both(&network(), &Options { adapter, n_replicas: 9, ..options() });
+            let forces: Vec<f64> = (0..pair[0].positions().len()).map(|i| 300.0 * (i as f64).cos()).collect();
+            let [cpu, gpu] = &mut pair;
+            cpu.step(250).unwrap();
+            gpu.enqueue(1, false).unwrap();
+            gpu.enqueue(249, false).unwrap();
+            assert_eq!((gpu.step_count(), cpu.step_count()), (250, 250));
+            if adapter.takes_bias() {
+                let place = gpu.device_forces().unwrap();
+                write(place, &forces);
+                for _ in 0..3 {
+                    cpu.step_biased(&forces).unwrap();
+                    gpu.enqueue(1, true).unwrap();
+                }
+                assert!(gpu.enqueue(2, true).unwrap_err().to_string().contains("expected 1"));
+            } else {
+                assert_eq!(gpu.enqueue(1, true), cpu.step_biased(&forces));
+            }
+            gpu.synchronize().unwrap();
+            assert_same_bits(&format!("{adapter:?}"), &pair);
+            // What is written to the device is where the next steps start.
+            let [cpu, gpu] = &mut pair;
+            let moved: Vec<f64> = cpu.positions().iter().map(|x| x + 1e-3 * (900.0 * x).sin()).collect();
+            cpu.set_positions(&moved).unwrap();
+            let place = gpu.device_positions().unwrap();
+            write(place, &moved);
+            gpu.enqueue(4, false).unwrap();
+            cpu.step(4).unwrap();
+            gpu.step(3).unwrap();
+            cpu.step(3).unwrap();
+            assert_same_bits(&format!("{adapter:?}, moved"), &pair);
+        }
+        let options = Options { step_size: StepSize::EffectiveStep(3e-3), n_replicas: 11, ..options() };
+        let [mut cpu, mut gpu] = both(&network(), &options);
+        gpu.enqueue(100, false).unwrap();
+        gpu.enqueue(100, false).unwrap();
+        let error = cpu.step(200).unwrap_err();
+        assert_eq!(gpu.synchronize(), Err(error));
+        assert_eq!((cpu.positions(), cpu.step_count()), (gpu.positions(), gpu.step_count()));
+        let refused = "which has no queue and no memory of its own; use device 'cuda'";
+        for error in [
+            cpu.enqueue(1, false).unwrap_err(),
+            cpu.device_positions().unwrap_err(),
+            cpu.device_forces().unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(refused), "{error}");
+        }
+    }
+
+    /// From this host to the device.
+    fn write(place: u64, numbers: &[f64]) {
+        // Safety: `numbers` is as long as the buffer at `place`, in the primary context.
+        unsafe {
+            let (mut context, mut popped) = (std::ptr::null_mut(), std::ptr::null_mut());
+            sys::cuDevicePrimaryCtxRetain(&mut context, 0).result().unwrap();
+            sys::cuCtxPushCurrent_v2(context).result().unwrap();
+            sys::cuCtxSynchronize().result().unwrap();
+            sys::cuMemcpyHtoD_v2(place, numbers.as_ptr().cast(), size_of_val(numbers)).result().unwrap();
+            sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(0).result().unwrap();
         }
     }
 

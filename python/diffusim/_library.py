@@ -100,6 +100,8 @@ class SimulationOptions(Structure):
         ("diffusion_coefficients", POINTER(c_double)),
         ("noise_schedule", POINTER(c_double)),
         ("n_noise_schedule", c_size_t),
+        ("cuda_context", c_void_p),
+        ("cuda_stream", c_void_p),
     ]
 
 
@@ -166,6 +168,10 @@ CALLS = {
     "diffusim_simulation_get_cell": [c_void_p, _DOUBLES, POINTER(c_int32)],
     "diffusim_simulation_step": [c_void_p, c_uint64],
     "diffusim_simulation_step_biased": [c_void_p, _DOUBLES, c_size_t],
+    "diffusim_simulation_enqueue": [c_void_p, c_uint64, c_int32],
+    "diffusim_simulation_synchronize": [c_void_p],
+    "diffusim_simulation_device_positions": [c_void_p, POINTER(c_uint64)],
+    "diffusim_simulation_device_forces": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_get_step": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_set_step": [c_void_p, c_uint64],
     "diffusim_simulation_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],

@@ -365,6 +365,8 @@ class Simulation:
         device: str = "auto",
         n_threads: int = 0,
         allow_unstable: bool = False,
+        cuda_context: int | None = None,
+        cuda_stream: int | None = None,
     ):
         """Replica number r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
 
@@ -386,6 +388,7 @@ class Simulation:
         device          "cpu", or "cuda", "cuda:1" and so on for a GPU; "auto" is "cpu"
         n_threads       0: one per core
         allow_unstable  run although the model's stiffest mode is unstable at this step
+        cuda_context, cuda_stream  CUcontext and CUstream of the caller as integers, to run in; they must outlive this
         """
         self.model = model if isinstance(model, Model) else Model(model)
         self._options = {
@@ -409,6 +412,8 @@ class Simulation:
             "device": device,
             "n_threads": n_threads,
             "allow_unstable": allow_unstable,
+            "cuda_context": cuda_context,
+            "cuda_stream": cuda_stream,
         }
         self._handle = c_void_p()
         self._slice = 1
@@ -502,6 +507,33 @@ class Simulation:
         forces = np.ascontiguousarray(forces, dtype=float)
         _expect_shape("forces", forces, self._shape)
         self._call("step_biased", _doubles(forces), forces.size)
+
+    def enqueue(self, n_steps: int, with_forces: bool = False) -> None:
+        """Start steps on the GPU's stream and do not wait; with forces, one step under those at `device_forces`.
+
+        The next other call waits for them, and fails if they did.
+        """
+        _expect_whole("n_steps", n_steps, 2**64)
+        self._call("enqueue", n_steps, with_forces)
+
+    def synchronize(self) -> None:
+        """Wait for enqueued steps."""
+        self._call("synchronize")
+
+    def _device_pointer(self, of: str) -> int:
+        place = c_uint64()
+        self._call(f"device_{of}", byref(place))
+        return place.value
+
+    @property
+    def device_positions(self) -> int:
+        """Address on the GPU of the positions, float64 [n_replicas, n_particles, 3] in nm, to read and to write."""
+        return self._device_pointer("positions")
+
+    @property
+    def device_forces(self) -> int:
+        """Address on the GPU of the forces of `enqueue`, float64 [n_replicas, n_particles, 3] in kJ/(mol nm)."""
+        return self._device_pointer("forces")
 
     @property
     def scores(self) -> np.ndarray:
@@ -616,6 +648,7 @@ class Simulation:
         native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
+        native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]
         return native, keep
 
 

@@ -4,7 +4,7 @@
 //! One launch takes all steps of a [`Job`]; `kernels/advance.cuh` is the twin of the loop in `cpu.rs`, and adds in the same
 //! order: positions have the bits of the CPU's. This is the only file that knows cudarc.
 
-use super::{Backend, Failure, Job, Placement};
+use super::{Attachment, Backend, Failure, Job, Placement};
 use crate::adapter::{Adapter, ParticleStep};
 use crate::error::{Error, Result, bail};
 use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
@@ -81,6 +81,8 @@ struct DeviceJob {
     n_particles: u32,
     first_replica: u32,
     adapter: u32,
+    adds_up: u32,
+    padding: u32,
 }
 
 /// `Analytic` of kernels/analytic.cuh.
@@ -356,7 +358,35 @@ impl Gpu {
     }
 
     fn start(index: usize) -> Result<Self> {
-        let context = CudaContext::new(index).during("starting")?;
+        Self::load(CudaContext::new(index).during("starting")?)
+    }
+
+    /// GPU `index`, which has passed [`probe`], in a context of the caller's, which is current afterwards.
+    fn borrow(index: usize, context: sys::CUcontext) -> Result<Self> {
+        let place = || -> std::result::Result<_, DriverError> {
+            let mut device = 0;
+            // Safety: the caller vouches for its context; this writes one integer.
+            unsafe {
+                result::ctx::set_current(context)?;
+                sys::cuCtxGetDevice(&mut device).result()?;
+            }
+            Ok((device, result::device::get(index as i32)?))
+        };
+        let (device, named) = place().during("looking at the CUDA context that was given")?;
+        if device != named {
+            bail!(
+                InvalidArgument,
+                "the CUDA context that was given is of another GPU than device 'cuda:{index}'; expected 'cuda:{device}'"
+            );
+        }
+        // Safety: as above.
+        let context = unsafe { CudaContext::from_raw_context(index, device, context) }.during("starting")?;
+        // The last holder would destroy the caller's context: this one never lets go. It is a few words of memory.
+        std::mem::forget(context.clone());
+        Self::load(context)
+    }
+
+    fn load(context: Arc<CudaContext>) -> Result<Self> {
         // Safety: every buffer is used on the one stream of its simulation.
         unsafe { context.disable_event_tracking() };
         let get = |attribute| context.attribute(attribute).during("being asked what it is");
@@ -422,6 +452,8 @@ struct Held {
     sent_factors: Vec<Factors>,
     host_reports: Vec<Report>,
     largest_score: f64,
+    /// Launches were made whose reports have not been fetched.
+    is_ahead: bool,
 }
 
 /// How the replicas are laid out over blocks.
@@ -524,11 +556,20 @@ impl Drop for Cuda {
 
 impl Held {
     fn new(model: &KernelModel, placement: &Placement, index: usize, largest_score: f64) -> Result<Self> {
-        let gpu = Gpu::attach(index)?;
+        let gpu = match placement.attachment {
+            None => Gpu::attach(index)?,
+            Some(attachment) => Arc::new(Gpu::borrow(index, attachment.context as sys::CUcontext)?),
+        };
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
         let plan = Plan::new(&gpu, model, n_replicas, placement.adapter);
         let n_blocks = n_replicas.div_ceil(plan.frames);
-        let stream = gpu.context.new_stream().during("making a stream")?;
+        let stream = match placement.attachment {
+            None => gpu.context.new_stream().during("making a stream")?,
+            // Safety: the caller vouches for its stream.
+            Some(Attachment { stream, .. }) => unsafe {
+                gpu.context.wrap_borrowed_stream(stream as sys::CUstream)
+            },
+        };
         let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
         let buffers = || -> std::result::Result<_, DriverError> {
             Ok((
@@ -574,11 +615,17 @@ impl Held {
             sent_factors: Vec::new(),
             host_reports: vec![Report::default(); n_blocks],
             largest_score,
+            is_ahead: false,
         })
     }
 
-    /// Send what has changed, launch, and fetch positions and reports.
-    fn run(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<(), DriverError> {
+    /// Send what has changed, and launch; `scale` is that of forces which are on the device.
+    fn enqueue(
+        &mut self,
+        job: &Job,
+        positions: &[f64],
+        scale: Option<f64>,
+    ) -> std::result::Result<(), DriverError> {
         let stream = &self.stream;
         if !job.continues {
             stream.memcpy_htod(positions, &mut self.positions)?;
@@ -604,17 +651,17 @@ impl Held {
             }
             stream.memcpy_htod(&self.sent_factors, &mut self.factors)?;
         }
-        if let Some(bias) = job.bias {
-            if self.bias.is_none() {
-                // Safety: written on the next line.
-                self.bias = Some(unsafe { stream.alloc(bias.len()) }?);
-            }
-            stream.memcpy_htod(bias, self.bias.as_mut().expect("allocated"))?;
+        if self.bias.is_none() && (job.bias.is_some() || scale.is_some()) {
+            self.bias = Some(stream.alloc_zeros(positions.len())?);
         }
+        if let (Some(bias), Some(buffer)) = (job.bias, &mut self.bias) {
+            stream.memcpy_htod(bias, buffer)?;
+        }
+        let bias = self.bias.as_ref().filter(|_| job.bias.is_some() || scale.is_some());
 
         let device_job = DeviceJob {
             positions: address(&self.positions, stream),
-            bias: job.bias.and(self.bias.as_ref()).map_or(0, |b| address(b, stream)),
+            bias: bias.map_or(0, |b| address(b, stream)),
             particles: address(&self.particles, stream),
             factors: address(&self.factors, stream),
             particle_ids: address(&self.particle_ids, stream),
@@ -624,11 +671,13 @@ impl Held {
             seed: job.seed,
             first_step: job.first_step,
             n_steps: job.n_steps,
-            bias_scale: 1.0,
+            bias_scale: scale.unwrap_or(1.0),
             n_replicas: self.n_replicas,
             n_particles: self.n_particles as u32,
             first_replica: self.first_replica,
             adapter: job.adapter as u32,
+            adds_up: self.is_ahead.into(),
+            padding: 0,
         };
         let mut launch = stream.launch_builder(&self.kernel);
         launch.arg(&device_job);
@@ -638,28 +687,76 @@ impl Held {
         };
         // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
         unsafe { launch.launch(self.launch) }?;
-        stream.memcpy_dtoh(&self.positions, positions)?;
-        stream.memcpy_dtoh(&self.reports, &mut self.host_reports)?;
-        stream.synchronize()
+        self.is_ahead = true;
+        Ok(())
+    }
+
+    /// Fetch positions and reports.
+    fn fetch(&mut self, positions: &mut [f64]) -> std::result::Result<(), DriverError> {
+        self.is_ahead = false;
+        self.stream.memcpy_dtoh(&self.positions, positions)?;
+        self.stream.memcpy_dtoh(&self.reports, &mut self.host_reports)?;
+        self.stream.synchronize()
+    }
+
+    /// What has arrived is not known.
+    fn failed(&mut self, error: DriverError) -> Error {
+        self.sent_particles.clear();
+        self.sent_factors.clear();
+        self.is_ahead = false;
+        driver_error("taking steps", error)
+    }
+}
+
+impl Cuda {
+    /// What is held of the GPU, where this process may use it.
+    fn held(&mut self) -> Result<&mut Held> {
+        if self.process != std::process::id() {
+            bail!(
+                Device,
+                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
+            );
+        }
+        Ok(self.held.as_mut().expect("there until dropped"))
     }
 }
 
 impl Backend for Cuda {
     fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure> {
-        if self.process != std::process::id() {
-            return Err(Failure::Other(Error::Device(
-                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
-                    .into(),
-            )));
-        }
+        self.enqueue(job, positions, None).map_err(Failure::Other)?;
+        self.fetch(positions)
+    }
+
+    fn enqueue(&mut self, job: &Job, positions: &[f64], scale: Option<f64>) -> Result<()> {
+        let held = self.held()?;
         let _callers = CallersContext::keep();
-        let held = self.held.as_mut().expect("there until dropped");
-        if let Err(error) = held.run(job, positions) {
-            // What has arrived is not known.
-            held.sent_particles.clear();
-            held.sent_factors.clear();
-            return Err(Failure::Other(driver_error("taking steps", error)));
+        held.enqueue(job, positions, scale).map_err(|error| held.failed(error))
+    }
+
+    fn device_positions(&mut self, positions: Option<&[f64]>) -> Result<u64> {
+        let held = self.held()?;
+        let _callers = CallersContext::keep();
+        if let Some(positions) = positions {
+            held.stream.memcpy_htod(positions, &mut held.positions).during("taking positions")?;
         }
+        Ok(address(&held.positions, &held.stream))
+    }
+
+    fn device_forces(&mut self) -> Result<u64> {
+        let held = self.held()?;
+        let _callers = CallersContext::keep();
+        let n = held.positions.len();
+        let forces = match held.bias.take() {
+            Some(forces) => forces,
+            None => held.stream.alloc_zeros(n).during("allocating its memory")?,
+        };
+        Ok(address(held.bias.insert(forces), &held.stream))
+    }
+
+    fn fetch(&mut self, positions: &mut [f64]) -> std::result::Result<u64, Failure> {
+        let held = self.held().map_err(Failure::Other)?;
+        let _callers = CallersContext::keep();
+        held.fetch(positions).map_err(|error| Failure::Other(held.failed(error)))?;
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);

@@ -53,6 +53,16 @@ impl Device {
     }
 }
 
+/// A CUDA context and a stream in it that belong to the caller, as the driver's handles: the simulation runs there. They must outlive
+/// it; stream 0 is the context's default stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// `CUcontext`
+    pub context: usize,
+    /// `CUstream`
+    pub stream: usize,
+}
+
 /// The replicas of a simulation and where they are moved; whatever else changes, the backend stays.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
@@ -66,6 +76,8 @@ pub struct Placement {
     pub particle_ids: Vec<u32>,
     /// The step, for which work space is laid out.
     pub adapter: Adapter,
+    /// Of the caller, for GPUs.
+    pub attachment: Option<Attachment>,
 }
 
 /// What moves the particles over some consecutive steps.
@@ -133,6 +145,34 @@ pub trait Backend: Send {
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;
+
+    /// Start the steps of `job` from `positions`, or where the device is if it continues, and do not wait; [`Backend::fetch`]
+    /// tells what became of them. `scale` times the forces at [`Backend::device_forces`] is added to the score (1/nm), if given.
+    fn enqueue(&mut self, _job: &Job, _positions: &[f64], _scale: Option<f64>) -> Result<()> {
+        Err(only_on_a_gpu())
+    }
+
+    /// Wait for what was enqueued since the last time, and fetch the positions: as [`Backend::advance`] for all of those steps.
+    fn fetch(&mut self, _positions: &mut [f64]) -> std::result::Result<u64, Failure> {
+        Err(Failure::Other(only_on_a_gpu()))
+    }
+
+    /// Where the positions lie on the device, of the shape of `advance`; they are set to `positions` first, if given.
+    fn device_positions(&mut self, _positions: Option<&[f64]>) -> Result<u64> {
+        Err(only_on_a_gpu())
+    }
+
+    /// Where forces may be put on the device, of the shape of the positions; zero at first.
+    fn device_forces(&mut self) -> Result<u64> {
+        Err(only_on_a_gpu())
+    }
+}
+
+fn only_on_a_gpu() -> Error {
+    Error::Unsupported(
+        "the simulation runs on the CPU, which has no queue and no memory of its own; use device 'cuda'"
+            .into(),
+    )
 }
 
 /// A backend for `model` that has met scores of up to `largest_score` (1/nm) before.

@@ -1,6 +1,7 @@
 //! What a user asks for, and what it means for each particle (theory 3–5).
 
 use crate::adapter::{Adapter, ParticleStep};
+use crate::backend::Attachment;
 use crate::error::{Result, bail};
 use crate::model::Model;
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
@@ -52,6 +53,8 @@ pub struct Options {
     pub n_threads: usize,
     /// Run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
     pub allow_unstable: bool,
+    /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
+    pub attachment: Option<Attachment>,
 }
 
 impl Default for Options {
@@ -72,6 +75,7 @@ impl Default for Options {
             device: "auto".into(),
             n_threads: 0,
             allow_unstable: false,
+            attachment: None,
         }
     }
 }

@@ -197,6 +197,7 @@ fn correct(
         replicas: numbers.clone(),
         particle_ids: (0..n_particles as u32).collect(),
         adapter: Adapter::LeimkuhlerMatthews,
+        attachment: None,
     };
     let job = Job {
         model: &**model.score(),

@@ -36,6 +36,8 @@ pub struct Simulation {
     backend: Box<dyn Backend>,
     /// Whether `positions` are those that the last step left.
     continues: bool,
+    /// Steps that were enqueued and that nobody has waited for yet; `step` and `positions` are those before them.
+    ahead: u64,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
     last_good: [(u64, Vec<f64>); 2],
     bias: Vec<f64>,
@@ -48,6 +50,14 @@ const BOND_MARGIN: [f64; 2] = [0.7, 1.4];
 
 fn bond_length(x: &[f64], [i, j]: [usize; 2]) -> f64 {
     (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Where the forces beside the model are, if there are any.
+#[derive(Clone, Copy, PartialEq)]
+enum Bias {
+    None,
+    OnHost,
+    OnDevice,
 }
 
 /// Where the options put the replicas, checking every one of them.
@@ -77,12 +87,20 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     }
     let n_threads = threads::count(options.n_threads)?;
     let device = Device::parse(&options.device)?;
+    if options.attachment.is_some() && device == Device::Cpu {
+        bail!(
+            InvalidArgument,
+            "a CUDA context was given and device is '{}'; expected 'cuda', or 'cuda:1' and so on for the GPU of that context",
+            options.device
+        );
+    }
     Ok(Placement {
         device,
         n_threads,
         replicas: options.first_replica..end,
         particle_ids: ids,
         adapter: options.adapter,
+        attachment: options.attachment,
     })
 }
 
@@ -136,6 +154,7 @@ impl Simulation {
             backend: backend::open(model.score(), &placement, 0.0)?,
             placement,
             continues: false,
+            ahead: 0,
             score: model.score().clone(),
             lambda: model.as_blend().ok().map(|blend| blend.lambda()),
             model,
@@ -151,6 +170,7 @@ impl Simulation {
 
     /// New temperature, step, seed, … ; positions and step count stay, and so must the number of replicas.
     pub fn reconfigure(&mut self, options: Options) -> Result<()> {
+        self.synchronize()?;
         if options.n_replicas != self.options.n_replicas {
             bail!(
                 InvalidArgument,
@@ -193,6 +213,7 @@ impl Simulation {
 
     /// Set all positions, `[n_replicas][n_particles][3]`, nm.
     pub fn set_positions(&mut self, positions: &[f64]) -> Result<()> {
+        self.synchronize()?;
         self.expect_len("positions", positions.len())?;
         if let Some(i) = positions.iter().position(|x| !x.is_finite()) {
             let n = self.model.n_particles();
@@ -241,6 +262,7 @@ impl Simulation {
     /// The positions or the step are not what a run led to.
     fn forget_last_good(&mut self) {
         self.continues = false;
+        self.ahead = 0;
         for (step, positions) in &mut self.last_good {
             *step = self.step;
             positions.copy_from_slice(&self.positions);
@@ -267,6 +289,7 @@ impl Simulation {
 
     /// Set the cell, which a periodic model needs and no other takes; positions stay.
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
+        self.synchronize()?;
         self.score.check_cell(cell.as_ref())?;
         self.cell = cell;
         Ok(())
@@ -279,6 +302,7 @@ impl Simulation {
 
     /// Continue with a blend at another λ, of 0 to 1; positions and step count stay, and checkpoints keep it.
     pub fn set_lambda(&mut self, lambda: f64) -> Result<()> {
+        self.synchronize()?;
         let blend = self.model.as_blend()?.at(lambda)?;
         self.score = Arc::new(blend);
         self.lambda = Some(lambda);
@@ -304,7 +328,7 @@ impl Simulation {
 
     /// Number of the next step, which is also the noise's.
     pub fn step_count(&self) -> u64 {
-        self.step
+        self.step + self.ahead
     }
 
     /// Continue the noise from `step`.
@@ -315,6 +339,7 @@ impl Simulation {
 
     /// Take `n_steps` steps. On [`Error::NotFinite`] positions and step count are those of the last good frame.
     pub fn step(&mut self, n_steps: u64) -> Result<()> {
+        self.synchronize()?;
         let Some(end) = self.step.checked_add(n_steps) else {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
@@ -324,8 +349,56 @@ impl Simulation {
         Ok(())
     }
 
+    /// Start `n_steps` steps on the GPU's stream and do not wait, nor fetch positions: everything else, and a failure of these steps,
+    /// is known after [`Simulation::synchronize`]. With `biased`, one step under the model and the forces at
+    /// [`Simulation::device_forces`].
+    ///
+    /// A replica that fails stays where it is; the last good frame is the one before all enqueued steps.
+    pub fn enqueue(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+        if biased && n_steps != 1 {
+            bail!(InvalidArgument, "{n_steps} steps were enqueued under one set of forces; expected 1");
+        }
+        if biased {
+            self.check_takes_bias()?;
+        }
+        let mut left = n_steps;
+        while left > 0 {
+            let n = left.min(STEPS_PER_COPY);
+            self.take(n, if biased { Bias::OnDevice } else { Bias::None }, false)?;
+            left -= n;
+        }
+        Ok(())
+    }
+
+    /// Wait for enqueued steps and fetch what they led to. The error is that of the steps.
+    pub fn synchronize(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.ahead) {
+            0 => Ok(()),
+            n_steps => {
+                let outcome = self.backend.fetch(&mut self.positions);
+                self.settle(n_steps, outcome)
+            }
+        }
+    }
+
+    /// Where the positions lie on the GPU, `[n_replicas][n_particles][3]` in nm, double precision: good until the simulation is
+    /// reconfigured. Who writes there, on the simulation's stream, moves the particles for the steps that are enqueued next.
+    pub fn device_positions(&mut self) -> Result<u64> {
+        self.check_has_positions()?;
+        let place = self.backend.device_positions((!self.continues).then_some(&self.positions))?;
+        self.continues = true;
+        Ok(place)
+    }
+
+    /// Where to put forces for [`Simulation::enqueue`] on the GPU, `[n_replicas][n_particles][3]` in kJ/(mol nm), double
+    /// precision: zero at first, good until the simulation is reconfigured.
+    pub fn device_forces(&mut self) -> Result<u64> {
+        self.backend.device_forces()
+    }
+
     /// Take one step under the model *and* the given forces, `[n_replicas][n_particles][3]`, kJ/(mol nm) (theory 6).
     pub fn step_biased(&mut self, forces: &[f64]) -> Result<()> {
+        self.synchronize()?;
         self.expect_len("forces", forces.len())?;
         if let Some(i) = forces.iter().position(|f| !f.is_finite()) {
             let n = self.model.n_particles();
@@ -338,6 +411,14 @@ impl Simulation {
                 self.step
             );
         }
+        self.check_takes_bias()?;
+        let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
+        self.bias.clear();
+        self.bias.extend(forces.iter().map(|f| f * beta));
+        self.advance(1, true)
+    }
+
+    fn check_takes_bias(&self) -> Result<()> {
         if !self.options.adapter.takes_bias() {
             bail!(
                 InvalidArgument,
@@ -346,13 +427,10 @@ impl Simulation {
                 self.options.adapter
             );
         }
-        let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
-        self.bias.clear();
-        self.bias.extend(forces.iter().map(|f| f * beta));
-        self.advance(1, true)
+        Ok(())
     }
 
-    fn advance(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+    fn check_has_positions(&self) -> Result<()> {
         if !self.has_positions {
             bail!(
                 InvalidArgument,
@@ -360,12 +438,23 @@ impl Simulation {
                 self.model.name()
             );
         }
+        Ok(())
+    }
+
+    fn advance(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+        self.take(n_steps, if biased { Bias::OnHost } else { Bias::None }, true)
+    }
+
+    /// Take steps, or only start them.
+    fn take(&mut self, n_steps: u64, bias: Bias, waits: bool) -> Result<()> {
+        self.check_has_positions()?;
         self.score.check_cell(self.cell.as_ref())?;
-        let Some(end) = self.step.checked_add(n_steps) else {
-            bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
-        };
+        let first_step = self.step + self.ahead;
+        if first_step.checked_add(n_steps).is_none() {
+            bail!(InvalidArgument, "{n_steps} steps after step {first_step} exceed 2⁶⁴");
+        }
         // What was moved last has had no score computed yet, so the frame before it is kept as well.
-        if self.last_good[1].0 != self.step {
+        if self.ahead == 0 && self.last_good[1].0 != self.step {
             self.last_good.swap(0, 1);
             self.last_good[1].0 = self.step;
             self.last_good[1].1.copy_from_slice(&self.positions);
@@ -378,14 +467,31 @@ impl Simulation {
             particles: &dynamics.particles,
             factors: &|step| dynamics.factors(step),
             seed: self.options.seed,
-            first_step: self.step,
+            first_step,
             n_steps,
-            bias: biased.then_some(&self.bias),
+            bias: (bias == Bias::OnHost).then_some(&self.bias),
             continues: self.continues,
         };
-        match self.backend.advance(&job, &mut self.positions) {
+        if waits {
+            let outcome = self.backend.advance(&job, &mut self.positions);
+            return self.settle(n_steps, outcome);
+        }
+        let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
+        match self.backend.enqueue(&job, &self.positions, (bias == Bias::OnDevice).then_some(beta)) {
+            Ok(()) => {
+                self.ahead += n_steps;
+                self.continues = true;
+                Ok(())
+            }
+            Err(error) => self.settle(n_steps, Err(Failure::Other(error))),
+        }
+    }
+
+    /// What became of the last `n_steps` steps.
+    fn settle(&mut self, n_steps: u64, outcome: std::result::Result<u64, Failure>) -> Result<()> {
+        match outcome {
             Ok(accepted) => {
-                self.step = end;
+                self.step += n_steps;
                 self.continues = true;
                 let n_replicas = self.options.n_replicas as u64;
                 if self.options.adapter == Adapter::Mala {
@@ -485,6 +591,7 @@ impl Simulation {
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
+        self.synchronize()?;
         let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
         let numbers = [&mut self.positions[..], lambda.as_mut_slice()];
         let (step, seed) = checkpoint::read(bytes, &fingerprint, numbers)?;
