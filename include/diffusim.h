@@ -74,6 +74,10 @@
 // needs a model that gives energies, takes no bias (theory 8).
 #define DIFFUSIM_MALA 3
 
+// Langevin dynamics with velocities, by the middle scheme: one score a step; needs masses, a friction rate and a time step
+// (theory 11).
+#define DIFFUSIM_LANGEVIN 4
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -160,7 +164,7 @@ typedef struct {
   size_t n_replicas;
   // Number of the first replica, for the noise and the start frame.
   uint32_t first_replica;
-  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
+  // DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN, DIFFUSIM_MALA or DIFFUSIM_LANGEVIN.
   int32_t adapter;
   // Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
   const uint32_t *particle_ids;
@@ -188,6 +192,10 @@ typedef struct {
   const double *noise_schedule;
   // Length of `noise_schedule`.
   size_t n_noise_schedule;
+  // With DIFFUSIM_MALA: the acceptance, between 0 and 1, that the step of each replica is tuned to during burn-in; 0 = none.
+  double target_acceptance;
+  // Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
+  uint64_t burn_in_steps;
 } diffusim_simulation_options_t;
 
 // What a simulation has done and what its next step is; quantities that are not known are 0.
@@ -214,8 +222,14 @@ typedef struct {
   double stability_limit;
   // Seed of the noise, which a checkpoint brings along.
   uint64_t seed;
-  // Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+  // Fraction of the proposals that were accepted, after burn-in once that is over; 0 unless the adapter is DIFFUSIM_MALA.
   double acceptance;
+  // What burn-in has made of the effective step: the geometric mean of the replicas' factors.
+  double step_factor;
+  // ½ Σ m v², kJ/mol, mean over replicas, with DIFFUSIM_LANGEVIN.
+  double kinetic_energy;
+  // The temperature of that, K, with three degrees of freedom for each particle that is not frozen.
+  double kinetic_temperature;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus
@@ -579,6 +593,38 @@ diffusim_status_t diffusim_simulation_get_positions(const diffusim_simulation_t 
                                                     void *positions,
                                                     int32_t dtype,
                                                     size_t n_values);
+
+// Set the velocities of all replicas: `velocities` `[n_replicas][n_particles][3]` in nm/ps, `n_values` numbers of `dtype`
+// (DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64). With DIFFUSIM_LANGEVIN only, whose velocities start as diffusim_simulation_draw_velocities
+// draws them.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_set_velocities(diffusim_simulation_t *simulation,
+                                                     const void *velocities,
+                                                     int32_t dtype,
+                                                     size_t n_values);
+
+// Read the velocities of all replicas: `velocities` `[n_replicas][n_particles][3]` in nm/ps has room for `n_values` numbers of
+// `dtype`. They are those after the last step's noise: kicked at the frame before, half a step ahead of positions (theory 11).
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_get_velocities(const diffusim_simulation_t *simulation,
+                                                     void *velocities,
+                                                     int32_t dtype,
+                                                     size_t n_values);
+
+// Draw all velocities anew from the Maxwell–Boltzmann density of the temperature: a function of seed, replica, particle and step.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_draw_velocities(diffusim_simulation_t *simulation);
+
+// What burn-in has made of the effective step of each replica, `factors` `[n_replicas]`, which has room for `n_values` numbers; 1
+// without a burn-in.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_get_step_factors(const diffusim_simulation_t *simulation,
+                                                       double *factors,
+                                                       size_t n_values);
 
 // Set the periodic cell of all replicas, `cell` `[3][3]` in nm, rows are lattice vectors; NULL for none. Positions stay, and need
 // not be wrapped. A simulation starts with the cell of the model's start frames.

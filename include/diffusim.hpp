@@ -295,6 +295,33 @@ public:
         check(diffusim_simulation_get_positions(get(), positions.data(), DIFFUSIM_FLOAT64, positions.size()));
     }
 
+    /// [n_replicas][n_particles][3], nm/ps; with DIFFUSIM_LANGEVIN.
+    void set_velocities(const std::vector<double>& velocities) {
+        check(diffusim_simulation_set_velocities(get(), velocities.data(), DIFFUSIM_FLOAT64, velocities.size()));
+    }
+
+    /// [n_replicas][n_particles][3], nm/ps; with DIFFUSIM_LANGEVIN.
+    std::vector<double> velocities() const {
+        std::vector<double> velocities(n_values_);
+        get_velocities(velocities);
+        return velocities;
+    }
+
+    /// Velocities into a vector that has their size already.
+    void get_velocities(std::vector<double>& velocities) const {
+        check(diffusim_simulation_get_velocities(get(), velocities.data(), DIFFUSIM_FLOAT64, velocities.size()));
+    }
+
+    /// New velocities from the Maxwell–Boltzmann density of the temperature.
+    void draw_velocities() { check(diffusim_simulation_draw_velocities(get())); }
+
+    /// [n_replicas]: what burn-in has made of the effective step.
+    std::vector<double> step_factors() const {
+        std::vector<double> factors(n_replicas_);
+        check(diffusim_simulation_get_step_factors(get(), factors.data(), factors.size()));
+        return factors;
+    }
+
     /// The periodic cell, [3][3], rows are lattice vectors, nm; nullptr for none.
     void set_cell(const double* cell) { check(diffusim_simulation_set_cell(get(), cell)); }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "heun.cuh"
+#include "langevin.cuh"
 #include "leimkuhler_matthews.cuh"
 #include "mala.cuh"
 #include "noise.cuh"
@@ -16,6 +17,18 @@ typedef unsigned long long Word64;
 struct Factors {
     double drift;
     double noise;
+    Inertia inertia;
+
+    DIFFUSIM_MEMBER ParticleStep of(ParticleStep base) const {
+        return ParticleStep{base.effective_step * drift, base.noise_amplitude * noise};
+    }
+    // With tau `factor` times as large.
+    DIFFUSIM_MEMBER ParticleStep of(ParticleStep base, double factor) const {
+        return ParticleStep{base.effective_step * (drift * factor), base.noise_amplitude * (noise * root(factor))};
+    }
+
+    // The largest sound drift in base noise amplitudes; where there are velocities, kick in thermal speeds.
+    DIFFUSIM_MEMBER double runaway() const;
 };
 
 // What one block has to say after its steps.
@@ -32,6 +45,8 @@ struct Report {
 // What moves the particles: the twin of Job in src/backend/mod.rs, and where everything lies on the device.
 struct Job {
     double* positions;             // [n_replicas][n_particles][3], nm
+    double* velocities;            // the same shape, nm/ps; NULL if the adapter has none
+    Tuning* tunings;               // [n_replicas]; NULL without a burn-in
     const double* bias;            // the same shape; NULL if there is none
     const ParticleStep* particles; // [n_particles]
     const Factors* factors;        // [n_steps]
@@ -43,6 +58,8 @@ struct Job {
     Word64 first_step;
     Word64 n_steps;
     double bias_scale; // what makes a bias a score, 1/nm
+    double target_acceptance;
+    Word64 burn_in_steps;
     unsigned n_replicas;
     unsigned n_particles;
     unsigned first_replica;
@@ -52,12 +69,17 @@ struct Job {
 };
 
 // In the order of Adapter in src/adapter/mod.rs.
-enum Adapter { EULER_MARUYAMA, LEIMKUHLER_MATTHEWS, HEUN, MALA };
+enum Adapter { EULER_MARUYAMA, LEIMKUHLER_MATTHEWS, HEUN, MALA, LANGEVIN };
 
 const Word64 NONE = ~0ull;
 const unsigned NONE_OF_THEM = ~0u;
 // The same as in src/backend/mod.rs.
 const double RUNAWAY = 100.0;
+
+DIFFUSIM_MEMBER double Factors::runaway() const {
+    double limit = RUNAWAY / root(drift);
+    return inertia.time_step > 0.0 ? limit / root(2.0 * inertia.friction_rate * inertia.time_step) : limit;
+}
 
 DIFFUSIM_FN unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
@@ -99,38 +121,47 @@ struct Metropolis {
     double* ratios;
     double* energies; // of each frame
     double* end_energies;
+    double* factors;    // of burn-in, on tau
     unsigned* accepted; // whether this proposal was
     unsigned total;     // how many were
 
-    static DIFFUSIM_MEMBER Metropolis* load(unsigned char*& memory, unsigned frames, unsigned n_particles) {
+    static DIFFUSIM_MEMBER Metropolis* load(unsigned char*& memory, unsigned frames, unsigned count,
+                                            unsigned n_particles, const Tuning* tunings) {
         Metropolis* place = carve<Metropolis>(memory, 1);
         Metropolis all;
         all.end_scores = carve<Point>(memory, frames * n_particles);
         all.ratios = carve<double>(memory, frames * n_particles);
         all.energies = carve<double>(memory, frames);
         all.end_energies = carve<double>(memory, frames);
+        all.factors = carve<double>(memory, frames);
         all.accepted = carve<unsigned>(memory, frames);
         all.total = 0;
+        for (unsigned frame = threadIdx.x; frame < count; frame += blockDim.x)
+            all.factors[frame] = tunings ? tunings[frame].factor() : 1.0;
         if (threadIdx.x == 0)
             *place = all;
         return place;
     }
 
     // Accept or reject the proposal of each frame, of which this is the last read of `ratios` and `end_energies`.
-    DIFFUSIM_MEMBER void decide(const Job& job, unsigned first_replica, unsigned count, Word64 step, Factors factors) {
+    DIFFUSIM_MEMBER void decide(const Job& job, unsigned first, unsigned count, Word64 step, const Factors& scale) {
         const unsigned n = job.n_particles;
         for (unsigned frame = threadIdx.x; frame < count; frame += blockDim.x) {
             double logarithm = 0.0, per_energy = 0.0;
             for (unsigned p = 0; p < n; p++) {
                 logarithm += ratios[frame * n + p];
-                double tau = job.particles[p].effective_step * factors.drift;
-                double amplitude = job.particles[p].noise_amplitude * factors.noise;
-                if (amplitude > 0.0)
-                    per_energy = 2.0 * tau / (amplitude * amplitude); // 1/upsilon
+                ParticleStep now = scale.of(job.particles[p], factors[frame]);
+                if (now.noise_amplitude > 0.0)
+                    per_energy = 2.0 * now.effective_step / (now.noise_amplitude * now.noise_amplitude); // 1/upsilon
             }
             logarithm += per_energy * (energies[frame] - end_energies[frame]);
+            if (job.tunings) {
+                Tuning& tuning = job.tunings[first + frame];
+                tuning.learn(job.target_acceptance, job.burn_in_steps, step, logarithm);
+                factors[frame] = tuning.factor();
+            }
             // False for NaN: a proposal without a finite energy is never accepted.
-            accepted[frame] = ln_double(uniform(job.seed, first_replica + frame, step)) < logarithm;
+            accepted[frame] = ln_double(uniform(job.seed, job.first_replica + first + frame, step)) < logarithm;
             if (accepted[frame]) {
                 energies[frame] = end_energies[frame];
                 atomicAdd(&total, 1u);
@@ -144,6 +175,7 @@ struct Steps {
     Point* positions;
     Point* scores;
     Point* ends; // of a step of two stages
+    Point* velocities;
     Xi* noise;
     Metropolis* metropolis;
 };
@@ -172,7 +204,13 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
         if (n_stages == 2)
             parts.ends = carve<Point>(memory, frames * n);
         if (with_energy)
-            parts.metropolis = Metropolis::load(memory, frames, n);
+            parts.metropolis = Metropolis::load(memory, frames, count, n, job.tunings ? job.tunings + first : nullptr);
+        if (adapter == LANGEVIN) {
+            parts.velocities = carve<Point>(memory, frames * n);
+            const Point* velocities = reinterpret_cast<const Point*>(job.velocities) + (size_t)first * n;
+            for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x)
+                parts.velocities[i] = velocities[i];
+        }
         model.load(memory, with_energy);
         // Places for frames beyond the last replica hold copies of it, which nobody moves.
         const Point* global = reinterpret_cast<const Point*>(job.positions) + (size_t)first * n;
@@ -204,7 +242,7 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
             const Point* x = stage == 0 ? positions : ends;
             const bool decides = with_energy && stage == 1;
             const Factors factors = job.factors[step - job.first_step];
-            const double limit = RUNAWAY / root(factors.drift);
+            const double limit = factors.runaway();
             int unsound = 0;
             if (with_energy && !known) {
                 double* energies = stage == 0 ? metropolis->energies : metropolis->end_energies;
@@ -215,7 +253,7 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
                 Point s = known ? scores[i] : model.score(x, i / n, i % n);
                 ParticleStep base = job.particles[i % n];
                 if (decides) {
-                    ParticleStep now = {base.effective_step * factors.drift, base.noise_amplitude * factors.noise};
+                    ParticleStep now = factors.of(base, metropolis->factors[i / n]);
                     metropolis->end_scores[i] = s;
                     metropolis->ratios[i] = log_proposal_ratio(positions[i], scores[i], ends[i], s, now);
                     continue;
@@ -235,7 +273,7 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
             }
             if (decides) {
                 __syncthreads();
-                metropolis->decide(job, job.first_replica + first, count, step, factors);
+                metropolis->decide(job, first, count, step, factors);
                 __syncthreads();
                 for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x)
                     if (metropolis->accepted[i / n]) {
@@ -257,7 +295,7 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
             for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x) {
                 const unsigned replica = job.first_replica + first + i / n, id = job.particle_ids[i % n];
                 ParticleStep base = job.particles[i % n];
-                ParticleStep now = {base.effective_step * factors.drift, base.noise_amplitude * factors.noise};
+                ParticleStep now = with_energy ? factors.of(base, metropolis->factors[i / n]) : factors.of(base);
                 // `noise` is read again by this thread alone.
                 const bool kept = adapter == LEIMKUHLER_MATTHEWS ? step != job.first_step : stage == 1;
                 Xi xi = kept ? noise[i] : xi_of(job.seed, replica, id, step);
@@ -265,6 +303,8 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
                     Xi next = xi_of(job.seed, replica, id, step + 1);
                     moved[i] = LeimkuhlerMatthews::update_particle(positions[i], scores[i], xi, next, now);
                     noise[i] = next;
+                } else if (adapter == LANGEVIN) {
+                    Langevin::update_particle(positions[i], steps->velocities[i], scores[i], xi, now, factors.inertia);
                 } else if (adapter == HEUN) {
                     moved[i] = Heun::update_particle(positions[i], scores[i], xi, now);
                     noise[i] = xi;
@@ -280,6 +320,9 @@ DIFFUSIM_FN void advance(const Job& job, Model& model, unsigned char* memory) {
     Point* global = reinterpret_cast<Point*>(job.positions) + (size_t)first * n;
     for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x)
         global[i] = steps->positions[i];
+    if (adapter == LANGEVIN)
+        for (unsigned i = threadIdx.x; i < count * n; i += blockDim.x)
+            reinterpret_cast<Point*>(job.velocities)[(size_t)first * n + i] = steps->velocities[i];
     const Metropolis* metropolis = steps->metropolis;
     if (threadIdx.x == 0) {
         Report report = {0.0, 0.0, failed, 0, 0, 0, failed_stage};

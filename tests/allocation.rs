@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{network, simulation};
+use common::{ADAPTERS, network, simulation, with_adapter};
 use diffusim::model::Model;
 use diffusim::sampler::{Options, StepSize};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -30,28 +30,42 @@ static ALLOCATOR: Counting = Counting;
 fn steps_allocate_nothing() {
     let [network, blend] = [network(), network()];
     let blend = Arc::new(Model::blend(&blend, &network, 0.37).unwrap());
-    for (model, n_replicas, allowed) in
-        [(&network, 1, 0), (&network, 16, 0), (&network, 300, 50), (&blend, 16, 0)]
-    {
-        let options = Options {
-            step_size: StepSize::EffectiveStep(1e-9),
-            allow_unstable: true,
-            n_replicas,
-            n_threads: if n_replicas > 16 { 2 } else { 1 },
-            ..Options::default()
-        };
+    let base = || Options {
+        step_size: StepSize::EffectiveStep(1e-9),
+        allow_unstable: true,
+        n_threads: 1,
+        ..Options::default()
+    };
+    let plain = [(&network, 1, 0), (&network, 16, 0), (&network, 300, 50), (&blend, 16, 0)].map(
+        |(model, n_replicas, allowed)| {
+            let n_threads = if n_replicas > 16 { 2 } else { 1 };
+            (model, Options { n_replicas, n_threads, ..base() }, allowed)
+        },
+    );
+    let adapters =
+        ADAPTERS.map(|adapter| (&network, with_adapter(adapter, Options { n_replicas: 7, ..base() }), 0));
+    for (model, options, allowed) in plain.into_iter().chain(adapters) {
+        let (n_replicas, adapter) = (options.n_replicas, options.adapter);
         let mut s = simulation(model, options);
-        let bias = vec![0.1; s.positions().len()];
+        let bias = adapter.takes_bias().then(|| vec![0.1; s.positions().len()]);
         s.step(10).unwrap();
-        s.step_biased(&bias).unwrap();
+        if let Some(bias) = &bias {
+            s.step_biased(bias).unwrap();
+        }
         let count = || {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             s.step(20_000 / n_replicas as u64).unwrap();
-            s.step_biased(&bias).unwrap();
+            if let Some(bias) = &bias {
+                s.step_biased(bias).unwrap();
+            }
             ALLOCATIONS.load(Ordering::Relaxed) - before
         };
         // The thread that waits for this test allocates once, at any time; a step would do it again.
         let count = std::iter::repeat_with(count).take(2).min().unwrap();
-        assert!(count <= allowed, "{n_replicas} replicas of {}: {count} allocations", model.name());
+        assert!(
+            count <= allowed,
+            "{adapter:?}, {n_replicas} replicas of {}: {count} allocations",
+            model.name()
+        );
     }
 }

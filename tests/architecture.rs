@@ -73,9 +73,10 @@ fn unsafe_stays_in_its_rooms() {
 const CUDA: &str = "backend/cuda.rs";
 
 /// Adapters that the kernels know, and the function that both have; a GPU refuses the others by name (`tests/cuda.rs`).
-const WITH_KERNEL: [(&str, &str); 4] = [
+const WITH_KERNEL: [(&str, &str); 5] = [
     ("em", "update_particle"),
     ("heun", "update_particle"),
+    ("langevin", "update_particle"),
     ("leimkuhler_matthews", "update_particle"),
     ("mala", "log_proposal_ratio"),
 ];

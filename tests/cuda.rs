@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{analytic, fixture, network, simulation};
+use common::{analytic, fixture, network, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
 use diffusim::model::Model;
@@ -248,8 +248,13 @@ mod device {
     use safetensors::{Dtype, SafeTensors};
     use sha2::{Digest, Sha256};
 
-    const ADAPTERS: [Adapter; 4] =
-        [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews, Adapter::Heun, Adapter::Mala];
+    const ADAPTERS: [Adapter; 5] = [
+        Adapter::EulerMaruyama,
+        Adapter::LeimkuhlerMatthews,
+        Adapter::Heun,
+        Adapter::Mala,
+        Adapter::Langevin,
+    ];
 
     /// Whether there is a GPU; says why not.
     fn available() -> bool {
@@ -290,7 +295,7 @@ mod device {
         }
         for adapter in ADAPTERS {
             for (n_replicas, n_steps) in [(1, 205), (2, 7), (9, 5), (40, 3)] {
-                let options = Options { adapter, n_replicas, first_replica: 11, ..options() };
+                let options = Options { n_replicas, first_replica: 11, ..with_adapter(adapter, options()) };
                 let mut pair = both(&network(), &options);
                 for n in [1, n_steps] {
                     pair.iter_mut().for_each(|s| s.step(n).unwrap());
@@ -353,10 +358,14 @@ mod device {
         if !available() {
             return;
         }
-        for (n_replicas, adapter) in
-            [(1, Adapter::Mala), (7, Adapter::LeimkuhlerMatthews), (33, Adapter::Heun), (33, Adapter::Mala)]
-        {
-            let mut pair = both(&odd_network(), &Options { n_replicas, adapter, ..options() });
+        for (n_replicas, adapter) in [
+            (1, Adapter::Mala),
+            (7, Adapter::Langevin),
+            (7, Adapter::LeimkuhlerMatthews),
+            (33, Adapter::Heun),
+            (33, Adapter::Mala),
+        ] {
+            let mut pair = both(&odd_network(), &Options { n_replicas, ..with_adapter(adapter, options()) });
             pair.iter_mut().for_each(|s| s.step(9).unwrap());
             assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
         }
@@ -372,7 +381,9 @@ mod device {
         let model = Arc::new(Model::load(&fixture("distance_field.safetensors"), None).unwrap());
         for adapter in ADAPTERS {
             for n_replicas in [1, 9] {
-                let mut pair = both(&model, &Options { adapter, n_replicas, ..options() });
+                let masses = Some(vec![3.1; model.n_particles()]);
+                let mut pair =
+                    both(&model, &Options { masses, n_replicas, ..with_adapter(adapter, options()) });
                 let start: Vec<f64> =
                     (0..pair[0].positions().len()).map(|i| 0.2 * (i as f64 * 0.7).sin()).collect();
                 for s in &mut pair {
@@ -479,11 +490,13 @@ mod device {
                     let mut pair = both(
                         &model,
                         &Options {
-                            adapter,
                             n_replicas,
-                            step_size: StepSize::EffectiveStep(1.3e-4),
+                            masses: Some(vec![1.3; n]),
                             temperature: Some(341.0),
-                            ..options()
+                            ..with_adapter(
+                                adapter,
+                                Options { step_size: StepSize::EffectiveStep(1.3e-4), ..options() },
+                            )
                         },
                     );
                     // Particles on a lattice, every replica displaced a little differently.
@@ -518,7 +531,6 @@ mod device {
             let mut pair = both(
                 &model,
                 &Options {
-                    adapter,
                     n_replicas: 3,
                     masses: Some(masses.clone()),
                     mobility: Some(Mobility::FrictionRate(7.0)),
@@ -528,7 +540,7 @@ mod device {
                     temperature_schedule: Some(
                         TemperatureSchedule::given(vec![330.0, 310.0, 290.0], End::Hold).unwrap(),
                     ),
-                    ..options()
+                    ..with_adapter(adapter, options())
                 },
             );
             let forces: Vec<f64> = (0..9 * n).map(|i| 300.0 * (i as f64).cos()).collect();
@@ -544,6 +556,8 @@ mod device {
             for s in &mut pair {
                 let hotter = Options {
                     adapter: if adapter == Adapter::Mala { Adapter::Heun } else { Adapter::Mala },
+                    target_acceptance: None,
+                    burn_in_steps: 0,
                     temperature: Some(371.0),
                     temperature_schedule: None,
                     seed: 5,
@@ -567,7 +581,14 @@ mod device {
         let places: Vec<usize> = (0..n).map(|i| 2 * (n - i) - 1).collect();
         let whole = Arc::new(inner.subset(2 * n + 3, &places).unwrap());
         for adapter in ADAPTERS {
-            let mut pair = both(&whole, &Options { n_replicas: 2, adapter, ..options() });
+            let mut pair = both(
+                &whole,
+                &Options {
+                    n_replicas: 2,
+                    masses: Some(vec![3.1; 2 * n + 3]),
+                    ..with_adapter(adapter, options())
+                },
+            );
             let start: Vec<f64> =
                 pair[0].positions().iter().enumerate().map(|(i, x)| x + 1e-3 * (i as f64).sin()).collect();
             for s in &mut pair {
@@ -599,8 +620,13 @@ mod device {
             ),
         ] {
             let pairs = ADAPTERS.map(|adapter| {
-                let step_size = StepSize::EffectiveStep(step);
-                both(&model, &Options { adapter, step_size, n_replicas: 11, ..options() })
+                let step_size = match adapter {
+                    Adapter::Langevin => StepSize::TimeStep(100.0 * step),
+                    _ => StepSize::EffectiveStep(step),
+                };
+                let masses = Some(vec![3.1; model.n_particles()]);
+                let options = with_adapter(adapter, options());
+                both(&model, &Options { step_size, masses, n_replicas: 11, ..options })
             });
             for mut pair in pairs.into_iter().filter(|p| p[0].options().adapter != Adapter::Mala) {
                 let failures = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
@@ -728,13 +754,20 @@ mod device {
             return;
         }
         for adapter in ADAPTERS {
-            let mut pair = both(&network(), &Options { adapter, n_replicas: 9, ..options() });
+            let options = Options { n_replicas: 9, ..with_adapter(adapter, options()) };
+            let mut pair = both(&network(), &options);
+            let n_burn_in = options.burn_in_steps;
+            if n_burn_in > 0 {
+                let error = pair[1].enqueue(1, false).unwrap_err().to_string();
+                assert!(error.contains("at step 0 of a burn-in of 300"), "{error}");
+                pair.iter_mut().for_each(|s| s.step(n_burn_in).unwrap());
+            }
             let forces: Vec<f64> = (0..pair[0].positions().len()).map(|i| 300.0 * (i as f64).cos()).collect();
             let [cpu, gpu] = &mut pair;
             cpu.step(250).unwrap();
             gpu.enqueue(1, false).unwrap();
             gpu.enqueue(249, false).unwrap();
-            assert_eq!((gpu.step_count(), cpu.step_count()), (250, 250));
+            assert_eq!((gpu.step_count(), cpu.step_count()), (n_burn_in + 250, n_burn_in + 250));
             if adapter.takes_bias() {
                 let place = gpu.device_forces().unwrap();
                 write(place, &forces);

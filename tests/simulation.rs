@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{analytic, network, simulation};
+use common::{ADAPTERS, analytic, network, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::error::Error;
 use diffusim::model::Model;
@@ -21,14 +21,16 @@ fn options() -> Options {
     }
 }
 
-const ADAPTERS: [Adapter; 4] =
-    [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews, Adapter::Heun, Adapter::Mala];
+/// Positions and, with adapters that have them, velocities.
+fn state(s: &Simulation) -> Vec<f64> {
+    [s.positions(), s.velocities().unwrap_or(&[])].concat()
+}
 
 #[test]
 fn same_seed_same_trajectory_however_it_is_computed() {
     let model = network();
     for adapter in ADAPTERS {
-        let batch = Options { n_replicas: 37, adapter, ..options() };
+        let batch = with_adapter(adapter, Options { n_replicas: 37, ..options() });
         let mut reference = simulation(&model, batch.clone());
         reference.step(450).unwrap();
         assert!(reference.positions().iter().all(|x| x.is_finite()));
@@ -38,7 +40,7 @@ fn same_seed_same_trajectory_however_it_is_computed() {
             for n in [1, 199, 3, 247] {
                 other.step(n).unwrap();
             }
-            assert_eq!(other.positions(), reference.positions(), "{n_threads} threads, other slices");
+            assert_eq!(state(&other), state(&reference), "{adapter:?}, {n_threads} threads, other slices");
         }
         // One replica of the batch, alone.
         let n = 3 * model.n_particles();
@@ -83,7 +85,7 @@ fn noise_is_keyed_by_particle_id() {
 fn checkpoints_continue_bit_for_bit() {
     let model = network();
     for adapter in ADAPTERS {
-        let options = Options { n_replicas: 5, adapter, ..options() };
+        let options = with_adapter(adapter, Options { n_replicas: 5, ..options() });
         let mut straight = simulation(&model, options.clone());
         straight.step(123).unwrap();
         let bytes = straight.checkpoint();
@@ -95,9 +97,10 @@ fn checkpoints_continue_bit_for_bit() {
         resumed.restore(&bytes).unwrap();
         assert_eq!(resumed.step_count(), 123);
         resumed.step(321).unwrap();
-        assert_eq!(resumed.positions(), straight.positions());
+        assert_eq!(state(&resumed), state(&straight));
+        assert!(resumed.step_factors().eq(straight.step_factors()));
 
-        let before = resumed.positions().to_vec();
+        let before = state(&resumed);
         for (words, bytes) in [
             ("no diffusim checkpoint", b"nonsense".to_vec()),
             ("cut short", bytes[..bytes.len() - 1].to_vec()),
@@ -110,7 +113,7 @@ fn checkpoints_continue_bit_for_bit() {
         assert!(
             other.restore(&bytes).unwrap_err().to_string().contains("another model or to other settings")
         );
-        assert_eq!(resumed.positions(), before);
+        assert_eq!(state(&resumed), before);
     }
 }
 
@@ -521,12 +524,13 @@ fn a_failed_run_leaves_the_noise_as_it_was() {
         Ok(())
     };
     let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
+    let options = || Options { masses: Some(vec![2.3, 7.1]), ..options() };
     let mut undisturbed = simulation(&model, options());
     undisturbed.step(8).unwrap();
     for adapter in ADAPTERS {
         let mut s = simulation(&model, options());
         s.step(5).unwrap();
-        s.reconfigure(Options { adapter, ..options() }).unwrap();
+        s.reconfigure(with_adapter(adapter, options())).unwrap();
         left.store(4, Ordering::Relaxed);
         assert_eq!(s.step(10).unwrap_err(), Error::Callback("out of coffee".into()));
         left.store(usize::MAX, Ordering::Relaxed);
@@ -535,4 +539,179 @@ fn a_failed_run_leaves_the_noise_as_it_was() {
         s.step(3).unwrap();
         assert_eq!(s.positions(), undisturbed.positions(), "{adapter:?}");
     }
+}
+
+/// What a velocity is: drawn from the seed, known and set, none where the mass is 0, kept with the last good frame.
+#[test]
+fn velocities_are_state() {
+    let masses = vec![2.3, 0.0, 15.9];
+    let model = analytic("harmonic", 3, 283.0, json!({"stiffness": 30.0}));
+    let of = |n_replicas, first_replica, seed| {
+        let options = Options {
+            masses: Some(masses.clone()),
+            temperature: Some(331.0),
+            n_replicas,
+            first_replica,
+            seed,
+            ..options()
+        };
+        simulation(&model, with_adapter(Adapter::Langevin, options))
+    };
+    let mut s = of(4000, 0, 17);
+    let drawn = s.velocities().unwrap().to_vec();
+    let kt = diffusim::schedule::BOLTZMANN * 331.0;
+    for (i, mass) in masses.iter().enumerate() {
+        let squares: Vec<f64> =
+            drawn.chunks_exact(9).map(|v| v[3 * i..][..3].iter().map(|v| v * v).sum::<f64>() / 3.0).collect();
+        match *mass {
+            0.0 => assert!(squares.iter().all(|v| *v == 0.0)),
+            mass => common::assert_mean("⟨v²⟩", &squares, kt / mass, 4.0, 0.02),
+        }
+    }
+    // Of each replica whatever its company, of each seed and each step its own.
+    assert_eq!(of(1, 7, 17).velocities().unwrap(), &drawn[63..72]);
+    assert_ne!(of(1, 7, 18).velocities().unwrap(), &drawn[63..72]);
+    s.draw_velocities().unwrap();
+    assert_eq!(s.velocities().unwrap(), drawn);
+    s.step(3).unwrap();
+    assert_eq!(s.positions()[3..6], [0.0; 3]);
+    s.draw_velocities().unwrap();
+    assert!(s.velocities().unwrap().iter().zip(&drawn).all(|(a, b)| a != b || *b == 0.0));
+
+    // Set, at the frame where they were: the same trajectory.
+    let (mut other, positions) = (of(4000, 0, 17), s.positions().to_vec());
+    other.set_positions(&positions).unwrap();
+    other.set_velocities(s.velocities().unwrap()).unwrap();
+    other.set_step_count(3);
+    s.step(5).unwrap();
+    other.step(5).unwrap();
+    assert_eq!(state(&s), state(&other));
+
+    let mut wrong = vec![0.1; 36_000];
+    let error = s.set_velocities(&wrong).unwrap_err().to_string();
+    assert!(
+        error.contains("velocity of particle 1 (replica 0) is 0.1; expected 0, as its mass is 0"),
+        "{error}"
+    );
+    wrong[0] = f64::INFINITY;
+    assert!(s.set_velocities(&wrong).unwrap_err().to_string().contains("expected finite numbers in nm/ps"));
+    assert!(s.set_velocities(&[0.0; 9]).unwrap_err().to_string().contains("velocities holds 9"));
+
+    // An adapter without velocities has none, and one that gets them draws them.
+    let plain = Options { masses: Some(masses.clone()), n_replicas: 4000, ..options() };
+    s.reconfigure(plain.clone()).unwrap();
+    for error in [s.set_velocities(&drawn).unwrap_err(), s.draw_velocities().unwrap_err()] {
+        assert!(error.to_string().contains("adapter LeimkuhlerMatthews has no velocities"), "{error}");
+    }
+    assert_eq!(s.statistics().kinetic_energy, None);
+    s.reconfigure(with_adapter(Adapter::Langevin, plain)).unwrap();
+    assert!(s.velocities().unwrap()[0] != 0.0 && s.statistics().kinetic_energy.unwrap() > 0.0);
+    // A particle that is frozen later stops.
+    let frozen = Options { masses: Some(vec![0.0, 3.1, 3.1]), n_replicas: 4000, ..options() };
+    s.reconfigure(with_adapter(Adapter::Langevin, frozen)).unwrap();
+    let before = s.positions().to_vec();
+    s.step(2).unwrap();
+    assert_eq!((&s.positions()[..3], &s.velocities().unwrap()[..3]), (&before[..3], &[0.0; 3][..]));
+}
+
+/// A run that fails comes back with the velocities of the last good frame, and goes on as from there.
+#[test]
+fn velocities_are_kept_with_the_last_good_frame() {
+    for bad in [f64::NAN, 1e9] {
+        let options = Options { masses: Some(vec![2.3, 7.1]), n_replicas: 3, ..options() };
+        let mut s = simulation(&cliff(bad), with_adapter(Adapter::Langevin, options.clone()));
+        let error = loop {
+            if let Err(error) = s.step(150) {
+                break error;
+            }
+            assert!(s.step_count() < 100_000);
+        };
+        assert!(matches!(&error, Error::NotFinite(t) if t.contains("last good frame")), "{error}");
+        let (kept, step) = (state(&s), s.step_count());
+        assert!(s.positions().iter().all(|x| *x <= 1.7));
+        let mut again = simulation(&cliff(bad), with_adapter(Adapter::Langevin, options));
+        again.step(step).unwrap();
+        assert_eq!(state(&again), kept);
+    }
+}
+
+#[test]
+fn langevin_says_what_it_needs() {
+    let mut description: serde_json::Value =
+        serde_json::from_str(&common::description("harmonic", 2, 290.0, json!({"stiffness": 600.0})))
+            .unwrap();
+    description["largest_curvature"] = json!(600.0);
+    description["particles"] = json!([{"element": "C", "name": "A", "residue": "X", "residue_index": 0, "mass": 4.1}, {"element": "C", "name": "B", "residue": "X", "residue_index": 0, "mass": 12.0}]);
+    let model = Arc::new(Model::from_json(&description.to_string()).unwrap());
+    let base = with_adapter(Adapter::Langevin, Options { allow_unstable: false, ..options() });
+    Simulation::new(model.clone(), base.clone()).unwrap();
+    // ω = √(kT₀ κ/m) = 18.78 /ps of the lighter particle: 2/ω = 0.1065 ps.
+    let with = |step_size| Options { step_size, ..base.clone() };
+    let moving = |mobility| Options { mobility, ..base.clone() };
+    for (words, options) in [
+        ("velocities, which a friction rate slows down, and was given none", moving(None)),
+        ("was given a drag", moving(Some(Mobility::Drag(vec![3.0])))),
+        ("was given a diffusion coefficient", moving(Some(Mobility::Diffusion(vec![3.0])))),
+        ("friction rate is 0 /ps", moving(Some(Mobility::FrictionRate(0.0)))),
+        (
+            "was given a spring; give the time step (ps); a tenth of the fastest period of",
+            with(StepSize::Spring(3e5)),
+        ),
+        ("was given an effective step", with(StepSize::EffectiveStep(3e-7))),
+        (
+            "was given none; give the time step (ps); a tenth of the fastest period of",
+            with(StepSize::Recommended),
+        ),
+        ("is 3.34e-2 ps", with(StepSize::Recommended)),
+        ("time step 1.070e-1 ps is too long", with(StepSize::TimeStep(0.107))),
+        ("needs less than 1.065e-1 ps", with(StepSize::TimeStep(0.107))),
+        ("mass of particle 1 is -2 amu", Options { masses: Some(vec![2.0, -2.0]), ..base.clone() }),
+        ("device 'cuda", Options { device: "cuda".into(), ..base.clone() }),
+    ] {
+        let error = Simulation::new(model.clone(), options).err().unwrap().to_string();
+        assert!(error.contains(words), "expected '{words}' in: {error}");
+    }
+    let s = simulation(&model, with(StepSize::TimeStep(0.106)));
+    // In τ = DΔt, of the lighter particle as well.
+    let d = diffusim::schedule::BOLTZMANN * 290.0 / (4.1 * 3.7);
+    assert!((s.statistics().stability_limit.unwrap() / (d * 0.10650) - 1.0).abs() < 1e-3);
+    // A spring schedule and β_n scale the time step, and are seen.
+    let longer = diffusim::schedule::NoiseSchedule::given(vec![0.9, 1.1], End::Hold).unwrap();
+    assert!(
+        Simulation::new(model.clone(), Options { noise_schedule: longer, ..with(StepSize::TimeStep(0.1)) })
+            .is_err()
+    );
+    // Without masses there is no velocity.
+    let unknown = analytic("harmonic", 2, 290.0, json!({"stiffness": 600.0}));
+    let error = Simulation::new(unknown, base).err().unwrap().to_string();
+    assert!(error.contains("knows the masses of 0 of 2"), "{error}");
+}
+
+/// A bias adds to the learned force (theory 6): a constant force on a free particle that starts at rest.
+#[test]
+fn a_bias_kicks_velocities() {
+    let (mass, rate, dt, force) = (2.3, 3.7, 0.013, 25.0);
+    let model = analytic("free", 1, 283.0, json!({}));
+    let n_replicas = 4000;
+    let options = Options {
+        masses: Some(vec![mass]),
+        mobility: Some(Mobility::FrictionRate(rate)),
+        step_size: StepSize::TimeStep(dt),
+        adapter: Adapter::Langevin,
+        n_replicas,
+        ..options()
+    };
+    let mut s = simulation(&model, options);
+    s.set_velocities(&vec![0.0; 3 * n_replicas]).unwrap();
+    let forces: Vec<f64> = (0..3 * n_replicas).map(|i| if i % 3 == 1 { force } else { 0.0 }).collect();
+    let (mut x, mut v) = (0.0, 0.0);
+    for _ in 0..40 {
+        s.step_biased(&forces).unwrap();
+        let kicked = v + force / mass * dt;
+        v = kicked * (-rate * dt).exp();
+        x += 0.5 * dt * (kicked + v);
+    }
+    let mean = |of: &[f64]| of.iter().skip(1).step_by(3).copied().collect::<Vec<_>>();
+    common::assert_mean("⟨v⟩", &mean(s.velocities().unwrap()), v, 4.0, 0.01);
+    common::assert_mean("⟨x⟩", &mean(s.positions()), x, 4.0, 0.01);
 }

@@ -100,6 +100,8 @@ class SimulationOptions(Structure):
         ("diffusion_coefficients", POINTER(c_double)),
         ("noise_schedule", POINTER(c_double)),
         ("n_noise_schedule", c_size_t),
+        ("target_acceptance", c_double),
+        ("burn_in_steps", c_uint64),
         ("cuda_context", c_void_p),
         ("cuda_stream", c_void_p),
     ]
@@ -121,6 +123,9 @@ class SimulationStatistics(Structure):
         ("stability_limit", c_double),
         ("seed", c_uint64),
         ("acceptance", c_double),
+        ("step_factor", c_double),
+        ("kinetic_energy", c_double),
+        ("kinetic_temperature", c_double),
     ]
 
 
@@ -164,6 +169,10 @@ CALLS = {
     "diffusim_simulation_reconfigure": [c_void_p, POINTER(SimulationOptions)],
     "diffusim_simulation_set_positions": [c_void_p, c_void_p, c_int32, c_size_t],
     "diffusim_simulation_get_positions": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_set_velocities": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_get_velocities": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_draw_velocities": [c_void_p],
+    "diffusim_simulation_get_step_factors": [c_void_p, _DOUBLES, c_size_t],
     "diffusim_simulation_set_cell": [c_void_p, _DOUBLES],
     "diffusim_simulation_get_cell": [c_void_p, _DOUBLES, POINTER(c_int32)],
     "diffusim_simulation_step": [c_void_p, c_uint64],

@@ -40,7 +40,7 @@ from diffusim._library import (
     Status,
 )
 
-ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala")  # in the order of the C API
+ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala", "langevin")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
@@ -321,8 +321,10 @@ class Statistics:
     """What a simulation does and has done; None where it is not known.
 
     `spring` (1/nm^2), `effective_step` tau (nm^2) and `diffusion_coefficient` (nm^2/ps) are those of the most mobile
-    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm; `acceptance` is
-    the fraction of accepted proposals, with the adapter "mala".
+    particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm. With the adapter
+    "mala", `acceptance` is the fraction of accepted proposals, after burn-in once that is over, and `step_factor` what
+    burn-in has made of tau (geometric mean over replicas). With "langevin", `kinetic_energy` (kJ/mol, mean over
+    replicas) and `kinetic_temperature` (K) are those of the velocities.
     """
 
     steps: int
@@ -336,10 +338,13 @@ class Statistics:
     stability_limit: float | None
     seed: int
     acceptance: float | None
+    step_factor: float | None
+    kinetic_energy: float | None
+    kinetic_temperature: float | None
 
 
 class Simulation:
-    """Replicas of one system moved by a model, frame after frame (theory 2-5, 10). For one thread at a time."""
+    """Replicas of one system moved by a model, frame after frame (theory 2-5, 8-11). For one thread at a time."""
 
     def __init__(
         self,
@@ -365,6 +370,8 @@ class Simulation:
         device: str = "auto",
         n_threads: int = 0,
         allow_unstable: bool = False,
+        target_acceptance: float | None = None,
+        burn_in_steps: int = 0,
         cuda_context: int | None = None,
         cuda_stream: int | None = None,
     ):
@@ -380,7 +387,8 @@ class Simulation:
         masses          amu, [n_particles]; the model's by default; 0 freezes a particle
         seed            of the noise; a fresh one by default, kept in `seed`
         first_replica, particle_ids   number of the first replica and ids of the particles, for the noise
-        adapter         "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
+        adapter         "leimkuhler-matthews", "euler-maruyama"; "langevin", which has velocities and needs masses,
+                        friction_rate and time_step; or, without bias: "heun", "mala" (Metropolis)
         spring_schedule       factors on the spring, one per step
         noise_schedule        beta_n of a diffusion model's noise schedule, one per step
         temperature_schedule  temperatures in K, one per step, in place of `temperature`
@@ -388,6 +396,8 @@ class Simulation:
         device          "cpu", or "cuda", "cuda:1" and so on for a GPU; "auto" is "cpu"
         n_threads       0: one per core
         allow_unstable  run although the model's stiffest mode is unstable at this step
+        target_acceptance, burn_in_steps   with "mala": in so many first steps the step of each replica is tuned to this
+                        acceptance (0.6 is a good one), and then kept
         cuda_context, cuda_stream  CUcontext and CUstream of the caller as integers, to run in; they must outlive this
         """
         self.model = model if isinstance(model, Model) else Model(model)
@@ -412,6 +422,8 @@ class Simulation:
             "device": device,
             "n_threads": n_threads,
             "allow_unstable": allow_unstable,
+            "target_acceptance": target_acceptance,
+            "burn_in_steps": burn_in_steps,
             "cuda_context": cuda_context,
             "cuda_stream": cuda_stream,
         }
@@ -449,18 +461,34 @@ class Simulation:
     @property
     def positions(self) -> np.ndarray:
         """Positions [n_replicas, n_particles, 3], a copy. Set them in this shape, or as one frame for all replicas."""
-        positions = np.empty(self._shape)
-        self._call("get_positions", positions.ctypes.data, FLOAT64, positions.size)
-        return positions
+        return self._read("positions")
 
     @positions.setter
     def positions(self, positions: np.ndarray) -> None:
-        positions = np.asarray(positions, dtype=float)
-        if positions.shape == self._shape[1:]:
-            positions = np.broadcast_to(positions, self._shape)
-        _expect_shape("positions", positions, self._shape)
-        positions = np.ascontiguousarray(positions)
-        self._call("set_positions", positions.ctypes.data, FLOAT64, positions.size)
+        self._write("positions", positions)
+
+    @property
+    def velocities(self) -> np.ndarray:
+        """Velocities [n_replicas, n_particles, 3] in nm/ps, a copy, with the adapter "langevin" (theory 11).
+
+        They start as `draw_velocities` draws them. Set them in this shape, or as those of one frame for all replicas.
+        """
+        return self._read("velocities")
+
+    @velocities.setter
+    def velocities(self, velocities: np.ndarray) -> None:
+        self._write("velocities", velocities)
+
+    def draw_velocities(self) -> None:
+        """New velocities from the Maxwell-Boltzmann density of the temperature, by the seed and the step."""
+        self._call("draw_velocities")
+
+    @property
+    def step_factors(self) -> np.ndarray:
+        """What burn-in has made of the effective step of each replica, [n_replicas]; 1 without a burn-in."""
+        factors = np.empty(self.n_replicas)
+        self._call("get_step_factors", _doubles(factors), factors.size)
+        return factors
 
     @property
     def cell(self) -> np.ndarray | None:
@@ -584,6 +612,9 @@ class Simulation:
             stability_limit=native.stability_limit or None,
             seed=native.seed,
             acceptance=native.acceptance if self.adapter == "mala" else None,
+            step_factor=native.step_factor or None,
+            kinetic_energy=native.kinetic_energy if self.adapter == "langevin" else None,
+            kinetic_temperature=native.kinetic_temperature if self.adapter == "langevin" else None,
         )
 
     def checkpoint(self) -> bytes:
@@ -602,6 +633,19 @@ class Simulation:
     @property
     def _shape(self) -> tuple[int, int, int]:
         return self.n_replicas, self.model.n_particles, 3
+
+    def _read(self, name: str) -> np.ndarray:
+        values = np.empty(self._shape)
+        self._call(f"get_{name}", values.ctypes.data, FLOAT64, values.size)
+        return values
+
+    def _write(self, name: str, values: np.ndarray) -> None:
+        values = np.asarray(values, dtype=float)
+        if values.shape == self._shape[1:]:
+            values = np.broadcast_to(values, self._shape)
+        _expect_shape(name, values, self._shape)
+        values = np.ascontiguousarray(values)
+        self._call(f"set_{name}", values.ctypes.data, FLOAT64, values.size)
 
     def _call(self, name: str, *arguments) -> None:
         with _causes_from(self.model._callbacks):
@@ -623,6 +667,7 @@ class Simulation:
             "friction_rate",
             "drag",
             "diffusion_coefficient",
+            "target_acceptance",
         ):
             if options[name] is not None:
                 if options[name] == 0:  # which the C API would read as "not given"
@@ -641,7 +686,8 @@ class Simulation:
                 setattr(native, name, _doubles(array))
                 setattr(native, f"n_{name}", array.size)
                 keep.append(array)
-        for name, limit in (("seed", 2**64), ("n_replicas", 2**32), ("first_replica", 2**32), ("n_threads", 2**32)):
+        whole = {"seed": 2**64, "n_replicas": 2**32, "first_replica": 2**32, "n_threads": 2**32, "burn_in_steps": 2**64}
+        for name, limit in whole.items():
             _expect_whole(name, options[name], limit)
             setattr(native, name, options[name])
         native.adapter = _index("adapter", options["adapter"], ADAPTERS)

@@ -1,19 +1,57 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
 use super::threads::{self, Threads};
-use super::{Backend, Failure, Job, Placement, RUNAWAY};
+use super::{Backend, Failure, Job, Placement, RUNAWAY, Replicas};
 use crate::adapter::{
-    Adapter, EulerMaruyama, Heun, LeimkuhlerMatthews, ParticleStep, Step, log_proposal_ratio,
+    Adapter, EulerMaruyama, Heun, Inertia, Langevin, LeimkuhlerMatthews, Move, ParticleStep, Tuning,
+    log_proposal_ratio,
 };
 use crate::error::Result;
 use crate::lane::ln_double;
 use crate::model::{Frames, Outputs, ScoreModel, Scratch};
 use crate::noise::{Noise, uniform};
 use pulp::Arch;
+use rayon::iter::{Either, repeat_n};
 use rayon::prelude::*;
 
 /// How many proposals were accepted, or what went wrong.
 type Outcome = std::result::Result<u64, Failure>;
+
+/// What schedules make of a step.
+#[derive(Clone, Copy)]
+struct Factors {
+    drift: f64,
+    noise: f64,
+    inertia: Inertia,
+}
+
+impl Factors {
+    #[inline(always)]
+    fn at(job: &Job, step: u64) -> Self {
+        let (drift, noise) = (job.factors)(step);
+        Factors { drift, noise, inertia: job.inertia.map_or(Inertia::NONE, |inertia| inertia.scaled(drift)) }
+    }
+
+    /// With τ `factor` times as large.
+    fn tuned(self, factor: f64) -> Self {
+        Factors { drift: self.drift * factor, noise: self.noise * factor.sqrt(), ..self }
+    }
+
+    #[inline(always)]
+    fn of(self, base: &ParticleStep) -> ParticleStep {
+        ParticleStep {
+            effective_step: base.effective_step * self.drift,
+            noise_amplitude: base.noise_amplitude * self.noise,
+        }
+    }
+
+    /// The largest sound drift in base noise amplitudes; where there are velocities, kick in thermal speeds.
+    #[inline(always)]
+    fn runaway(self) -> f64 {
+        let limit = RUNAWAY / self.drift.sqrt();
+        if self.inertia.time_step > 0.0 { limit / self.inertia.kick_per_drift() } else { limit }
+    }
+}
 
 /// Replicas that are evaluated together, with their work space.
 struct Chunk {
@@ -50,13 +88,14 @@ impl Chunk {
         }
     }
 
-    fn advance<A: Step>(
+    fn advance<A: Move>(
         &mut self,
         job: &Job,
         arch: Arch,
-        positions: &mut [f64],
+        replicas: Replicas,
         bias: Option<&[f64]>,
     ) -> Outcome {
+        let Replicas { positions, velocities, .. } = replicas;
         for step in job.first_step..job.first_step + job.n_steps {
             let frames = Frames { positions, cell: job.cell };
             job.model
@@ -72,17 +111,17 @@ impl Chunk {
             if A::NEXT_NOISE {
                 self.next_noise.fill(arch, job.seed, &self.replicas, &self.particles, step + 1);
             }
-            let (drift, noise) = (job.factors)(step);
-            if !self.is_sound(job, drift) {
-                return Err(self.failure(job, step, 0, drift, positions));
+            let factors = Factors::at(job, step);
+            if !self.is_sound(job, factors) {
+                return Err(self.failure(job, step, 0, factors, positions));
             }
             if A::CORRECTS {
-                self.correct::<A>(job, drift, noise, positions).map_err(Failure::Other)?;
-                if !self.is_sound(job, drift) {
-                    return Err(self.failure(job, step, 1, drift, positions));
+                self.correct::<A>(job, factors, positions).map_err(Failure::Other)?;
+                if !self.is_sound(job, factors) {
+                    return Err(self.failure(job, step, 1, factors, positions));
                 }
             }
-            self.update::<A>(job, drift, noise, positions);
+            self.update::<A>(job, |_| factors, positions, velocities);
             if A::NEXT_NOISE {
                 std::mem::swap(&mut self.noise, &mut self.next_noise);
                 self.noise_at = Some((job.seed, step + 1));
@@ -91,32 +130,42 @@ impl Chunk {
         Ok(0)
     }
 
-    /// Move every particle, by `scores` and noise, with the factors of this step.
-    fn update<A: Step>(&self, job: &Job, drift: f64, noise: f64, positions: &mut [f64]) {
+    /// Move every particle, by `scores` and noise, with the factors of this step for each frame.
+    fn update<A: Move>(
+        &self,
+        job: &Job,
+        factors: impl Fn(usize) -> Factors,
+        positions: &mut [f64],
+        velocities: &mut [f64],
+    ) {
         let n_particles = job.particles.len();
         let frames =
             positions.chunks_exact_mut(3 * n_particles).zip(self.scores.chunks_exact(3 * n_particles));
         for (frame, (x, s)) in frames.enumerate() {
+            let factors = factors(frame);
             for (particle, base) in job.particles.iter().enumerate() {
-                let step = ParticleStep {
-                    effective_step: base.effective_step * drift,
-                    noise_amplitude: base.noise_amplitude * noise,
-                };
                 let x: &mut [f64; 3] = x[3 * particle..].first_chunk_mut().expect("three coordinates");
                 let s: &[f64; 3] = s[3 * particle..].first_chunk().expect("three coordinates");
                 let i = frame * n_particles + particle;
-                *x = A::update_particle(*x, *s, self.noise.get(i), self.next_noise.get(i), step);
+                let mut none = [0.0; 3];
+                let v: &mut [f64; 3] = if A::HAS_VELOCITIES {
+                    velocities[3 * i..].first_chunk_mut().expect("three coordinates")
+                } else {
+                    &mut none
+                };
+                let (xi, next) = (self.noise.get(i), self.next_noise.get(i));
+                A::move_particle(x, v, *s, xi, next, factors.of(base), factors.inertia);
             }
         }
     }
 
     /// Make `scores` the mean of those at both ends of the step.
-    fn correct<A: Step>(&mut self, job: &Job, drift: f64, noise: f64, positions: &[f64]) -> Result<()> {
+    fn correct<A: Move>(&mut self, job: &Job, factors: Factors, positions: &[f64]) -> Result<()> {
         let [mut ends, mut end_scores] = std::mem::take(&mut self.ends);
         ends.clear();
         ends.extend_from_slice(positions);
         end_scores.resize(positions.len(), 0.0);
-        self.update::<A>(job, drift, noise, &mut ends);
+        self.update::<A>(job, |_| factors, &mut ends, &mut []);
         let frames = Frames { positions: &ends, cell: job.cell };
         job.model.evaluate(frames, Outputs::scores(&mut end_scores), &mut self.scratch)?;
         self.scores.iter_mut().zip(&end_scores).for_each(|(s, end)| *s = 0.5 * (*s + end));
@@ -125,7 +174,8 @@ impl Chunk {
     }
 
     /// As [`Chunk::advance`], each step a proposal that is accepted or rejected (theory 8).
-    fn metropolis(&mut self, job: &Job, arch: Arch, positions: &mut [f64]) -> Outcome {
+    fn metropolis(&mut self, job: &Job, arch: Arch, replicas: Replicas) -> Outcome {
+        let Replicas { positions, tunings, .. } = replicas;
         let n_particles = job.particles.len();
         let n = 3 * n_particles;
         let mut accepted = 0;
@@ -141,28 +191,30 @@ impl Chunk {
         let outputs = Outputs::energies(&mut self.scores, &mut energies);
         job.model.evaluate(frames, outputs, &mut self.scratch).map_err(Failure::Other)?;
         for step in job.first_step..job.first_step + job.n_steps {
-            let (drift, noise) = (job.factors)(step);
-            if !self.is_sound(job, drift) {
-                return Err(self.failure(job, step, 0, drift, positions));
+            let factors = Factors::at(job, step);
+            if !self.is_sound(job, factors) {
+                return Err(self.failure(job, step, 0, factors, positions));
             }
+            let tuned = |tunings: &[Tuning], frame: usize| match tunings.get(frame) {
+                Some(tuning) => factors.tuned(tuning.factor()),
+                None => factors,
+            };
             if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
                 return Err(Failure::energy(self.replicas[i * n_particles], energies[i]));
             }
             self.noise.fill(arch, job.seed, &self.replicas, &self.particles, step);
             ends.clear();
             ends.extend_from_slice(positions);
-            self.update::<EulerMaruyama>(job, drift, noise, &mut ends);
+            self.update::<EulerMaruyama>(job, |frame| tuned(tunings, frame), &mut ends, &mut []);
             let frames = Frames { positions: &ends, cell: job.cell };
             let outputs = Outputs::energies(&mut end_scores, &mut end_energies);
             job.model.evaluate(frames, outputs, &mut self.scratch).map_err(Failure::Other)?;
             for frame in 0..energies.len() {
                 let range = frame * n..(frame + 1) * n;
+                let factors = tuned(tunings, frame);
                 let (mut logarithm, mut per_energy) = (0.0, 0.0);
                 for (particle, base) in job.particles.iter().enumerate() {
-                    let step = ParticleStep {
-                        effective_step: base.effective_step * drift,
-                        noise_amplitude: base.noise_amplitude * noise,
-                    };
+                    let step = factors.of(base);
                     let of = |array: &[f64]| -> [f64; 3] {
                         *array[range.start + 3 * particle..].first_chunk().expect("three coordinates")
                     };
@@ -173,6 +225,9 @@ impl Chunk {
                     }
                 }
                 logarithm += per_energy * (energies[frame] - end_energies[frame]);
+                if let (Some(burn_in), Some(tuning)) = (job.burn_in, tunings.get_mut(frame)) {
+                    tuning.learn(burn_in, step, logarithm);
+                }
                 let replica = self.replicas[frame * n_particles];
                 // False for NaN: a proposal without a finite energy is never accepted.
                 if ln_double(uniform(job.seed, replica, step)) < logarithm {
@@ -189,8 +244,8 @@ impl Chunk {
     }
 
     /// Whether every score is finite and no drift a runaway's; keeps the largest score.
-    fn is_sound(&mut self, job: &Job, drift: f64) -> bool {
-        let limit = RUNAWAY / drift.sqrt();
+    fn is_sound(&mut self, job: &Job, factors: Factors) -> bool {
+        let limit = factors.runaway();
         let (mut sound, mut largest) = (true, self.largest_score);
         for scores in self.scores.chunks_exact(3 * job.particles.len()) {
             for (s, base) in scores.as_chunks::<3>().0.iter().zip(job.particles) {
@@ -206,9 +261,9 @@ impl Chunk {
     }
 
     /// Name the first particle that failed.
-    fn failure(&self, job: &Job, step: u64, stage: u32, drift: f64, positions: &[f64]) -> Failure {
+    fn failure(&self, job: &Job, step: u64, stage: u32, factors: Factors, positions: &[f64]) -> Failure {
         let n = job.particles.len();
-        let limit = RUNAWAY / drift.sqrt();
+        let limit = factors.runaway();
         let scores = self.scores.as_chunks::<3>().0;
         let fails = |i: usize| {
             let base = job.particles[i % n];
@@ -251,11 +306,11 @@ impl Cpu {
 }
 
 impl Backend for Cpu {
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> Outcome {
+    fn advance(&mut self, job: &Job, replicas: Replicas) -> Outcome {
         let Cpu { chunks, threads } = self;
         match threads {
-            Some(threads) => threads.run(|| advance(job, chunks, positions)).map_err(Failure::Other)?,
-            None => advance(job, chunks, positions),
+            Some(threads) => threads.run(|| advance(job, chunks, replicas)).map_err(Failure::Other)?,
+            None => advance(job, chunks, replicas),
         }
     }
 
@@ -264,37 +319,45 @@ impl Backend for Cpu {
     }
 }
 
-fn advance(job: &Job, chunks: &mut [Chunk], positions: &mut [f64]) -> Outcome {
+fn advance(job: &Job, chunks: &mut [Chunk], replicas: Replicas) -> Outcome {
     let arch = Arch::new();
-    let run = |chunk: &mut Chunk, positions: &mut [f64], bias: Option<&[f64]>| match job.adapter {
-        Adapter::EulerMaruyama => chunk.advance::<EulerMaruyama>(job, arch, positions, bias),
-        Adapter::LeimkuhlerMatthews => chunk.advance::<LeimkuhlerMatthews>(job, arch, positions, bias),
-        Adapter::Heun => chunk.advance::<Heun>(job, arch, positions, bias),
-        Adapter::Mala => chunk.metropolis(job, arch, positions),
+    let run = |chunk: &mut Chunk, replicas: Replicas, bias: Option<&[f64]>| match job.adapter {
+        Adapter::EulerMaruyama => chunk.advance::<EulerMaruyama>(job, arch, replicas, bias),
+        Adapter::LeimkuhlerMatthews => chunk.advance::<LeimkuhlerMatthews>(job, arch, replicas, bias),
+        Adapter::Heun => chunk.advance::<Heun>(job, arch, replicas, bias),
+        Adapter::Langevin => chunk.advance::<Langevin>(job, arch, replicas, bias),
+        Adapter::Mala => chunk.metropolis(job, arch, replicas),
     };
     if let [chunk] = chunks {
-        return run(chunk, positions, job.bias);
+        return run(chunk, replicas, job.bias);
     }
-    let size = chunks[0].scores.len();
+    let (n, size) = (chunks.len(), chunks[0].scores.len());
+    let n_frames = size / (3 * job.particles.len());
+    let Replicas { positions, velocities, tunings } = replicas;
     chunks
         .par_iter_mut()
         .zip(positions.par_chunks_mut(size))
+        .zip(parts(velocities, size, n).zip(parts(tunings, n_frames, n)))
         .enumerate()
-        .map(|(i, (chunk, positions))| {
+        .map(|(i, ((chunk, positions), (velocities, tunings)))| {
             let bias = job.bias.map(|b| &b[i * size..][..positions.len()]);
-            run(chunk, positions, bias).map_err(|failure| match failure {
-                Failure::Score { frame, particle, step, stage, score, positions } => Failure::Score {
-                    frame: frame + i * size / (3 * job.particles.len()),
-                    particle,
-                    step,
-                    stage,
-                    score,
-                    positions,
-                },
+            let replicas = Replicas { positions, velocities, tunings };
+            run(chunk, replicas, bias).map_err(|failure| match failure {
+                Failure::Score { frame, particle, step, stage, score, positions } => {
+                    Failure::Score { frame: frame + i * n_frames, particle, step, stage, score, positions }
+                }
                 other => other,
             })
         })
         .reduce(|| Ok(0), together)
+}
+
+/// `n` parts of `size` elements, the last perhaps shorter; empty ones of what is empty.
+fn parts<T: Send>(whole: &mut [T], size: usize, n: usize) -> impl IndexedParallelIterator<Item = &mut [T]> {
+    match whole {
+        [] => Either::Left(repeat_n((), n).map(|()| -> &mut [T] { &mut [] })),
+        _ => Either::Right(whole.par_chunks_mut(size)),
+    }
 }
 
 /// Of two failures the earlier one, so that what is reported and restored does not depend on threads.

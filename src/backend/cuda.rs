@@ -4,8 +4,8 @@
 //! One launch takes all steps of a [`Job`]; `kernels/advance.cuh` is the twin of the loop in `cpu.rs`, and adds in the same
 //! order: positions have the bits of the CPU's. This is the only file that knows cudarc.
 
-use super::{Attachment, Backend, Failure, Job, Placement};
-use crate::adapter::{Adapter, ParticleStep};
+use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
+use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
 use crate::error::{Error, Result, bail};
 use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
 use crate::model::{KernelModel, ScoreModel};
@@ -41,6 +41,7 @@ const ANALYTIC_KERNEL: &str = "advance_analytic";
 struct Factors {
     drift: f64,
     noise: f64,
+    inertia: Inertia,
 }
 
 /// `Report` of kernels/advance.cuh.
@@ -66,6 +67,8 @@ const NONE_OF_THEM: u32 = u32::MAX;
 #[repr(C)]
 struct DeviceJob {
     positions: u64,
+    velocities: u64,
+    tunings: u64,
     bias: u64,
     particles: u64,
     factors: u64,
@@ -77,6 +80,8 @@ struct DeviceJob {
     first_step: u64,
     n_steps: u64,
     bias_scale: f64,
+    target_acceptance: f64,
+    burn_in_steps: u64,
     n_replicas: u32,
     n_particles: u32,
     first_replica: u32,
@@ -131,10 +136,10 @@ struct DeviceDistance {
     parts: [u64; 9],
 }
 
-/// `Steps` of kernels/advance.cuh: five pointers.
-const STEPS_BYTES: usize = 40;
-/// `Metropolis` of kernels/advance.cuh: five pointers and a number.
-const METROPOLIS_BYTES: usize = 48;
+/// `Steps` of kernels/advance.cuh: six pointers.
+const STEPS_BYTES: usize = 48;
+/// `Metropolis` of kernels/advance.cuh: six pointers and a number.
+const METROPOLIS_BYTES: usize = 56;
 /// `Dense` of kernels/distance.cuh: two pointers and four numbers.
 const DENSE_BYTES: usize = 32;
 
@@ -145,6 +150,7 @@ unsafe impl DeviceRepr for DeviceJob {}
 unsafe impl DeviceRepr for DeviceAnalytic {}
 unsafe impl DeviceRepr for DeviceDistance {}
 unsafe impl DeviceRepr for ParticleStep {}
+unsafe impl DeviceRepr for Tuning {}
 unsafe impl DeviceRepr for LayerArrays {}
 
 /// Bytes of the work space of a block, part by part: the twin of `carve` in kernels/advance.cuh.
@@ -160,10 +166,10 @@ impl Workspace {
         let steps = steps.part(n, 24).part(n, 24).part(n, 12);
         match adapter {
             Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews => steps,
-            Adapter::Heun => steps.part(n, 24),
+            Adapter::Heun | Adapter::Langevin => steps.part(n, 24),
             Adapter::Mala => {
                 let ends = steps.part(n, 24).part(1, METROPOLIS_BYTES).part(n, 24).part(n, 8);
-                ends.part(frames, 8).part(frames, 8).part(frames, 4)
+                ends.part(frames, 8).part(frames, 8).part(frames, 8).part(frames, 4)
             }
         }
     }
@@ -433,6 +439,8 @@ struct Held {
     // Dropped in this order: buffers and kernel before the stream, the stream before the context.
     model: DeviceModel,
     positions: CudaSlice<f64>,
+    velocities: Option<CudaSlice<f64>>,
+    tunings: Option<CudaSlice<Tuning>>,
     bias: Option<CudaSlice<f64>>,
     particles: CudaSlice<ParticleStep>,
     factors: CudaSlice<Factors>,
@@ -593,6 +601,8 @@ impl Held {
         Ok(Held {
             model,
             positions,
+            velocities: None,
+            tunings: None,
             bias: None,
             particles,
             factors,
@@ -623,13 +633,13 @@ impl Held {
     fn enqueue(
         &mut self,
         job: &Job,
-        positions: &[f64],
+        replicas: &Replicas,
         scale: Option<f64>,
     ) -> std::result::Result<(), DriverError> {
-        let stream = &self.stream;
         if !job.continues {
-            stream.memcpy_htod(positions, &mut self.positions)?;
+            self.send(replicas)?;
         }
+        let stream = &self.stream;
         if self.sent_particles != job.particles {
             stream.memcpy_htod(job.particles, &mut self.particles)?;
             self.sent_particles.clear();
@@ -637,7 +647,8 @@ impl Held {
         }
         let factors = (job.first_step..job.first_step + job.n_steps).map(|step| {
             let (drift, noise) = (job.factors)(step);
-            Factors { drift, noise }
+            let inertia = job.inertia.map_or(Inertia::NONE, |inertia| inertia.scaled(drift));
+            Factors { drift, noise, inertia }
         });
         let sent = self.sent_factors.iter().copied();
         if self.sent_factors.len() < job.n_steps as usize
@@ -652,7 +663,7 @@ impl Held {
             stream.memcpy_htod(&self.sent_factors, &mut self.factors)?;
         }
         if self.bias.is_none() && (job.bias.is_some() || scale.is_some()) {
-            self.bias = Some(stream.alloc_zeros(positions.len())?);
+            self.bias = Some(stream.alloc_zeros(replicas.positions.len())?);
         }
         if let (Some(bias), Some(buffer)) = (job.bias, &mut self.bias) {
             stream.memcpy_htod(bias, buffer)?;
@@ -661,6 +672,12 @@ impl Held {
 
         let device_job = DeviceJob {
             positions: address(&self.positions, stream),
+            velocities: self.velocities.as_ref().map_or(0, |v| address(v, stream)),
+            tunings: self
+                .tunings
+                .as_ref()
+                .filter(|_| job.burn_in.is_some())
+                .map_or(0, |t| address(t, stream)),
             bias: bias.map_or(0, |b| address(b, stream)),
             particles: address(&self.particles, stream),
             factors: address(&self.factors, stream),
@@ -672,6 +689,8 @@ impl Held {
             first_step: job.first_step,
             n_steps: job.n_steps,
             bias_scale: scale.unwrap_or(1.0),
+            target_acceptance: job.burn_in.map_or(0.0, |b| b.target_acceptance),
+            burn_in_steps: job.burn_in.map_or(0, |b| b.n_steps),
             n_replicas: self.n_replicas,
             n_particles: self.n_particles as u32,
             first_replica: self.first_replica,
@@ -691,10 +710,36 @@ impl Held {
         Ok(())
     }
 
-    /// Fetch positions and reports.
-    fn fetch(&mut self, positions: &mut [f64]) -> std::result::Result<(), DriverError> {
+    /// Put the replicas on the device.
+    fn send(&mut self, replicas: &Replicas) -> std::result::Result<(), DriverError> {
+        let stream = &self.stream;
+        stream.memcpy_htod(replicas.positions, &mut self.positions)?;
+        if !replicas.velocities.is_empty() {
+            if self.velocities.is_none() {
+                self.velocities = Some(stream.alloc_zeros(replicas.velocities.len())?);
+            }
+            stream.memcpy_htod(replicas.velocities, self.velocities.as_mut().expect("allocated"))?;
+        }
+        if !replicas.tunings.is_empty() {
+            if self.tunings.is_none() {
+                // Safety: written on the next line.
+                self.tunings = Some(unsafe { stream.alloc(replicas.tunings.len()) }?);
+            }
+            stream.memcpy_htod(replicas.tunings, self.tunings.as_mut().expect("allocated"))?;
+        }
+        Ok(())
+    }
+
+    /// Fetch replicas and reports.
+    fn fetch(&mut self, replicas: &mut Replicas) -> std::result::Result<(), DriverError> {
         self.is_ahead = false;
-        self.stream.memcpy_dtoh(&self.positions, positions)?;
+        self.stream.memcpy_dtoh(&self.positions, replicas.positions)?;
+        if let Some(velocities) = self.velocities.as_ref().filter(|_| !replicas.velocities.is_empty()) {
+            self.stream.memcpy_dtoh(velocities, replicas.velocities)?;
+        }
+        if let Some(tunings) = self.tunings.as_ref().filter(|_| !replicas.tunings.is_empty()) {
+            self.stream.memcpy_dtoh(tunings, replicas.tunings)?;
+        }
         self.stream.memcpy_dtoh(&self.reports, &mut self.host_reports)?;
         self.stream.synchronize()
     }
@@ -722,22 +767,22 @@ impl Cuda {
 }
 
 impl Backend for Cuda {
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure> {
-        self.enqueue(job, positions, None).map_err(Failure::Other)?;
-        self.fetch(positions)
+    fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure> {
+        self.enqueue(job, &replicas, None).map_err(Failure::Other)?;
+        self.fetch(replicas)
     }
 
-    fn enqueue(&mut self, job: &Job, positions: &[f64], scale: Option<f64>) -> Result<()> {
+    fn enqueue(&mut self, job: &Job, replicas: &Replicas, scale: Option<f64>) -> Result<()> {
         let held = self.held()?;
         let _callers = CallersContext::keep();
-        held.enqueue(job, positions, scale).map_err(|error| held.failed(error))
+        held.enqueue(job, replicas, scale).map_err(|error| held.failed(error))
     }
 
-    fn device_positions(&mut self, positions: Option<&[f64]>) -> Result<u64> {
+    fn device_positions(&mut self, replicas: Option<&Replicas>) -> Result<u64> {
         let held = self.held()?;
         let _callers = CallersContext::keep();
-        if let Some(positions) = positions {
-            held.stream.memcpy_htod(positions, &mut held.positions).during("taking positions")?;
+        if let Some(replicas) = replicas {
+            held.send(replicas).during("taking positions")?;
         }
         Ok(address(&held.positions, &held.stream))
     }
@@ -753,10 +798,10 @@ impl Backend for Cuda {
         Ok(address(held.bias.insert(forces), &held.stream))
     }
 
-    fn fetch(&mut self, positions: &mut [f64]) -> std::result::Result<u64, Failure> {
+    fn fetch(&mut self, mut replicas: Replicas) -> std::result::Result<u64, Failure> {
         let held = self.held().map_err(Failure::Other)?;
         let _callers = CallersContext::keep();
-        held.fetch(positions).map_err(|error| Failure::Other(held.failed(error)))?;
+        held.fetch(&mut replicas).map_err(|error| Failure::Other(held.failed(error)))?;
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);
@@ -773,7 +818,7 @@ impl Backend for Cuda {
             step: first.step,
             stage: first.stage,
             score: first.score,
-            positions: positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
+            positions: replicas.positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
         })
     }
 

@@ -4,7 +4,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod threads;
 
-use crate::adapter::{Adapter, ParticleStep};
+use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep, Tuning};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::ScoreModel;
@@ -92,6 +92,10 @@ pub struct Job<'a> {
     pub particles: &'a [ParticleStep],
     /// Factors of schedules at a step: on τ and on the noise amplitude.
     pub factors: &'a (dyn Fn(u64) -> (f64, f64) + Sync),
+    /// With adapters that have velocities, at the schedules' unit factors.
+    pub inertia: Option<Inertia>,
+    /// With adapters whose steps are tuned.
+    pub burn_in: Option<BurnIn>,
     /// Seed of the noise.
     pub seed: u64,
     /// Number of the first step.
@@ -100,8 +104,25 @@ pub struct Job<'a> {
     pub n_steps: u64,
     /// Added to the score (1/nm), `[n_replicas][n_particles][3]`, for a single step.
     pub bias: Option<&'a [f64]>,
-    /// Whether the positions are those that the last call left, so that a device may go on with its own copy.
+    /// Whether the replicas are as the last call left them, so that a device may go on with its own copy.
     pub continues: bool,
+}
+
+/// What steps change.
+pub struct Replicas<'a> {
+    /// nm, `[n_replicas][n_particles][3]`.
+    pub positions: &'a mut [f64],
+    /// nm/ps, of the same shape; empty where the adapter has none.
+    pub velocities: &'a mut [f64],
+    /// `[n_replicas]`; empty without a burn-in.
+    pub tunings: &'a mut [Tuning],
+}
+
+impl<'a> Replicas<'a> {
+    /// Of adapters that have neither velocities nor tunings.
+    pub fn at(positions: &'a mut [f64]) -> Self {
+        Replicas { positions, velocities: &mut [], tunings: &mut [] }
+    }
 }
 
 /// Why a run stopped.
@@ -137,28 +158,27 @@ impl Failure {
 
 /// A device that holds the replicas of one simulation.
 pub trait Backend: Send {
-    /// Take the steps of `job` with all replicas, `positions` `[n_replicas][n_particles][3]`; how many proposals were
-    /// accepted, 0 with adapters that make none.
+    /// Take the steps of `job` with all replicas; how many proposals were accepted, 0 with adapters that make none.
     ///
     /// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
-    fn advance(&mut self, job: &Job, positions: &mut [f64]) -> std::result::Result<u64, Failure>;
+    fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure>;
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;
 
-    /// Start the steps of `job` from `positions`, or where the device is if it continues, and do not wait; [`Backend::fetch`]
+    /// Start the steps of `job` from `replicas`, or where the device is if it continues, and do not wait; [`Backend::fetch`]
     /// tells what became of them. `scale` times the forces at [`Backend::device_forces`] is added to the score (1/nm), if given.
-    fn enqueue(&mut self, _job: &Job, _positions: &[f64], _scale: Option<f64>) -> Result<()> {
+    fn enqueue(&mut self, _job: &Job, _replicas: &Replicas, _scale: Option<f64>) -> Result<()> {
         Err(only_on_a_gpu())
     }
 
-    /// Wait for what was enqueued since the last time, and fetch the positions: as [`Backend::advance`] for all of those steps.
-    fn fetch(&mut self, _positions: &mut [f64]) -> std::result::Result<u64, Failure> {
+    /// Wait for what was enqueued since the last time, and fetch the replicas: as [`Backend::advance`] for all of those steps.
+    fn fetch(&mut self, _replicas: Replicas) -> std::result::Result<u64, Failure> {
         Err(Failure::Other(only_on_a_gpu()))
     }
 
-    /// Where the positions lie on the device, of the shape of `advance`; they are set to `positions` first, if given.
-    fn device_positions(&mut self, _positions: Option<&[f64]>) -> Result<u64> {
+    /// Where the positions lie on the device; everything is set to `replicas` first, if given.
+    fn device_positions(&mut self, _replicas: Option<&Replicas>) -> Result<u64> {
         Err(only_on_a_gpu())
     }
 

@@ -6,6 +6,7 @@ use crate::adapter::Adapter;
 use crate::backend::Attachment;
 use crate::sampler::{Options, Simulation, StepSize};
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr;
@@ -20,6 +21,9 @@ pub const DIFFUSIM_HEUN: i32 = 2;
 /// Metropolis-adjusted Langevin: Euler–Maruyama proposals, accepted or rejected, so that the density has no error of the step;
 /// needs a model that gives energies, takes no bias (theory 8).
 pub const DIFFUSIM_MALA: i32 = 3;
+/// Langevin dynamics with velocities, by the middle scheme: one score a step; needs masses, a friction rate and a time step
+/// (theory 11).
+pub const DIFFUSIM_LANGEVIN: i32 = 4;
 
 /// Past its end a schedule keeps its last entry.
 pub const DIFFUSIM_HOLD_LAST: i32 = 0;
@@ -68,7 +72,7 @@ pub struct diffusim_simulation_options_t {
     pub n_replicas: usize,
     /// Number of the first replica, for the noise and the start frame.
     pub first_replica: u32,
-    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN or DIFFUSIM_MALA.
+    /// DIFFUSIM_LEIMKUHLER_MATTHEWS (default), DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_HEUN, DIFFUSIM_MALA or DIFFUSIM_LANGEVIN.
     pub adapter: i32,
     /// Ids that key the noise of each particle, `[n_particles]`, copied; NULL = 0, 1, 2, …
     pub particle_ids: *const u32,
@@ -96,6 +100,10 @@ pub struct diffusim_simulation_options_t {
     pub noise_schedule: *const f64,
     /// Length of `noise_schedule`.
     pub n_noise_schedule: usize,
+    /// With DIFFUSIM_MALA: the acceptance, between 0 and 1, that the step of each replica is tuned to during burn-in; 0 = none.
+    pub target_acceptance: f64,
+    /// Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
+    pub burn_in_steps: u64,
     /// CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
     /// is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
     pub cuda_context: *mut c_void,
@@ -130,6 +138,8 @@ const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
     diffusion_coefficients: ptr::null(),
     noise_schedule: ptr::null(),
     n_noise_schedule: 0,
+    target_acceptance: 0.0,
+    burn_in_steps: 0,
     cuda_context: ptr::null_mut(),
     cuda_stream: ptr::null_mut(),
 };
@@ -186,9 +196,11 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
         DIFFUSIM_LEIMKUHLER_MATTHEWS => Adapter::LeimkuhlerMatthews,
         DIFFUSIM_HEUN => Adapter::Heun,
         DIFFUSIM_MALA => Adapter::Mala,
+        DIFFUSIM_LANGEVIN => Adapter::Langevin,
         other => bail!(
             InvalidArgument,
-            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_LEIMKUHLER_MATTHEWS, DIFFUSIM_HEUN or DIFFUSIM_MALA"
+            "adapter is {other}; expected DIFFUSIM_EULER_MARUYAMA, DIFFUSIM_LEIMKUHLER_MATTHEWS, DIFFUSIM_HEUN, DIFFUSIM_MALA or \
+             DIFFUSIM_LANGEVIN"
         ),
     };
     if c.cuda_context.is_null() && !c.cuda_stream.is_null() {
@@ -229,6 +241,8 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
         device: if c.device.is_null() { "auto".into() } else { text(c.device, "device")?.into() },
         n_threads: c.n_threads,
         allow_unstable: c.allow_unstable != 0,
+        target_acceptance: given(c.target_acceptance),
+        burn_in_steps: c.burn_in_steps,
         attachment: (!c.cuda_context.is_null())
             .then(|| Attachment { context: c.cuda_context.addr(), stream: c.cuda_stream.addr() }),
     })
@@ -341,14 +355,7 @@ pub unsafe extern "C" fn diffusim_simulation_set_positions(
     dtype: i32,
     n_values: usize,
 ) -> diffusim_status_t {
-    with(simulation, |s| match dtype {
-        DIFFUSIM_FLOAT64 => s.set_positions(slice(positions.cast(), n_values, "positions")?),
-        DIFFUSIM_FLOAT32 => {
-            let single: &[f32] = slice(positions.cast(), n_values, "positions")?;
-            s.set_positions(&single.iter().map(|x| *x as f64).collect::<Vec<_>>())
-        }
-        other => Err(unknown_dtype(other)),
-    })
+    with(simulation, |s| s.set_positions(&numbers(positions, dtype, n_values, "positions")?))
 }
 
 /// Read the positions of all replicas: `positions` `[n_replicas][n_particles][3]` in nm has room for `n_values` numbers of
@@ -362,21 +369,90 @@ pub unsafe extern "C" fn diffusim_simulation_get_positions(
     dtype: i32,
     n_values: usize,
 ) -> diffusim_status_t {
+    with(simulation, |s| write_numbers(s.positions(), positions, dtype, n_values, "positions"))
+}
+
+/// Set the velocities of all replicas: `velocities` `[n_replicas][n_particles][3]` in nm/ps, `n_values` numbers of `dtype`
+/// (DIFFUSIM_FLOAT32 or DIFFUSIM_FLOAT64). With DIFFUSIM_LANGEVIN only, whose velocities start as diffusim_simulation_draw_velocities
+/// draws them.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_set_velocities(
+    simulation: *mut diffusim_simulation_t,
+    velocities: *const c_void,
+    dtype: i32,
+    n_values: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| s.set_velocities(&numbers(velocities, dtype, n_values, "velocities")?))
+}
+
+/// Read the velocities of all replicas: `velocities` `[n_replicas][n_particles][3]` in nm/ps has room for `n_values` numbers of
+/// `dtype`. They are those after the last step's noise: kicked at the frame before, half a step ahead of positions (theory 11).
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_velocities(
+    simulation: *const diffusim_simulation_t,
+    velocities: *mut c_void,
+    dtype: i32,
+    n_values: usize,
+) -> diffusim_status_t {
+    with(simulation, |s| write_numbers(s.velocities()?, velocities, dtype, n_values, "velocities"))
+}
+
+/// Draw all velocities anew from the Maxwell–Boltzmann density of the temperature: a function of seed, replica, particle and step.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_draw_velocities(
+    simulation: *mut diffusim_simulation_t,
+) -> diffusim_status_t {
+    with(simulation, |s| s.draw_velocities())
+}
+
+/// What burn-in has made of the effective step of each replica, `factors` `[n_replicas]`, which has room for `n_values` numbers; 1
+/// without a burn-in.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_get_step_factors(
+    simulation: *const diffusim_simulation_t,
+    factors: *mut f64,
+    n_values: usize,
+) -> diffusim_status_t {
     with(simulation, |s| {
-        let from = s.positions();
-        if n_values != from.len() {
-            bail!(InvalidArgument, "positions has room for {n_values} numbers; expected {}", from.len());
-        }
-        match dtype {
-            DIFFUSIM_FLOAT64 => slice_mut(positions.cast(), n_values, "positions")?.copy_from_slice(from),
-            DIFFUSIM_FLOAT32 => {
-                let to: &mut [f32] = slice_mut(positions.cast(), n_values, "positions")?;
-                to.iter_mut().zip(from).for_each(|(to, x)| *to = *x as f32);
-            }
-            other => return Err(unknown_dtype(other)),
-        }
-        Ok(())
+        let known: Vec<f64> = s.step_factors().collect();
+        write_numbers(&known, factors.cast(), DIFFUSIM_FLOAT64, n_values, "factors")
     })
+}
+
+/// `n` numbers of `dtype`, in double precision.
+unsafe fn numbers<'a>(from: *const c_void, dtype: i32, n: usize, name: &str) -> Result<Cow<'a, [f64]>> {
+    match dtype {
+        DIFFUSIM_FLOAT64 => Ok(slice(from.cast(), n, name)?.into()),
+        DIFFUSIM_FLOAT32 => {
+            let single: &[f32] = slice(from.cast(), n, name)?;
+            Ok(single.iter().map(|x| *x as f64).collect())
+        }
+        other => Err(unknown_dtype(other)),
+    }
+}
+
+/// Write numbers `to` where there is room for `n` of `dtype`.
+unsafe fn write_numbers(from: &[f64], to: *mut c_void, dtype: i32, n: usize, name: &str) -> Result<()> {
+    if n != from.len() {
+        bail!(InvalidArgument, "{name} has room for {n} numbers; expected {}", from.len());
+    }
+    match dtype {
+        DIFFUSIM_FLOAT64 => slice_mut(to.cast(), n, name)?.copy_from_slice(from),
+        DIFFUSIM_FLOAT32 => {
+            let to: &mut [f32] = slice_mut(to.cast(), n, name)?;
+            to.iter_mut().zip(from).for_each(|(to, x)| *to = *x as f32);
+        }
+        other => return Err(unknown_dtype(other)),
+    }
+    Ok(())
 }
 
 fn unknown_dtype(dtype: i32) -> Error {
@@ -642,8 +718,14 @@ pub struct diffusim_statistics_t {
     pub stability_limit: f64,
     /// Seed of the noise, which a checkpoint brings along.
     pub seed: u64,
-    /// Fraction of the proposals that were accepted; 0 unless the adapter is DIFFUSIM_MALA.
+    /// Fraction of the proposals that were accepted, after burn-in once that is over; 0 unless the adapter is DIFFUSIM_MALA.
     pub acceptance: f64,
+    /// What burn-in has made of the effective step: the geometric mean of the replicas' factors.
+    pub step_factor: f64,
+    /// ½ Σ m v², kJ/mol, mean over replicas, with DIFFUSIM_LANGEVIN.
+    pub kinetic_energy: f64,
+    /// The temperature of that, K, with three degrees of freedom for each particle that is not frozen.
+    pub kinetic_temperature: f64,
 }
 
 /// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
@@ -670,6 +752,9 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
             stability_limit: known.stability_limit.unwrap_or(0.0),
             seed: s.options().seed,
             acceptance: known.acceptance.unwrap_or(0.0),
+            step_factor: known.step_factor.unwrap_or(0.0),
+            kinetic_energy: known.kinetic_energy.unwrap_or(0.0),
+            kinetic_temperature: known.kinetic_temperature.unwrap_or(0.0),
         };
         write_struct(statistics, size, value, "diffusim_statistics")
     })

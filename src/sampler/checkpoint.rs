@@ -1,5 +1,5 @@
 //! The bytes of a checkpoint: magic, version, step, seed, sha256 of what the dynamics depend on, numbers
-//! (positions, and λ of a blend), sha256 of all.
+//! (positions, velocities, tunings, and λ of a blend), sha256 of all.
 
 use crate::error::{Result, bail};
 use sha2::{Digest, Sha256};
@@ -14,24 +14,30 @@ pub(crate) fn size(n: usize) -> usize {
     HEADER + 8 * n + DIGEST
 }
 
-pub(crate) fn write(step: u64, seed: u64, fingerprint: &[u8; 32], numbers: &[&[f64]]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(size(numbers.iter().map(|n| n.len()).sum()));
+pub(crate) fn write(
+    step: u64,
+    seed: u64,
+    fingerprint: &[u8; 32],
+    numbers: impl Iterator<Item = f64>,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size(numbers.size_hint().0));
     bytes.extend(MAGIC);
     for word in [VERSION, step, seed] {
         bytes.extend(word.to_le_bytes());
     }
     bytes.extend(fingerprint);
-    numbers.iter().copied().flatten().for_each(|x| bytes.extend(x.to_le_bytes()));
+    numbers.for_each(|x| bytes.extend(x.to_le_bytes()));
     let digest = Sha256::digest(&bytes);
     bytes.extend(digest);
     bytes
 }
 
-/// Step and seed; the numbers are overwritten only if everything is right.
-pub(crate) fn read<const N: usize>(
+/// Step and seed; the `n` `numbers` are overwritten only if everything is right.
+pub(crate) fn read<'a>(
     bytes: &[u8],
     fingerprint: &[u8; 32],
-    numbers: [&mut [f64]; N],
+    n: usize,
+    numbers: impl Iterator<Item = &'a mut f64>,
 ) -> Result<(u64, u64)> {
     if bytes.len() < HEADER + DIGEST || !bytes.starts_with(MAGIC) {
         bail!(InvalidCheckpoint, "this is no diffusim checkpoint ({} bytes)", bytes.len());
@@ -55,15 +61,15 @@ pub(crate) fn read<const N: usize>(
              create the simulation as it was when the checkpoint was written"
         );
     }
-    let expected = numbers.iter().map(|n| n.len()).sum();
-    if bytes.len() != size(expected) {
+    if bytes.len() != size(n) {
         bail!(
             InvalidCheckpoint,
-            "the checkpoint holds {} numbers, the simulation {expected}",
+            "the checkpoint holds {} numbers, the simulation {n}; create it with as many replicas as it had when the checkpoint \
+             was written",
             (bytes.len() - HEADER - DIGEST) / 8
         );
     }
-    for (x, b) in numbers.into_iter().flatten().zip(content[HEADER..].as_chunks::<8>().0) {
+    for (x, b) in numbers.zip(content[HEADER..].as_chunks::<8>().0) {
         *x = f64::from_le_bytes(*b);
     }
     Ok((word(1), word(2)))

@@ -1,10 +1,10 @@
 //! What a user asks for, and what it means for each particle (theory 3–5).
 
-use crate::adapter::{Adapter, ParticleStep};
+use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep};
 use crate::backend::Attachment;
 use crate::error::{Result, bail};
 use crate::model::Model;
-use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+use crate::schedule::{BOLTZMANN, End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
 
 /// The size of a step, said in one of its equivalent ways. With different particles it is that of the most mobile one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -53,6 +53,10 @@ pub struct Options {
     pub n_threads: usize,
     /// Run although τ times the model's largest curvature is 2 or more, and from frames outside the snapshots' bonds.
     pub allow_unstable: bool,
+    /// With [`Adapter::Mala`]: the acceptance that the spring of each replica is tuned to.
+    pub target_acceptance: Option<f64>,
+    /// Steps of that tuning, from step 0; the spring is frozen at their end.
+    pub burn_in_steps: u64,
     /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
     pub attachment: Option<Attachment>,
 }
@@ -75,7 +79,74 @@ impl Default for Options {
             device: "auto".into(),
             n_threads: 0,
             allow_unstable: false,
+            target_acceptance: None,
+            burn_in_steps: 0,
             attachment: None,
+        }
+    }
+}
+
+impl Options {
+    /// Refuse what [`Adapter::Langevin`] cannot take; `hint` names a time step that it can.
+    fn check_langevin(&self, hint: impl Fn() -> String) -> Result<()> {
+        if !matches!(self.mobility, Some(Mobility::FrictionRate(_))) {
+            bail!(
+                InvalidArgument,
+                "adapter Langevin has velocities, which a friction rate slows down, and was given {}; give the friction \
+                 rate (1/ps)",
+                match self.mobility {
+                    Some(Mobility::Drag(_)) => "a drag",
+                    Some(Mobility::Diffusion(_)) => "a diffusion coefficient",
+                    _ => "none",
+                }
+            );
+        }
+        let given = match self.step_size {
+            StepSize::TimeStep(_) => return Ok(()),
+            StepSize::Spring(_) => "a spring",
+            StepSize::EffectiveStep(_) => "an effective step",
+            StepSize::Recommended => "none",
+        };
+        bail!(
+            InvalidArgument,
+            "adapter Langevin takes its step as a time step, and was given {given}; give the time step (ps){}",
+            hint()
+        )
+    }
+
+    /// What burn-in is to find, if anything.
+    fn burn_in(&self) -> Result<Option<BurnIn>> {
+        let (target, steps) = (self.target_acceptance, self.burn_in_steps);
+        match target {
+            None if steps == 0 => Ok(None),
+            None => {
+                bail!(
+                    InvalidArgument,
+                    "burn-in of {steps} steps was asked for and no target acceptance; give both, or neither"
+                )
+            }
+            Some(target) if !(target > 0.0 && target < 1.0) => {
+                bail!(
+                    InvalidArgument,
+                    "target acceptance is {target}; expected a number between 0 and 1, such as 0.6"
+                )
+            }
+            Some(target) if self.adapter != Adapter::Mala => {
+                bail!(
+                    InvalidArgument,
+                    "target acceptance {target} is for adapter Mala, and adapter {:?} rejects no step; leave it out, or use \
+                     Mala",
+                    self.adapter
+                )
+            }
+            Some(target) if steps == 0 => {
+                bail!(
+                    InvalidArgument,
+                    "target acceptance {target} was asked for and no burn-in; give the steps of burn-in, some thousands, in \
+                     which the spring is tuned"
+                )
+            }
+            Some(target_acceptance) => Ok(Some(BurnIn { target_acceptance, n_steps: steps })),
         }
     }
 }
@@ -91,11 +162,23 @@ pub struct Dynamics {
     pub time_step: Option<f64>,
     /// D of the most mobile particle in nm²/ps, where a mobility is known.
     pub diffusion_coefficient: Option<f64>,
+    /// Mass of each particle, amu, where its motion has any: 0 is frozen.
+    pub masses: Vec<f64>,
+    /// With [`Adapter::Langevin`], at the schedules' unit factors.
+    pub inertia: Option<Inertia>,
+    /// How the step is tuned, if it is.
+    pub burn_in: Option<BurnIn>,
     training_temperature: f64,
     fixed_diffusion: bool,
     spring_schedule: SpringSchedule,
     noise_schedule: NoiseSchedule,
     temperature_schedule: TemperatureSchedule,
+}
+
+/// Largest frequency, 1/ps, that `curvature` (1/nm², in kT₀) allows: that of the lightest particle, a bound from above.
+fn fastest_mode(training_temperature: f64, curvature: f64, masses: &[f64]) -> f64 {
+    let lightest = masses.iter().copied().filter(|m| *m > 0.0).fold(f64::INFINITY, f64::min);
+    (BOLTZMANN * training_temperature * curvature / lightest).sqrt()
 }
 
 impl Dynamics {
@@ -121,6 +204,16 @@ impl Dynamics {
             }
         };
         let temperature = temperature_schedule.temperature(0);
+        if options.adapter.has_velocities() {
+            options.check_langevin(|| match (metadata.largest_curvature, model.masses()) {
+                (Some(curvature), Ok(masses)) => {
+                    let tenth = 0.2 * std::f64::consts::PI / fastest_mode(t0, curvature, &masses);
+                    format!("; a tenth of the fastest period of {} is {tenth:.2e} ps", model.name())
+                }
+                _ => String::new(),
+            })?;
+        }
+        let burn_in = options.burn_in()?;
 
         let masses = match &options.masses {
             Some(masses) if masses.len() != n => {
@@ -198,6 +291,14 @@ impl Dynamics {
                 .mobility
                 .as_ref()
                 .map(|_| if fixed_diffusion { largest } else { largest * temperature / t0 }),
+            inertia: match (&options.mobility, time_step) {
+                (Some(Mobility::FrictionRate(rate)), Some(dt)) if options.adapter.has_velocities() => {
+                    Some(Inertia::new(dt, *rate))
+                }
+                _ => None,
+            },
+            burn_in,
+            masses,
             training_temperature: t0,
             fixed_diffusion,
             spring_schedule: options.spring_schedule.clone(),
@@ -219,6 +320,21 @@ impl Dynamics {
         if self.fixed_diffusion {
             drift *= self.training_temperature / self.temperature_schedule.coldest();
         }
+        if let Some(inertia) = self.inertia {
+            let time_step = inertia.time_step * drift / self.effective_step;
+            let frequency = fastest_mode(self.training_temperature, curvature, &self.masses);
+            if time_step * frequency >= 2.0 {
+                bail!(
+                    Unstable,
+                    "time step {time_step:.3e} ps is too long for {}: the frequency of its stiffest mode ({curvature:.3e} \
+                     /nm²) is up to {frequency:.3e} /ps, which needs less than {:.3e} ps; a tenth of that period is {:.3e} ps",
+                    model.name(),
+                    2.0 / frequency,
+                    0.2 * std::f64::consts::PI / frequency
+                );
+            }
+            return Ok(());
+        }
         if drift * curvature < 2.0 {
             return Ok(());
         }
@@ -239,6 +355,23 @@ impl Dynamics {
             model.name(),
             curvature / 4.0,
         )
+    }
+
+    /// Largest stable τ, nm², where the model states its largest curvature.
+    pub fn stability_limit(&self, model: &Model) -> Option<f64> {
+        let curvature = model.metadata().largest_curvature?;
+        Some(match self.inertia {
+            None => 2.0 / curvature,
+            Some(inertia) => {
+                let longest = 2.0 / fastest_mode(self.training_temperature, curvature, &self.masses);
+                self.effective_step * longest / inertia.time_step
+            }
+        })
+    }
+
+    /// √(kT/m) of particle `i` at `temperature` K, nm/ps; 0 if it is frozen.
+    pub fn thermal_speed(&self, i: usize, temperature: f64) -> f64 {
+        if self.masses[i] == 0.0 { 0.0 } else { (BOLTZMANN * temperature / self.masses[i]).sqrt() }
     }
 
     /// Temperature at `step`, K.
@@ -266,6 +399,14 @@ impl Dynamics {
         for particle in &self.particles {
             number(particle.effective_step);
             number(particle.noise_amplitude);
+        }
+        if let Some(inertia) = self.inertia {
+            number(inertia.friction_rate);
+            number(inertia.time_step);
+        }
+        if let Some(burn_in) = self.burn_in {
+            number(burn_in.target_acceptance);
+            number(burn_in.n_steps as f64);
         }
         number(self.training_temperature);
         number(f64::from(u8::from(self.fixed_diffusion)));

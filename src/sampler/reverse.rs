@@ -12,7 +12,7 @@
 //! errors of the flow out of what is fast, bonds and angles.
 
 use crate::adapter::{Adapter, ParticleStep};
-use crate::backend::{self, Device, Failure, Job, Placement, threads};
+use crate::backend::{self, Device, Failure, Job, Placement, Replicas, threads};
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
 use crate::noise::normals;
@@ -205,13 +205,15 @@ fn correct(
         adapter: placement.adapter,
         particles: &vec![step; n_particles],
         factors: &|_| (1.0, 1.0),
+        inertia: None,
+        burn_in: None,
         seed: options.seed,
         first_step: FIRST_STEP + 1,
         n_steps: options.corrector_steps,
         bias: None,
         continues: false,
     };
-    let outcome = backend::open(model.score(), &placement, 0.0)?.advance(&job, positions);
+    let outcome = backend::open(model.score(), &placement, 0.0)?.advance(&job, Replicas::at(positions));
     outcome.map(drop).map_err(|f| match f {
         Failure::Other(error) => error,
         Failure::Score { frame, particle, score, .. } => {

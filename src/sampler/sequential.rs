@@ -2,11 +2,12 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
-use crate::adapter::Adapter;
-use crate::backend::{self, Backend, Device, Failure, Job, Placement, threads};
+use crate::adapter::{Adapter, Tuning};
+use crate::backend::{self, Backend, Device, Failure, Job, Placement, Replicas, threads};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
+use crate::noise::normals;
 use crate::schedule::BOLTZMANN;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -15,6 +16,56 @@ use std::sync::Arc;
 const STEPS_PER_COPY: u64 = 200;
 /// Positions and their copies, scores, bias, noise and its keys of one particle of one replica.
 const BYTES_PER_PARTICLE: usize = 3 * 8 * 5 + 3 * 4 * 2 + 8;
+/// Velocities and their copies.
+const BYTES_PER_VELOCITY: usize = 3 * 8 * 3;
+
+/// What steps change: see [`Replicas`].
+#[derive(Default)]
+struct State {
+    positions: Vec<f64>,
+    velocities: Vec<f64>,
+    tunings: Vec<Tuning>,
+}
+
+impl Clone for State {
+    fn clone(&self) -> Self {
+        let mut copy = State::default();
+        copy.clone_from(self);
+        copy
+    }
+
+    /// Without allocation where there is room.
+    fn clone_from(&mut self, from: &Self) {
+        self.positions.clone_from(&from.positions);
+        self.velocities.clone_from(&from.velocities);
+        self.tunings.clone_from(&from.tunings);
+    }
+}
+
+impl State {
+    fn replicas(&mut self) -> Replicas<'_> {
+        Replicas {
+            positions: &mut self.positions,
+            velocities: &mut self.velocities,
+            tunings: &mut self.tunings,
+        }
+    }
+
+    /// How many numbers it is.
+    fn len(&self) -> usize {
+        self.positions.len() + self.velocities.len() + 3 * self.tunings.len()
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = f64> {
+        let tunings = self.tunings.iter().flat_map(|t| [t.log_factor, t.sum, t.count]);
+        self.positions.iter().chain(&self.velocities).copied().chain(tunings)
+    }
+
+    fn numbers_mut(&mut self) -> impl Iterator<Item = &mut f64> {
+        let tunings = self.tunings.iter_mut().flat_map(|t| [&mut t.log_factor, &mut t.sum, &mut t.count]);
+        self.positions.iter_mut().chain(&mut self.velocities).chain(tunings)
+    }
+}
 
 /// Replicas of one system, moved by a learned score.
 pub struct Simulation {
@@ -25,8 +76,7 @@ pub struct Simulation {
     lambda: Option<f64>,
     options: Options,
     dynamics: Dynamics,
-    /// `[n_replicas][n_particles][3]`, nm
-    positions: Vec<f64>,
+    state: State,
     cell: Option<Cell>,
     step: u64,
     score_evaluations: u64,
@@ -34,12 +84,12 @@ pub struct Simulation {
     proposals: [u64; 2],
     placement: Placement,
     backend: Box<dyn Backend>,
-    /// Whether `positions` are those that the last step left.
+    /// Whether `state` is what the last step left.
     continues: bool,
     /// Steps that were enqueued and that nobody has waited for yet; `step` and `positions` are those before them.
     ahead: u64,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
-    last_good: [(u64, Vec<f64>); 2],
+    last_good: [(u64, State); 2],
     bias: Vec<f64>,
     /// A network far from its data, as at the origin, means nothing; other models may start there.
     has_positions: bool,
@@ -113,7 +163,8 @@ pub struct Statistics {
     pub score_evaluations: u64,
     /// Largest |component| of any score, 1/nm.
     pub largest_score: f64,
-    /// Fraction of the proposals that were accepted, with [`Adapter::Mala`](crate::adapter::Adapter::Mala).
+    /// Fraction of the proposals that were accepted, with [`Adapter::Mala`](crate::adapter::Adapter::Mala); of those after burn-in
+    /// once it is over.
     pub acceptance: Option<f64>,
     /// τ, nm², of the most mobile particle.
     pub effective_step: f64,
@@ -125,6 +176,12 @@ pub struct Statistics {
     pub diffusion_coefficient: Option<f64>,
     /// Largest stable τ, nm², where the model states its largest curvature.
     pub stability_limit: Option<f64>,
+    /// What burn-in has made of τ: the geometric mean of the replicas' factors.
+    pub step_factor: Option<f64>,
+    /// ½ Σ m v², kJ/mol, mean over replicas; with velocities.
+    pub kinetic_energy: Option<f64>,
+    /// The temperature of which that is the mean, K, with three degrees of freedom for each particle that is not frozen.
+    pub kinetic_temperature: Option<f64>,
 }
 
 impl Simulation {
@@ -132,7 +189,9 @@ impl Simulation {
     pub fn new(model: Arc<Model>, options: Options) -> Result<Self> {
         let dynamics = Dynamics::new(&model, &options)?;
         let n = model.n_particles();
-        let memory = options.n_replicas.checked_mul(BYTES_PER_PARTICLE * n);
+        let per_particle =
+            BYTES_PER_PARTICLE + if options.adapter.has_velocities() { BYTES_PER_VELOCITY } else { 0 };
+        let memory = options.n_replicas.checked_mul(per_particle * n);
         if memory.is_none_or(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_err()) {
             bail!(InvalidArgument, "{} replicas of {n} particles do not fit into memory", options.n_replicas);
         }
@@ -147,8 +206,8 @@ impl Simulation {
             }
         }
         let placement = placement(&model, &options)?;
-        Ok(Simulation {
-            last_good: [(0, positions.clone()), (0, positions.clone())],
+        let mut simulation = Simulation {
+            last_good: Default::default(),
             cell: model.start_cell().cloned(),
             has_positions: !start.is_empty() || model.noise_level().is_none(),
             backend: backend::open(model.score(), &placement, 0.0)?,
@@ -159,13 +218,57 @@ impl Simulation {
             lambda: model.as_blend().ok().map(|blend| blend.lambda()),
             model,
             dynamics,
-            positions,
+            state: State { positions, ..State::default() },
             step: 0,
             score_evaluations: 0,
             proposals: [0; 2],
             bias: Vec::new(),
             options,
-        })
+        };
+        simulation.fit_state();
+        simulation.forget_last_good();
+        Ok(simulation)
+    }
+
+    /// Give the adapter what it moves besides positions, and take what it does not; whether anything changed.
+    fn fit_state(&mut self) -> bool {
+        let mut changed = false;
+        let (wanted, n_replicas) = (self.options.adapter.has_velocities(), self.options.n_replicas);
+        if wanted == self.state.velocities.is_empty() {
+            changed = true;
+            self.state.velocities.clear();
+            if wanted {
+                self.state.velocities.resize(self.state.positions.len(), 0.0);
+                self.write_thermal_velocities();
+            }
+        }
+        let velocities = self.state.velocities.as_chunks_mut::<3>().0.iter_mut();
+        for (v, mass) in velocities.zip(self.dynamics.masses.iter().cycle()) {
+            if *mass == 0.0 && *v != [0.0; 3] {
+                changed = true;
+                *v = [0.0; 3];
+            }
+        }
+        let n_tunings = if self.dynamics.burn_in.is_some() { n_replicas } else { 0 };
+        if n_tunings != self.state.tunings.len() {
+            changed = true;
+            self.state.tunings.clear();
+            self.state.tunings.resize(n_tunings, Tuning::default());
+        }
+        changed
+    }
+
+    /// Maxwell–Boltzmann velocities of the temperature and the noise of this step, by numbers that no step takes.
+    fn write_thermal_velocities(&mut self) {
+        let n = self.model.n_particles();
+        let temperature = self.dynamics.temperature(self.step);
+        for (i, v) in self.state.velocities.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            let replica = self.placement.replicas.start + (i / n) as u32;
+            let xi =
+                normals(self.options.seed, replica, self.placement.particle_ids[i % n], u64::MAX - self.step);
+            let speed = self.dynamics.thermal_speed(i % n, temperature);
+            *v = std::array::from_fn(|c| speed * xi[c] as f64);
+        }
     }
 
     /// New temperature, step, seed, … ; positions and step count stay, and so must the number of replicas.
@@ -188,6 +291,9 @@ impl Simulation {
         }
         self.options = options;
         self.dynamics = dynamics;
+        if self.fit_state() {
+            self.forget_last_good();
+        }
         Ok(())
     }
 
@@ -208,7 +314,7 @@ impl Simulation {
 
     /// `[n_replicas][n_particles][3]`, nm.
     pub fn positions(&self) -> &[f64] {
-        &self.positions
+        &self.state.positions
     }
 
     /// Set all positions, `[n_replicas][n_particles][3]`, nm.
@@ -226,10 +332,65 @@ impl Simulation {
             );
         }
         self.check_bonds(positions)?;
-        self.positions.copy_from_slice(positions);
+        self.state.positions.copy_from_slice(positions);
         self.has_positions = true;
         self.forget_last_good();
         Ok(())
+    }
+
+    /// `[n_replicas][n_particles][3]`, nm/ps; an error with adapters that have none. They are those after the last step's
+    /// noise (theory 11), and drawn from the density of the temperature at first.
+    pub fn velocities(&self) -> Result<&[f64]> {
+        if !self.options.adapter.has_velocities() {
+            bail!(
+                InvalidArgument,
+                "adapter {:?} has no velocities; use adapter Langevin",
+                self.options.adapter
+            );
+        }
+        Ok(&self.state.velocities)
+    }
+
+    /// Set all velocities, `[n_replicas][n_particles][3]`, nm/ps.
+    pub fn set_velocities(&mut self, velocities: &[f64]) -> Result<()> {
+        self.velocities()?;
+        self.expect_len("velocities", velocities.len())?;
+        let n = self.model.n_particles();
+        let wrong = |i: &usize| {
+            !velocities[*i].is_finite() || velocities[*i] != 0.0 && self.dynamics.masses[i / 3 % n] == 0.0
+        };
+        if let Some(i) = (0..velocities.len()).find(wrong) {
+            bail!(
+                InvalidArgument,
+                "velocity of particle {} (replica {}) is {}; expected {}",
+                i / 3 % n,
+                self.options.first_replica as usize + i / 3 / n,
+                velocities[i],
+                if velocities[i].is_finite() {
+                    "0, as its mass is 0, which freezes it"
+                } else {
+                    "finite numbers in nm/ps"
+                }
+            );
+        }
+        self.state.velocities.copy_from_slice(velocities);
+        self.forget_last_good();
+        Ok(())
+    }
+
+    /// Draw all velocities anew from the density of the temperature (Maxwell–Boltzmann): a function of seed, replica, particle
+    /// and step, as all noise is.
+    pub fn draw_velocities(&mut self) -> Result<()> {
+        self.velocities()?;
+        self.write_thermal_velocities();
+        self.forget_last_good();
+        Ok(())
+    }
+
+    /// What burn-in has made of τ of each replica, or 1.
+    pub fn step_factors(&self) -> impl Iterator<Item = f64> {
+        let tuning = |r: usize| self.state.tunings.get(r).map_or(1.0, Tuning::factor);
+        (0..self.options.n_replicas).map(tuning)
     }
 
     /// A learned score means nothing far from the snapshots: refuse frames in which a bond is far outside their range, as it is
@@ -263,20 +424,20 @@ impl Simulation {
     fn forget_last_good(&mut self) {
         self.continues = false;
         self.ahead = 0;
-        for (step, positions) in &mut self.last_good {
+        for (step, state) in &mut self.last_good {
             *step = self.step;
-            positions.copy_from_slice(&self.positions);
+            state.clone_from(&self.state);
         }
     }
 
     fn expect_len(&self, name: &str, found: usize) -> Result<()> {
-        if found != self.positions.len() {
+        if found != self.state.positions.len() {
             bail!(
                 InvalidArgument,
                 "{name} holds {found} numbers; expected {} replicas × {} particles × 3 = {}",
                 self.options.n_replicas,
                 self.model.n_particles(),
-                self.positions.len()
+                self.state.positions.len()
             );
         }
         Ok(())
@@ -323,7 +484,10 @@ impl Simulation {
             );
         }
         blend.check_cell(self.cell.as_ref())?;
-        blend.component_energies(Frames { positions: &self.positions, cell: self.cell.as_ref() }, energies)
+        blend.component_energies(
+            Frames { positions: &self.state.positions, cell: self.cell.as_ref() },
+            energies,
+        )
     }
 
     /// Number of the next step, which is also the noise's.
@@ -344,7 +508,11 @@ impl Simulation {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
         while self.step < end {
-            self.advance((end - self.step).min(STEPS_PER_COPY), false)?;
+            // Acceptance is counted anew after burn-in.
+            let burn_in =
+                self.dynamics.burn_in.map_or(0, |burn_in| burn_in.n_steps.saturating_sub(self.step));
+            let most = if burn_in > 0 { STEPS_PER_COPY.min(burn_in) } else { STEPS_PER_COPY };
+            self.advance((end - self.step).min(most), false)?;
         }
         Ok(())
     }
@@ -361,6 +529,14 @@ impl Simulation {
         if biased {
             self.check_takes_bias()?;
         }
+        if let Some(burn_in) = self.dynamics.burn_in.filter(|b| self.step_count() < b.n_steps) {
+            bail!(
+                InvalidArgument,
+                "steps were enqueued at step {} of a burn-in of {}; take those of burn-in without the queue",
+                self.step_count(),
+                burn_in.n_steps
+            );
+        }
         let mut left = n_steps;
         while left > 0 {
             let n = left.min(STEPS_PER_COPY);
@@ -375,7 +551,7 @@ impl Simulation {
         match std::mem::take(&mut self.ahead) {
             0 => Ok(()),
             n_steps => {
-                let outcome = self.backend.fetch(&mut self.positions);
+                let outcome = self.backend.fetch(self.state.replicas());
                 self.settle(n_steps, outcome)
             }
         }
@@ -385,7 +561,8 @@ impl Simulation {
     /// reconfigured. Who writes there, on the simulation's stream, moves the particles for the steps that are enqueued next.
     pub fn device_positions(&mut self) -> Result<u64> {
         self.check_has_positions()?;
-        let place = self.backend.device_positions((!self.continues).then_some(&self.positions))?;
+        let replicas = (!self.continues).then(|| self.state.replicas());
+        let place = self.backend.device_positions(replicas.as_ref())?;
         self.continues = true;
         Ok(place)
     }
@@ -457,15 +634,20 @@ impl Simulation {
         if self.ahead == 0 && self.last_good[1].0 != self.step {
             self.last_good.swap(0, 1);
             self.last_good[1].0 = self.step;
-            self.last_good[1].1.copy_from_slice(&self.positions);
+            self.last_good[1].1.clone_from(&self.state);
         }
         let dynamics = &self.dynamics;
+        if dynamics.burn_in.is_some_and(|burn_in| burn_in.n_steps == self.step) {
+            self.proposals = [0; 2];
+        }
         let job = Job {
             model: &*self.score,
             cell: self.cell.as_ref(),
             adapter: self.options.adapter,
             particles: &dynamics.particles,
             factors: &|step| dynamics.factors(step),
+            inertia: dynamics.inertia,
+            burn_in: dynamics.burn_in,
             seed: self.options.seed,
             first_step,
             n_steps,
@@ -473,11 +655,11 @@ impl Simulation {
             continues: self.continues,
         };
         if waits {
-            let outcome = self.backend.advance(&job, &mut self.positions);
+            let outcome = self.backend.advance(&job, self.state.replicas());
             return self.settle(n_steps, outcome);
         }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
-        match self.backend.enqueue(&job, &self.positions, (bias == Bias::OnDevice).then_some(beta)) {
+        match self.backend.enqueue(&job, &self.state.replicas(), (bias == Bias::OnDevice).then_some(beta)) {
             Ok(()) => {
                 self.ahead += n_steps;
                 self.continues = true;
@@ -505,7 +687,7 @@ impl Simulation {
                 let first_step_failed = matches!(failure, Failure::Score { step, .. } if step == self.step);
                 let (step, good) = &self.last_good[if first_step_failed { 0 } else { 1 }];
                 self.step = *step;
-                self.positions.copy_from_slice(good);
+                self.state.clone_from(good);
                 self.forget_last_good();
                 Err(match failure {
                     Failure::Other(error) => error,
@@ -549,6 +731,12 @@ impl Simulation {
 
     /// What was done so far.
     pub fn statistics(&self) -> Statistics {
+        let kinetic_energy = self.options.adapter.has_velocities().then(|| {
+            let velocities = self.state.velocities.as_chunks::<3>().0.iter();
+            let of = |(v, mass): (&[f64; 3], &f64)| 0.5 * mass * (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+            velocities.zip(self.dynamics.masses.iter().cycle()).map(of).sum::<f64>()
+                / self.options.n_replicas as f64
+        });
         Statistics {
             steps: self.step,
             score_evaluations: self.score_evaluations,
@@ -558,7 +746,16 @@ impl Simulation {
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
             temperature: self.dynamics.temperature(self.step),
             diffusion_coefficient: self.dynamics.diffusion_coefficient,
-            stability_limit: self.model.metadata().largest_curvature.map(|c| 2.0 / c),
+            stability_limit: self.dynamics.stability_limit(&self.model),
+            step_factor: self.dynamics.burn_in.map(|_| {
+                let sum: f64 = self.state.tunings.iter().map(|tuning| tuning.log_factor).sum();
+                (sum / self.options.n_replicas as f64).exp()
+            }),
+            kinetic_energy,
+            kinetic_temperature: kinetic_energy.map(|energy| {
+                let n_moving = self.dynamics.masses.iter().filter(|m| **m > 0.0).count();
+                2.0 * energy / (3.0 * n_moving as f64 * BOLTZMANN)
+            }),
         }
     }
 
@@ -573,28 +770,29 @@ impl Simulation {
             );
         }
         self.score.check_cell(self.cell.as_ref())?;
-        let frames = Frames { positions: &self.positions, cell: self.cell.as_ref() };
+        let frames = Frames { positions: &self.state.positions, cell: self.cell.as_ref() };
         let outputs = Outputs { scores, energies, virials: None };
         self.score.evaluate(frames, outputs, &mut Scratch::default())
     }
 
     /// Everything needed to continue bit for bit, in a simulation of the same model and options: λ of a blend belongs to it.
     pub fn checkpoint(&self) -> Vec<u8> {
-        let numbers = [&self.positions[..], self.lambda.as_slice()];
-        checkpoint::write(self.step, self.options.seed, &self.fingerprint(), &numbers)
+        let numbers = self.state.numbers().chain(self.lambda);
+        checkpoint::write(self.step, self.options.seed, &self.fingerprint(), numbers)
     }
 
     /// Bytes of a checkpoint.
     pub fn checkpoint_size(&self) -> usize {
-        checkpoint::size(self.positions.len() + self.lambda.iter().len())
+        checkpoint::size(self.state.len() + self.lambda.iter().len())
     }
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         self.synchronize()?;
         let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
-        let numbers = [&mut self.positions[..], lambda.as_mut_slice()];
-        let (step, seed) = checkpoint::read(bytes, &fingerprint, numbers)?;
+        let n = self.state.len() + lambda.iter().len();
+        let numbers = self.state.numbers_mut().chain(&mut lambda);
+        let (step, seed) = checkpoint::read(bytes, &fingerprint, n, numbers)?;
         if let Some(lambda) = lambda {
             self.set_lambda(lambda)?;
         }

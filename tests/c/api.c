@@ -169,6 +169,48 @@ static void simulations(const diffusim_model_t* network) {
         TRUE((adapter == DIFFUSIM_MALA) == (done.acceptance > 0.0));
         diffusim_simulation_free(simulation);
     }
+    double factors[3], velocities[45], again[45];
+    options.target_acceptance = 1.5;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "target acceptance is 1.5");
+    options.target_acceptance = 0.6;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "no burn-in");
+    options.burn_in_steps = 50;
+    OK(diffusim_simulation_create(network, &options, &simulation));
+    OK(diffusim_simulation_step(simulation, 60));
+    OK(diffusim_simulation_get_step_factors(simulation, factors, 3));
+    TRUE(factors[0] > 0.0 && factors[0] != 1.0 && factors[0] != factors[1]);
+    FAILS(diffusim_simulation_get_step_factors(simulation, factors, 2), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 3");
+    FAILS(diffusim_simulation_get_velocities(simulation, velocities, DIFFUSIM_FLOAT64, n),
+          DIFFUSIM_ERROR_INVALID_ARGUMENT, "has no velocities");
+    diffusim_simulation_free(simulation);
+    options.target_acceptance = 0.0;
+    options.burn_in_steps = 0;
+
+    options.adapter = DIFFUSIM_LANGEVIN;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "a friction rate");
+    options.friction_rate = 11.0;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "takes its step as a time step");
+    options.effective_step = 0.0;
+    options.time_step = 0.0003;
+    OK(diffusim_simulation_create(network, &options, &simulation));
+    OK(diffusim_simulation_get_velocities(simulation, velocities, DIFFUSIM_FLOAT64, n));
+    OK(diffusim_simulation_step(simulation, 3));
+    OK(diffusim_simulation_draw_velocities(simulation));
+    OK(diffusim_simulation_get_velocities(simulation, again, DIFFUSIM_FLOAT64, n));
+    TRUE(velocities[0] != again[0]);
+    OK(diffusim_simulation_set_velocities(simulation, velocities, DIFFUSIM_FLOAT64, n));
+    OK(diffusim_simulation_get_velocities(simulation, again, DIFFUSIM_FLOAT64, n));
+    TRUE(memcmp(velocities, again, sizeof again) == 0);
+    diffusim_statistics_t motion = {.struct_size = sizeof motion};
+    OK(diffusim_simulation_statistics(simulation, &motion));
+    TRUE(motion.kinetic_energy > 0.0 && motion.kinetic_temperature > 0.0 && motion.acceptance == 0.0);
+    diffusim_simulation_free(simulation);
+    options.friction_rate = 0.0;
+    options.time_step = 0.0;
+    options.effective_step = 2.3e-7;
     options.adapter = DIFFUSIM_EULER_MARUYAMA;
     options.device = "cuda:77";
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");

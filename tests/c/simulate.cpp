@@ -30,6 +30,17 @@ int main(int, char** argv) try {
     simulation.restore(checkpoint);
     simulation.step_biased(std::vector<double>(30, 0.0));
     simulation.step(99);
+    diffusim::simulation_options inertial;
+    inertial.adapter = DIFFUSIM_LANGEVIN;
+    inertial.friction_rate = 11.0;
+    inertial.time_step = 0.0003;
+    inertial.allow_unstable = 1;
+    diffusim::simulation langevin(diffusim::model::load(argv[1]), inertial);
+    langevin.draw_velocities();
+    langevin.set_velocities(langevin.velocities());
+    langevin.step(3);
+    if (!(langevin.statistics().kinetic_energy > 0.0) || langevin.step_factors() != std::vector<double>{1.0})
+        return 6;
     try {
         simulation.set_positions({0.5});
         return 3;

@@ -1,13 +1,33 @@
 //! What several test programs share.
 #![allow(dead_code)]
 
+use diffusim::adapter::Adapter;
 use diffusim::model::Model;
-use diffusim::sampler::{Options, Simulation};
+use diffusim::sampler::{Options, Simulation, StepSize};
+use diffusim::schedule::Mobility;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// Every adapter there is.
+pub const ADAPTERS: [Adapter; 5] =
+    [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews, Adapter::Heun, Adapter::Mala, Adapter::Langevin];
+
+/// `options` for steps of `adapter`, which for some takes more: of Langevin, a step of 0.00021 ps at 3.7 /ps.
+pub fn with_adapter(adapter: Adapter, options: Options) -> Options {
+    match adapter {
+        Adapter::Langevin => Options {
+            adapter,
+            mobility: Some(Mobility::FrictionRate(3.7)),
+            step_size: StepSize::TimeStep(2.1e-4),
+            ..options
+        },
+        Adapter::Mala => Options { adapter, target_acceptance: Some(0.73), burn_in_steps: 300, ..options },
+        _ => Options { adapter, ..options },
+    }
 }
 
 /// The small random `distance` network.

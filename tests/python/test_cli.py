@@ -138,6 +138,21 @@ def test_force_starts_anew(command):
     assert status == 0 and "from step 300" in out and "seed 5" in out, err
 
 
+def test_run_takes_every_adapter(command):
+    steps = ("--steps", 300, "--every", 100, "--seed", 5, "--force")
+    status, out, _ = command("run", SMALL, *steps, "--adapter", "mala", "--target-acceptance", 0.6, "--burn-in", 200)
+    assert status == 0 and re.search(r"acceptance 0\.\d+ +step [\d.]+ × the given one", out), out
+    inertial = ("--adapter", "langevin", "--friction", 10, "--time-step", 0.0003)
+    status, out, _ = command("run", SMALL, *steps, *inertial)
+    assert status == 0 and "kinetic temperature of the last frame" in out
+    status, _, err = command("run", SMALL, *steps, "--adapter", "langevin", "--friction", 10)
+    assert status == 1 and "give the time step (ps)" in err
+    status, _, err = command("run", SMALL, *steps, "--burn-in", 200)
+    assert status == 1 and "no target acceptance" in err
+    status, _, err = command("run", SMALL, *steps, "--engine", "openmm", "--burn-in", 200)
+    assert status == 1 and "are for --engine core" in err
+
+
 def test_a_run_shorter_than_the_default_interval_has_a_frame(command):
     assert command("run", SMALL, "-o", "a.dcd", "--steps", 30)[0] == 0
     assert mdtraj.load("a.dcd", top="a.pdb").n_frames == 1

@@ -406,6 +406,81 @@ def test_metropolis_reports_its_acceptance_and_wants_energies():
         without.step(1)
 
 
+def test_langevin_has_velocities():
+    """Variances kT/kappa and kT/m at a coarse step (theory 11); velocities can be read, set and drawn."""
+    masses, n_replicas = np.array([2.3, 7.1, 0.0]), 3000
+    settings = {"adapter": "langevin", "friction_rate": 27.0, "time_step": 0.1, "masses": masses, "seed": 23}
+    simulation = Simulation(harmonic(), 1.3 * T0, n_replicas=n_replicas, **settings)
+    simulation.step(300)
+    kt = BOLTZMANN * 1.3 * T0
+    velocities, positions = simulation.velocities, simulation.positions
+    assert not velocities[:, 2].any()
+    for values, expected in (
+        (velocities[:, 0], kt / masses[0]),
+        (velocities[:, 1], kt / masses[1]),
+        (positions[:, :2], 1.3 / STIFFNESS),
+    ):
+        assert np.mean(values**2) == pytest.approx(expected, rel=4 * np.sqrt(2 / (3 * n_replicas)))
+    energy = 0.5 * np.sum(masses[:, None] * velocities**2) / n_replicas
+    assert simulation.statistics.kinetic_energy == pytest.approx(energy)
+    assert simulation.statistics.kinetic_temperature == pytest.approx(energy / (3 * BOLTZMANN))
+
+    checkpoint = simulation.checkpoint()
+    simulation.step(50)
+    resumed = Simulation(harmonic(), 1.3 * T0, n_replicas=n_replicas, **settings)
+    resumed.restore(checkpoint)
+    np.testing.assert_array_equal(resumed.velocities, velocities)
+    resumed.step(50)
+    np.testing.assert_array_equal(resumed.velocities, simulation.velocities)
+    one = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0, 0, 0]])
+    simulation.velocities = one
+    np.testing.assert_array_equal(simulation.velocities[7], one)
+    simulation.draw_velocities()
+    assert not np.array_equal(simulation.velocities[7], one)
+    with pytest.raises(DiffusimError, match="velocity of particle 2"):
+        simulation.velocities = one + 0.1
+    with pytest.raises(DiffusimError, match="velocities has the shape"):
+        simulation.velocities = one[:2]
+    overdamped = Simulation(harmonic(), effective_step=0.01)
+    assert overdamped.statistics.kinetic_temperature is None
+    with pytest.raises(DiffusimError, match="has no velocities"):
+        _ = overdamped.velocities
+    with pytest.raises(DiffusimError, match="takes its step as a time step"):
+        Simulation(harmonic(), effective_step=0.01, adapter="langevin", friction_rate=3.0)
+
+
+def test_metropolis_is_tuned_to_a_target_in_burn_in_only():
+    settings = {"effective_step": 0.002, "adapter": "mala", "n_replicas": 400, "seed": 24}
+    simulation = Simulation(harmonic(), target_acceptance=0.6, burn_in_steps=1500, **settings)
+    simulation.step(1500)
+    factors = simulation.step_factors
+    assert simulation.statistics.step_factor == pytest.approx(np.exp(np.log(factors).mean()))
+    assert 2 < factors.min() and np.log(factors).std() < 0.2
+    squares = np.zeros(400)
+    for _ in range(60):
+        simulation.step(10)
+        squares += np.mean(simulation.positions**2, axis=(1, 2)) / 60
+    np.testing.assert_array_equal(simulation.step_factors, factors)
+    assert simulation.statistics.acceptance == pytest.approx(0.6, abs=0.02)
+    assert abs(squares.mean() - 1 / STIFFNESS) < 4 * squares.std() / np.sqrt(squares.size)
+    # The same replica alone.
+    alone = Simulation(
+        harmonic(), target_acceptance=0.6, burn_in_steps=1500, **(settings | {"n_replicas": 1}), first_replica=7
+    )
+    alone.step(2100)
+    np.testing.assert_array_equal(alone.positions[0], simulation.positions[7])
+    assert Simulation(harmonic(), **settings).statistics.step_factor is None
+    for wrong, words in (
+        ({"target_acceptance": 1.0, "burn_in_steps": 9}, "target acceptance is 1; expected a number between 0 and 1"),
+        ({"target_acceptance": 0, "burn_in_steps": 9}, "target_acceptance is 0"),
+        ({"target_acceptance": 0.6}, "no burn-in"),
+        ({"burn_in_steps": 9}, "no target acceptance"),
+        ({"target_acceptance": 0.6, "burn_in_steps": 9, "adapter": "heun"}, "is for adapter Mala"),
+    ):
+        with pytest.raises(DiffusimError, match=words):
+            Simulation(harmonic(), **(settings | wrong))
+
+
 def test_samples_depend_on_seed_and_number_alone():
     model = Model(SMALL)
     settings = {"seed": 11, "n_steps": 4, "corrector_steps": 3}
