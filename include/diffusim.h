@@ -78,6 +78,29 @@
 // (theory 11).
 #define DIFFUSIM_LANGEVIN 4
 
+// One frame after the other.
+#define DIFFUSIM_SEQUENTIAL 0
+
+// Many frames at once: the sequential trajectory of the same seed, to a tolerance (theory 12). Adapters Euler–Maruyama and
+// Leimkuhler–Matthews, on the CPU.
+#define DIFFUSIM_TIME_PARALLEL 1
+
+// Time-parallel where every replica has at least two threads to itself and, over its first 32 sweeps, a step took fewer frames
+// than two thirds of those threads; else sequential. Decided by counts, so that it depends on `n_threads` and not on the clock.
+#define DIFFUSIM_AUTO 2
+
+// All of the slope of the score for up to 30 particles, its diagonal for more.
+#define DIFFUSIM_JACOBIAN_AUTO 0
+
+// Picard sweeps: nothing is known about the slope of the score.
+#define DIFFUSIM_JACOBIAN_IDENTITY 1
+
+// Quasi-Newton sweeps with the diagonal of the slope.
+#define DIFFUSIM_JACOBIAN_DIAGONAL 2
+
+// Quasi-Newton sweeps with all of it.
+#define DIFFUSIM_JACOBIAN_DENSE 3
+
 // Past its end a schedule keeps its last entry.
 #define DIFFUSIM_HOLD_LAST 0
 
@@ -196,6 +219,14 @@ typedef struct {
   double target_acceptance;
   // Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
   uint64_t burn_in_steps;
+  // DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential.
+  int32_t sampler;
+  // For time-parallel sweeps: DIFFUSIM_JACOBIAN_AUTO (default), _IDENTITY, _DIAGONAL or _DENSE.
+  int32_t jacobian;
+  // Frames of each replica that a time-parallel sweep works on; 64 by default, at least 2.
+  size_t window;
+  // By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
+  double tolerance;
   // CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
   // is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
   void *cuda_context;
@@ -235,6 +266,14 @@ typedef struct {
   double kinetic_energy;
   // The temperature of that, K, with three degrees of freedom for each particle that is not frozen.
   double kinetic_temperature;
+  // Time-parallel: batches of scores.
+  uint64_t rounds;
+  // Time-parallel: sweeps through the window of one replica, so many in each round as replicas took part.
+  uint64_t sweeps;
+  // Time-parallel: steps that became final in a sweep, on average; 0 before the first.
+  double steps_per_sweep;
+  // Time-parallel: frames evaluated for each such step; the sequential sampler takes 1.
+  double evaluations_per_step;
 } diffusim_statistics_t;
 
 #ifdef __cplusplus

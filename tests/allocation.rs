@@ -4,7 +4,7 @@ mod common;
 
 use common::{ADAPTERS, network, simulation, with_adapter};
 use diffusim::model::Model;
-use diffusim::sampler::{Options, StepSize};
+use diffusim::sampler::{Jacobian, Options, Sampler, StepSize};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,5 +67,24 @@ fn steps_allocate_nothing() {
             "{adapter:?}, {n_replicas} replicas of {}: {count} allocations",
             model.name()
         );
+    }
+    for jacobian in [Jacobian::Diagonal, Jacobian::Dense] {
+        let options = Options {
+            step_size: StepSize::EffectiveStep(1e-7),
+            allow_unstable: true,
+            n_replicas: 3,
+            n_threads: 1,
+            sampler: Sampler::TimeParallel,
+            jacobian,
+            ..Options::default()
+        };
+        let mut s = simulation(&network, options);
+        s.step(10).unwrap();
+        let count = || {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            s.step(1_000).unwrap();
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        };
+        assert_eq!(std::iter::repeat_with(count).take(2).min(), Some(0), "sweeps, {jacobian:?}");
     }
 }

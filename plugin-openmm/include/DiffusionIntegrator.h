@@ -32,8 +32,9 @@ class DiffusionForceImpl;
  * positions in double precision, as the core does: there the same seed gives the trajectory of every other door of
  * diffusim bit for bit.
  *
- * The dynamics is overdamped: velocities have no meaning and are left alone. Failures throw diffusim::error or
- * OpenMM::OpenMMException.
+ * The dynamics is overdamped, velocities have no meaning and are left alone, but with the adapter "langevin", whose
+ * velocities are the Context's (those that nobody has set are drawn at the first step). Failures throw diffusim::error
+ * or OpenMM::OpenMMException.
  */
 class DiffusionIntegrator : public OpenMM::Integrator {
 public:
@@ -63,7 +64,7 @@ public:
     /** The step as it was set: the step size in ps, the spring in 1/nm², or, both being 0, as the model recommends. */
     double getRequestedStepSize() const { return settings.stepSize; }
     double getRequestedSpring() const { return settings.spring; }
-    /** "leimkuhler-matthews" (default), "euler-maruyama", or, without bias, "heun" or "mala". */
+    /** "leimkuhler-matthews" (default), "euler-maruyama", "langevin", or, without bias, "heun" or "mala". */
     std::string getAdapter() const;
     void setAdapter(const std::string& name);
     /** Where the core computes: "auto" (default), "cpu", "cuda", "cuda:1", …; independent of OpenMM's platform. */
@@ -83,6 +84,8 @@ public:
     /** The learned energy of every copy at the Context's positions, in kJ/mol. */
     std::vector<double> computeModelEnergies();
     /** The configurational temperature of the learned energy at the Context's positions, in K. */
+    double computeConfigurationalTemperature();
+    /** With the adapter "langevin" the temperature of the velocities, else the configurational one, in K. */
     double computeSystemTemperature();
     /** Largest |component| of any score since the Context was created, in 1/nm. */
     double getLargestScore() const;
@@ -98,7 +101,7 @@ protected:
     void cleanup() override;
     std::vector<std::string> getKernelNames() override;
     void stateChanged(OpenMM::State::DataType changed) override;
-    double computeKineticEnergy() override { return 0; }
+    double computeKineticEnergy() override;
     bool kineticEnergyRequiresForce() const override { return false; }
     void createCheckpoint(std::ostream& stream) const override;
     void loadCheckpoint(std::istream& stream) override;
@@ -123,8 +126,11 @@ private:
     std::string biasForces() const;
     void followLambda();
     void computeBias();
+    bool isInertial() const { return settings.adapter == DIFFUSIM_LANGEVIN; }
     void importPositions();
-    void exportPositions(std::uint64_t firstStep);
+    void importVelocities();
+    void exportVelocities();
+    void exportFrame(std::uint64_t firstStep);
     void advance(int steps, bool biased);
 
     ScoreModel model;
@@ -142,9 +148,11 @@ private:
     std::vector<DiffusionForceImpl*> learnedEnergy;  // the impls of the Context that are not bias
     std::map<std::int64_t, std::uint64_t> usedNoise; // for each seed, the first step whose noise has not been used
     std::vector<double> masses;
-    bool hasPositions = false;
+    bool hasPositions = false, hasVelocities = false, hasMotionRemover = false;
     std::vector<OpenMM::Vec3> positions, forces;
     std::vector<double> corePositions, coreForces; // the positions the simulation holds, unless `hasPositions` is false
+    std::vector<OpenMM::Vec3> velocities;
+    std::vector<double> coreVelocities; // those that the simulation holds, where they are known
 };
 
 } // namespace diffusim_openmm

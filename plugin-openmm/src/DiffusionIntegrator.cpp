@@ -20,6 +20,7 @@
 #include <random>
 
 using namespace OpenMM;
+using namespace std::string_literals;
 
 namespace diffusim_openmm {
 
@@ -32,7 +33,8 @@ const struct {
 } ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
                 {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
                 {"heun", DIFFUSIM_HEUN},
-                {"mala", DIFFUSIM_MALA}};
+                {"mala", DIFFUSIM_MALA},
+                {"langevin", DIFFUSIM_LANGEVIN}};
 
 template <class... Types>
 bool isAnyOf(const Force& force) {
@@ -60,7 +62,7 @@ std::int64_t branchOf(std::int64_t seed, std::uint32_t branch) {
     return static_cast<std::int64_t>(words[0] | static_cast<std::uint64_t>(words[1] >> 1) << 32);
 }
 
-/** Throw if the System asks for what learned, overdamped dynamics cannot do. */
+/** Throw if the System asks for what learned dynamics cannot do. */
 void checkSystem(const System& system) {
     const std::string prefix = "DiffusionIntegrator cannot run this System: ";
     if (system.getNumConstraints() > 0) {
@@ -81,12 +83,12 @@ void checkSystem(const System& system) {
         const Force& force = system.getForce(i);
         if (isBarostat(force))
             throw OpenMMException(prefix + "its " + force.getName() +
-                                  " needs the energy of the learned model, which is not part of the Context's. Remove "
-                                  "the barostat; the volume stays as it is.");
+                                  " changes the volume, and the model knows only that of its snapshots. Remove the "
+                                  "barostat; the volume stays as it is.");
         if (isAnyOf<AndersenThermostat>(force))
             throw OpenMMException(prefix + "its " + force.getName() +
-                                  " acts on velocities, which overdamped dynamics does not have. Remove it; the "
-                                  "integrator keeps the temperature by itself.");
+                                  " acts on velocities, and this integrator keeps the temperature by itself. Remove "
+                                  "it.");
     }
 }
 } // namespace
@@ -166,8 +168,10 @@ void DiffusionIntegrator::setAdapter(const std::string& name) {
             next.adapter = adapter.value;
             return apply(next);
         }
-    throw OpenMMException("The adapter '" + name + "' is not known; expected '" + ADAPTERS[0].name + "', '" +
-                          ADAPTERS[1].name + "', '" + ADAPTERS[2].name + "' or '" + ADAPTERS[3].name + "'");
+    std::string known;
+    for (const auto& adapter : ADAPTERS)
+        known += (known.empty() ? "'" : &adapter == std::end(ADAPTERS) - 1 ? " or '" : ", '") + (adapter.name + "'"s);
+    throw OpenMMException("The adapter '" + name + "' is not known; expected " + known);
 }
 
 std::string DiffusionIntegrator::getAdapter() const {
@@ -250,11 +254,26 @@ std::vector<double> DiffusionIntegrator::computeModelEnergies() {
     return fitted.computeEnergies(current, &box[0][0]);
 }
 
-double DiffusionIntegrator::computeSystemTemperature() {
+double DiffusionIntegrator::computeConfigurationalTemperature() {
     std::vector<Vec3> current;
     bound().getPositions(current);
     followLambda();
     return fitted.computeTemperature(current);
+}
+
+double DiffusionIntegrator::computeSystemTemperature() {
+    if (!isInertial())
+        return computeConfigurationalTemperature();
+    bound();
+    importVelocities();
+    return simulation->statistics().kinetic_temperature;
+}
+
+double DiffusionIntegrator::computeKineticEnergy() {
+    if (!simulation || !isInertial() || !hasVelocities) // as long as nothing has been drawn the Context's are 0
+        return 0;
+    importVelocities();
+    return simulation->statistics().kinetic_energy * static_cast<double>(fitted.copies); // of the core, their mean
 }
 
 double DiffusionIntegrator::getLargestScore() const { return simulation ? simulation->statistics().largest_score : 0; }
@@ -280,8 +299,9 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     platformKernel.getAs<IntegrateVerletStepKernel>().initialize(system, VerletIntegrator(0.001));
     context = &contextRef;
     owner = &contextRef.getOwner();
-    hasPositions = false;
+    hasPositions = hasVelocities = hasMotionRemover = false;
     corePositions.clear();
+    coreVelocities.clear();
     coreForces.resize(3 * system.getNumParticles());
 
     inform("noise seed " + std::to_string(seedInUse));
@@ -290,8 +310,10 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     for (int i = 0; i < system.getNumForces(); i++) {
         const Force& force = system.getForce(i);
         if (isAnyOf<CMMotionRemover>(force)) {
-            warn(force.getName() + " acts on velocities and does nothing here: overdamped particles have none, and the "
-                                   "centre of mass diffuses");
+            hasMotionRemover = true;
+            if (!isInertial())
+                warn(force.getName() + " acts on velocities and does nothing here: overdamped particles have none, and "
+                                       "the centre of mass diffuses");
             continue;
         }
         if (!(getIntegrationForceGroups() >> force.getForceGroup() & 1))
@@ -344,6 +366,8 @@ void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
 void DiffusionIntegrator::stateChanged(State::DataType changed) {
     if (changed == State::Positions)
         hasPositions = true;
+    if (changed == State::Velocities)
+        hasVelocities = true;
     if (changed == State::Parameters)
         followLambda();
 }
@@ -394,10 +418,38 @@ void DiffusionIntegrator::importPositions() {
     }
 }
 
-void DiffusionIntegrator::exportPositions(std::uint64_t firstStep) {
+void DiffusionIntegrator::importVelocities() {
+    if (!hasVelocities) {
+        simulation->draw_velocities();
+        exportVelocities();
+        return;
+    }
+    context->getVelocities(velocities);
+    const double* current = coordinates(velocities);
+    const std::size_t n = 3 * velocities.size();
+    if (coreVelocities.size() == n && std::equal(coreVelocities.begin(), coreVelocities.end(), current))
+        return;
+    coreVelocities.clear();
+    std::vector<double> given(current, current + n);
+    simulation->set_velocities(given);
+    coreVelocities = given;
+}
+
+void DiffusionIntegrator::exportVelocities() {
+    coreVelocities.resize(coreForces.size());
+    simulation->get_velocities(coreVelocities);
+    velocities.resize(coreVelocities.size() / 3);
+    std::copy(coreVelocities.begin(), coreVelocities.end(), &velocities[0][0]);
+    context->setVelocities(velocities);
+    hasVelocities = true;
+}
+
+void DiffusionIntegrator::exportFrame(std::uint64_t firstStep) {
     simulation->get_positions(corePositions);
     std::copy(corePositions.begin(), corePositions.end(), &positions[0][0]);
     context->setPositions(positions);
+    if (isInertial())
+        exportVelocities();
     const std::int64_t steps = static_cast<std::int64_t>(simulation->step_count() - firstStep);
     context->setTime(context->getTime() + static_cast<double>(steps) * getStepSize());
     context->setStepCount(context->getStepCount() + steps);
@@ -412,7 +464,7 @@ void DiffusionIntegrator::step(int steps) {
         throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
     refuseUnknownForces();
     const std::string bias = biasForces();
-    if (bias.empty())
+    if (bias.empty() && !(isInertial() && hasMotionRemover))
         advance(steps, false);
     else if (settings.adapter == DIFFUSIM_HEUN || settings.adapter == DIFFUSIM_MALA)
         throw OpenMMException(
@@ -422,8 +474,9 @@ void DiffusionIntegrator::step(int steps) {
     else
         for (int i = 0; i < steps; i++) {
             context->updateContextState();
-            computeBias();
-            advance(1, true);
+            if (!bias.empty())
+                computeBias();
+            advance(1, !bias.empty());
         }
     lastStatus = DIFFUSIM_OK;
 }
@@ -451,6 +504,8 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
     try {
         followLambda(); // also where a Force or a checkpoint has set it
         importPositions();
+        if (isInertial())
+            importVelocities();
         const std::uint64_t firstStep = simulation->step_count();
         try {
             if (biased)
@@ -458,10 +513,10 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
             else
                 simulation->step(static_cast<std::uint64_t>(steps));
         } catch (const diffusim::error&) { // the core has gone back to the last good frame
-            exportPositions(firstStep);
+            exportFrame(firstStep);
             throw;
         }
-        exportPositions(firstStep);
+        exportFrame(firstStep);
     } catch (const diffusim::error& error) {
         lastStatus = error.status();
         if (fitted.copies == 1)
@@ -500,7 +555,7 @@ void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
         throw OpenMMException("The checkpoint was written with another model (sha256 " + storedHash +
                               "), and this DiffusionIntegrator has " + model.getModel().name() + " (" + hash + ")");
     continueNoise(storedSeed, storedStep);
-    hasPositions = true;
+    hasPositions = hasVelocities = true;
 }
 
 void DiffusionIntegrator::serializeParameters(SerializationNode& node) const {

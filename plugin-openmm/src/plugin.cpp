@@ -131,6 +131,10 @@ int diffusim_openmm_compute_model_energies(Integrator* integrator, double* energ
     });
 }
 
+int diffusim_openmm_compute_configurational_temperature(Integrator* integrator, double* kelvin) {
+    return guard([=] { *kelvin = cast(integrator).computeConfigurationalTemperature(); });
+}
+
 int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* kelvin) {
     return guard([=] { *kelvin = cast(integrator).computeSystemTemperature(); });
 }

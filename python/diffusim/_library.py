@@ -102,6 +102,10 @@ class SimulationOptions(Structure):
         ("n_noise_schedule", c_size_t),
         ("target_acceptance", c_double),
         ("burn_in_steps", c_uint64),
+        ("sampler", c_int32),
+        ("jacobian", c_int32),
+        ("window", c_size_t),
+        ("tolerance", c_double),
         ("cuda_context", c_void_p),
         ("cuda_stream", c_void_p),
     ]
@@ -126,6 +130,10 @@ class SimulationStatistics(Structure):
         ("step_factor", c_double),
         ("kinetic_energy", c_double),
         ("kinetic_temperature", c_double),
+        ("rounds", c_uint64),
+        ("sweeps", c_uint64),
+        ("steps_per_sweep", c_double),
+        ("evaluations_per_step", c_double),
     ]
 
 

@@ -42,6 +42,8 @@ from diffusim._library import (
 
 ADAPTERS = ("euler-maruyama", "leimkuhler-matthews", "heun", "mala", "langevin")  # in the order of the C API
 SCHEDULE_ENDS = ("hold", "cycle")
+SAMPLERS = ("sequential", "time-parallel", "auto")
+JACOBIANS = ("auto", "identity", "diagonal", "dense")
 FLOAT64 = 1
 LARGEST_SEED = 2**63 - 1  # that every engine can carry; 0 stands for a fresh one in some
 SLICE_SECONDS = 0.2  # a step() call comes back to Python this often, so that Ctrl-C works
@@ -324,7 +326,9 @@ class Statistics:
     particle; `stability_limit` is the largest stable tau (nm^2), `time_step` ps, `largest_score` 1/nm. With the adapter
     "mala", `acceptance` is the fraction of accepted proposals, after burn-in once that is over, and `step_factor` what
     burn-in has made of tau (geometric mean over replicas). With "langevin", `kinetic_energy` (kJ/mol, mean over
-    replicas) and `kinetic_temperature` (K) are those of the velocities.
+    replicas) and `kinetic_temperature` (K) are those of the velocities. With the time-parallel sampler: `rounds` of
+    batched scores, `sweeps` through windows (one for each replica in a round), steps that a sweep brought, and frames
+    evaluated for each of them, where the sequential sampler takes 1.
     """
 
     steps: int
@@ -341,6 +345,10 @@ class Statistics:
     step_factor: float | None
     kinetic_energy: float | None
     kinetic_temperature: float | None
+    rounds: int
+    sweeps: int
+    steps_per_sweep: float | None
+    evaluations_per_step: float | None
 
 
 class Simulation:
@@ -372,6 +380,10 @@ class Simulation:
         allow_unstable: bool = False,
         target_acceptance: float | None = None,
         burn_in_steps: int = 0,
+        sampler: str = "sequential",
+        window: int = 64,
+        tolerance: float = 1e-6,
+        jacobian: str = "auto",
         cuda_context: int | None = None,
         cuda_stream: int | None = None,
     ):
@@ -398,6 +410,12 @@ class Simulation:
         allow_unstable  run although the model's stiffest mode is unstable at this step
         target_acceptance, burn_in_steps   with "mala": in so many first steps the step of each replica is tuned to this
                         acceptance (0.6 is a good one), and then kept
+        sampler         "sequential"; "time-parallel": many frames at once, the same trajectory to a tolerance
+                        (theory 12); "auto": time-parallel where it pays, by the counts of its first sweeps
+        window          frames of each replica that a time-parallel sweep works on
+        tolerance       nm, by which a frame may still change for the one after it to be final; 0: not by a bit
+        jacobian        what sweeps know of the slope of the score: "identity" (Picard), "diagonal", "dense", or
+                        "auto": dense for up to 30 particles, diagonal for more
         cuda_context, cuda_stream  CUcontext and CUstream of the caller as integers, to run in; they must outlive this
         """
         self.model = model if isinstance(model, Model) else Model(model)
@@ -424,6 +442,10 @@ class Simulation:
             "allow_unstable": allow_unstable,
             "target_acceptance": target_acceptance,
             "burn_in_steps": burn_in_steps,
+            "sampler": sampler,
+            "window": window,
+            "tolerance": tolerance,
+            "jacobian": jacobian,
             "cuda_context": cuda_context,
             "cuda_stream": cuda_stream,
         }
@@ -615,6 +637,10 @@ class Simulation:
             step_factor=native.step_factor or None,
             kinetic_energy=native.kinetic_energy if self.adapter == "langevin" else None,
             kinetic_temperature=native.kinetic_temperature if self.adapter == "langevin" else None,
+            rounds=native.rounds,
+            sweeps=native.sweeps,
+            steps_per_sweep=native.steps_per_sweep or None,
+            evaluations_per_step=native.evaluations_per_step or None,
         )
 
     def checkpoint(self) -> bytes:
@@ -686,12 +712,22 @@ class Simulation:
                 setattr(native, name, _doubles(array))
                 setattr(native, f"n_{name}", array.size)
                 keep.append(array)
-        whole = {"seed": 2**64, "n_replicas": 2**32, "first_replica": 2**32, "n_threads": 2**32, "burn_in_steps": 2**64}
+        whole = {
+            "seed": 2**64,
+            "n_replicas": 2**32,
+            "first_replica": 2**32,
+            "n_threads": 2**32,
+            "burn_in_steps": 2**64,
+            "window": 2**63,
+        }
         for name, limit in whole.items():
             _expect_whole(name, options[name], limit)
             setattr(native, name, options[name])
         native.adapter = _index("adapter", options["adapter"], ADAPTERS)
         native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
+        native.sampler = _index("sampler", options["sampler"], SAMPLERS)
+        native.jacobian = _index("jacobian", options["jacobian"], JACOBIANS)
+        native.tolerance = options["tolerance"]
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]
@@ -726,6 +762,8 @@ class _Callback:
         self.pointer = ScoreCallback(self._called)
 
     def _called(self, _user_data, positions, n_frames, n_particles, scores, energies) -> int:
+        if isinstance(self.raised, KeyboardInterrupt | SystemExit):  # whatever the library tries next
+            return 1
         try:
             shape = (n_frames, n_particles, 3)
             result = self.function(np.ctypeslib.as_array(positions, shape).copy())

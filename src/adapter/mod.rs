@@ -22,6 +22,17 @@ pub struct ParticleStep {
     pub noise_amplitude: f64,
 }
 
+impl ParticleStep {
+    /// With the factors of schedules.
+    #[inline(always)]
+    pub fn scaled(self, drift: f64, noise: f64) -> Self {
+        ParticleStep {
+            effective_step: self.effective_step * drift,
+            noise_amplitude: self.noise_amplitude * noise,
+        }
+    }
+}
+
 /// A step x_n → x_{n+1} of one particle.
 pub trait Step {
     /// Whether the update uses ξ_{n+1}.

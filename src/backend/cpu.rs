@@ -1,7 +1,7 @@
 //! Advancing batches of replicas on the CPU: score → adapter → positions, in place, nothing allocated per step.
 
 use super::threads::{self, Threads};
-use super::{Backend, Failure, Job, Placement, RUNAWAY, Replicas};
+use super::{Backend, Failure, Job, Placement, Replicas};
 use crate::adapter::{
     Adapter, EulerMaruyama, Heun, Inertia, Langevin, LeimkuhlerMatthews, Move, ParticleStep, Tuning,
     log_proposal_ratio,
@@ -39,16 +39,13 @@ impl Factors {
 
     #[inline(always)]
     fn of(self, base: &ParticleStep) -> ParticleStep {
-        ParticleStep {
-            effective_step: base.effective_step * self.drift,
-            noise_amplitude: base.noise_amplitude * self.noise,
-        }
+        base.scaled(self.drift, self.noise)
     }
 
     /// The largest sound drift in base noise amplitudes; where there are velocities, kick in thermal speeds.
     #[inline(always)]
     fn runaway(self) -> f64 {
-        let limit = RUNAWAY / self.drift.sqrt();
+        let limit = super::runaway(self.drift);
         if self.inertia.time_step > 0.0 { limit / self.inertia.kick_per_drift() } else { limit }
     }
 }
@@ -262,25 +259,21 @@ impl Chunk {
 
     /// Name the first particle that failed.
     fn failure(&self, job: &Job, step: u64, stage: u32, factors: Factors, positions: &[f64]) -> Failure {
-        let n = job.particles.len();
-        let limit = factors.runaway();
-        let scores = self.scores.as_chunks::<3>().0;
-        let fails = |i: usize| {
-            let base = job.particles[i % n];
-            let allowed =
-                |s: &f64| base.effective_step * s.abs() <= limit * base.noise_amplitude && s.is_finite();
-            !scores[i].iter().all(allowed)
+        let n = 3 * job.particles.len();
+        let mut frames = self.scores.chunks_exact(n).zip(positions.chunks_exact(n)).enumerate();
+        let failure = |(frame, (scores, positions)): (usize, (&[f64], &[f64]))| {
+            Failure::find(frame, scores, job.particles, factors.runaway(), step, positions)
         };
-        let i = (0..scores.len()).find(|i| fails(*i)).unwrap_or(0);
-        let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
-        Failure::Score {
-            frame: i / n,
-            particle: i % n,
+        // A sum of finite scores may overflow.
+        let overflow = || Failure::Score {
+            frame: 0,
+            particle: 0,
             step,
             stage,
-            score: *scores[i].iter().max_by(worst).expect("three coordinates"),
-            positions: positions[i / n * 3 * n..][..3 * n].to_vec(),
-        }
+            score: self.scores[0],
+            positions: positions[..n].to_vec(),
+        };
+        frames.find_map(failure).unwrap_or_else(overflow).at_stage(stage)
     }
 }
 
@@ -288,6 +281,8 @@ impl Chunk {
 pub struct Cpu {
     chunks: Vec<Chunk>,
     threads: Option<Threads>,
+    /// For batches that are no replicas: one work space for each thread, which start when they are first needed.
+    batch: (Vec<Scratch>, Option<Threads>),
 }
 
 impl Cpu {
@@ -299,19 +294,44 @@ impl Cpu {
             |first: u32| Chunk::new(first..replicas.end.min(first.saturating_add(size)), particle_ids);
         let mut chunks: Vec<Chunk> = replicas.clone().step_by(size as usize).map(chunk).collect();
         chunks[0].largest_score = largest_score;
+        let batch = ((0..*n_threads).map(|_| Scratch::default()).collect(), None);
         let n_threads = chunks.len().min(*n_threads);
         let threads = if n_threads == 1 { None } else { Some(Threads::start(n_threads)?) };
-        Ok(Cpu { chunks, threads })
+        Ok(Cpu { chunks, threads, batch })
     }
 }
 
 impl Backend for Cpu {
     fn advance(&mut self, job: &Job, replicas: Replicas) -> Outcome {
-        let Cpu { chunks, threads } = self;
+        let Cpu { chunks, threads, .. } = self;
         match threads {
             Some(threads) => threads.run(|| advance(job, chunks, replicas)).map_err(Failure::Other)?,
             None => advance(job, chunks, replicas),
         }
+    }
+
+    fn scores(&mut self, model: &dyn ScoreModel, frames: Frames, scores: &mut [f64]) -> Result<()> {
+        let n = 3 * model.n_particles();
+        let (scratches, threads) = &mut self.batch;
+        let share = n * (scores.len() / n).div_ceil(scratches.len()).max(1);
+        let size = n * model.preferred_batch().max(1);
+        let run = |((positions, scores), scratch): ((&[f64], &mut [f64]), &mut Scratch)| {
+            positions.chunks(size).zip(scores.chunks_mut(size)).try_for_each(|(positions, scores)| {
+                model.evaluate(Frames { positions, cell: frames.cell }, Outputs::scores(scores), scratch)
+            })
+        };
+        if scratches.len() == 1 || scores.len() <= share {
+            return run(((frames.positions, scores), &mut scratches[0]));
+        }
+        if threads.is_none() {
+            *threads = Some(Threads::start(scratches.len())?);
+        }
+        let each = || {
+            let shares = frames.positions.par_chunks(share).zip(scores.par_chunks_mut(share));
+            // Of several errors the first, whatever the threads do.
+            shares.zip(scratches).map(run).reduce(|| Ok(()), |a, b| a.and(b))
+        };
+        threads.as_mut().expect("started").run(each)?
     }
 
     fn largest_score(&self) -> f64 {

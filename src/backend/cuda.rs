@@ -8,7 +8,7 @@ use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
 use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
 use crate::error::{Error, Result, bail};
 use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
-use crate::model::{KernelModel, ScoreModel};
+use crate::model::{Frames, KernelModel, ScoreModel};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
@@ -820,6 +820,14 @@ impl Backend for Cuda {
             score: first.score,
             positions: replicas.positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
         })
+    }
+
+    fn scores(&mut self, _: &dyn ScoreModel, _: Frames, _: &mut [f64]) -> Result<()> {
+        bail!(
+            Unsupported,
+            "device 'cuda:{}' evaluates no frames outside of steps; use device 'cpu'",
+            self.index
+        )
     }
 
     fn largest_score(&self) -> f64 {

@@ -7,13 +7,13 @@ pub mod threads;
 use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep, Tuning};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
-use crate::model::ScoreModel;
+use crate::model::{Frames, ScoreModel};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// A drift of this many noise amplitudes in one step is a particle running away, at any spring: at the stability limit of
 /// theory §2 the two are equal in size. The same number is in kernels/advance.cuh.
-pub(crate) const RUNAWAY: f64 = 100.0;
+const RUNAWAY: f64 = 100.0;
 
 /// What a simulation may run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,16 @@ pub enum Failure {
     Other(Error),
 }
 
+/// The largest drift of particles that do not run away, in base noise amplitudes, at factor `drift` of the schedules.
+pub fn runaway(drift: f64) -> f64 {
+    RUNAWAY / drift.sqrt()
+}
+
+/// Whether every score of a frame is finite and no base drift more than `limit` base noise amplitudes.
+pub fn is_sound(scores: &[f64], particles: &[ParticleStep], limit: f64) -> bool {
+    scores.as_chunks::<3>().0.iter().zip(particles).all(|(s, base)| is_allowed(*s, base, limit))
+}
+
 impl Failure {
     /// The energy of `replica` is not finite where it decides.
     fn energy(replica: u32, energy: f64) -> Self {
@@ -154,6 +164,34 @@ impl Failure {
              another adapter"
         )))
     }
+
+    /// The same, of this stage of the step.
+    fn at_stage(mut self, at: u32) -> Self {
+        if let Failure::Score { stage, .. } = &mut self {
+            *stage = at;
+        }
+        self
+    }
+
+    /// The first particle of a frame whose score is not sound.
+    pub fn find(
+        frame: usize,
+        scores: &[f64],
+        particles: &[ParticleStep],
+        limit: f64,
+        step: u64,
+        positions: &[f64],
+    ) -> Option<Self> {
+        let scores = scores.as_chunks::<3>().0;
+        let particle = scores.iter().zip(particles).position(|(s, base)| !is_allowed(*s, base, limit))?;
+        let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
+        let score = *scores[particle].iter().max_by(worst).expect("three coordinates");
+        Some(Failure::Score { frame, particle, step, stage: 0, score, positions: positions.to_vec() })
+    }
+}
+
+fn is_allowed(score: [f64; 3], base: &ParticleStep, limit: f64) -> bool {
+    score.iter().all(|s| base.effective_step * s.abs() <= limit * base.noise_amplitude && s.is_finite())
 }
 
 /// A device that holds the replicas of one simulation.
@@ -162,6 +200,9 @@ pub trait Backend: Send {
     ///
     /// On a failure some replicas have been moved and others have not: the caller restores the last good frame.
     fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure>;
+
+    /// Scores of a batch of any number of frames, with all threads; what the samplers need that take many frames at once.
+    fn scores(&mut self, model: &dyn ScoreModel, frames: Frames, scores: &mut [f64]) -> Result<()>;
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;

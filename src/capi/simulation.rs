@@ -4,7 +4,7 @@ use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
 use crate::backend::Attachment;
-use crate::sampler::{Options, Simulation, StepSize};
+use crate::sampler::{Jacobian, Options, Sampler, Simulation, StepSize};
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
 use std::borrow::Cow;
 use std::cell::UnsafeCell;
@@ -24,6 +24,24 @@ pub const DIFFUSIM_MALA: i32 = 3;
 /// Langevin dynamics with velocities, by the middle scheme: one score a step; needs masses, a friction rate and a time step
 /// (theory 11).
 pub const DIFFUSIM_LANGEVIN: i32 = 4;
+
+/// One frame after the other.
+pub const DIFFUSIM_SEQUENTIAL: i32 = 0;
+/// Many frames at once: the sequential trajectory of the same seed, to a tolerance (theory 12). Adapters Euler–Maruyama and
+/// Leimkuhler–Matthews, on the CPU.
+pub const DIFFUSIM_TIME_PARALLEL: i32 = 1;
+/// Time-parallel where every replica has at least two threads to itself and, over its first 32 sweeps, a step took fewer frames
+/// than two thirds of those threads; else sequential. Decided by counts, so that it depends on `n_threads` and not on the clock.
+pub const DIFFUSIM_AUTO: i32 = 2;
+
+/// All of the slope of the score for up to 30 particles, its diagonal for more.
+pub const DIFFUSIM_JACOBIAN_AUTO: i32 = 0;
+/// Picard sweeps: nothing is known about the slope of the score.
+pub const DIFFUSIM_JACOBIAN_IDENTITY: i32 = 1;
+/// Quasi-Newton sweeps with the diagonal of the slope.
+pub const DIFFUSIM_JACOBIAN_DIAGONAL: i32 = 2;
+/// Quasi-Newton sweeps with all of it.
+pub const DIFFUSIM_JACOBIAN_DENSE: i32 = 3;
 
 /// Past its end a schedule keeps its last entry.
 pub const DIFFUSIM_HOLD_LAST: i32 = 0;
@@ -104,6 +122,14 @@ pub struct diffusim_simulation_options_t {
     pub target_acceptance: f64,
     /// Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
     pub burn_in_steps: u64,
+    /// DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential.
+    pub sampler: i32,
+    /// For time-parallel sweeps: DIFFUSIM_JACOBIAN_AUTO (default), _IDENTITY, _DIAGONAL or _DENSE.
+    pub jacobian: i32,
+    /// Frames of each replica that a time-parallel sweep works on; 64 by default, at least 2.
+    pub window: usize,
+    /// By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
+    pub tolerance: f64,
     /// CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
     /// is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
     pub cuda_context: *mut c_void,
@@ -140,6 +166,10 @@ const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
     n_noise_schedule: 0,
     target_acceptance: 0.0,
     burn_in_steps: 0,
+    sampler: DIFFUSIM_SEQUENTIAL,
+    jacobian: DIFFUSIM_JACOBIAN_AUTO,
+    window: 64,
+    tolerance: 1e-6,
     cuda_context: ptr::null_mut(),
     cuda_stream: ptr::null_mut(),
 };
@@ -243,6 +273,28 @@ unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -
         allow_unstable: c.allow_unstable != 0,
         target_acceptance: given(c.target_acceptance),
         burn_in_steps: c.burn_in_steps,
+        sampler: match c.sampler {
+            DIFFUSIM_SEQUENTIAL => Sampler::Sequential,
+            DIFFUSIM_TIME_PARALLEL => Sampler::TimeParallel,
+            DIFFUSIM_AUTO => Sampler::Auto,
+            other => bail!(
+                InvalidArgument,
+                "sampler is {other}; expected DIFFUSIM_SEQUENTIAL, DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO"
+            ),
+        },
+        jacobian: match c.jacobian {
+            DIFFUSIM_JACOBIAN_AUTO => Jacobian::Auto,
+            DIFFUSIM_JACOBIAN_IDENTITY => Jacobian::Identity,
+            DIFFUSIM_JACOBIAN_DIAGONAL => Jacobian::Diagonal,
+            DIFFUSIM_JACOBIAN_DENSE => Jacobian::Dense,
+            other => bail!(
+                InvalidArgument,
+                "jacobian is {other}; expected DIFFUSIM_JACOBIAN_AUTO, DIFFUSIM_JACOBIAN_IDENTITY, DIFFUSIM_JACOBIAN_DIAGONAL \
+                 or DIFFUSIM_JACOBIAN_DENSE"
+            ),
+        },
+        window: c.window,
+        tolerance: c.tolerance,
         attachment: (!c.cuda_context.is_null())
             .then(|| Attachment { context: c.cuda_context.addr(), stream: c.cuda_stream.addr() }),
     })
@@ -726,6 +778,14 @@ pub struct diffusim_statistics_t {
     pub kinetic_energy: f64,
     /// The temperature of that, K, with three degrees of freedom for each particle that is not frozen.
     pub kinetic_temperature: f64,
+    /// Time-parallel: batches of scores.
+    pub rounds: u64,
+    /// Time-parallel: sweeps through the window of one replica, so many in each round as replicas took part.
+    pub sweeps: u64,
+    /// Time-parallel: steps that became final in a sweep, on average; 0 before the first.
+    pub steps_per_sweep: f64,
+    /// Time-parallel: frames evaluated for each such step; the sequential sampler takes 1.
+    pub evaluations_per_step: f64,
 }
 
 /// Fill `statistics`, whose `struct_size` the caller has set to sizeof(diffusim_statistics_t).
@@ -755,6 +815,10 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
             step_factor: known.step_factor.unwrap_or(0.0),
             kinetic_energy: known.kinetic_energy.unwrap_or(0.0),
             kinetic_temperature: known.kinetic_temperature.unwrap_or(0.0),
+            rounds: known.sweeps.rounds,
+            sweeps: known.sweeps.sweeps,
+            steps_per_sweep: known.sweeps.steps_per_sweep().unwrap_or(0.0),
+            evaluations_per_step: known.sweeps.evaluations_per_step().unwrap_or(0.0),
         };
         write_struct(statistics, size, value, "diffusim_statistics")
     })

@@ -1,10 +1,14 @@
 //! How frames are produced.
 
 mod checkpoint;
+mod jacobian;
 mod options;
 mod reverse;
 mod sequential;
+mod time_parallel;
 
+pub use jacobian::Jacobian;
 pub use options::{Dynamics, Options, StepSize};
 pub use reverse::{SampleOptions, sample};
 pub use sequential::{Simulation, Statistics};
+pub use time_parallel::{Sampler, Sweeps};

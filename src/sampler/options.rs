@@ -1,5 +1,6 @@
 //! What a user asks for, and what it means for each particle (theory 3–5).
 
+use super::{Jacobian, Sampler};
 use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep};
 use crate::backend::Attachment;
 use crate::error::{Result, bail};
@@ -57,6 +58,14 @@ pub struct Options {
     pub target_acceptance: Option<f64>,
     /// Steps of that tuning, from step 0; the spring is frozen at their end.
     pub burn_in_steps: u64,
+    /// How the trajectory is produced: the same but for the tolerance.
+    pub sampler: Sampler,
+    /// Frames of each replica that the time-parallel sampler works on at once.
+    pub window: usize,
+    /// By how much a frame may still change, in the last sweep but one, for the next to be final, nm; 0: to the last bit.
+    pub tolerance: f64,
+    /// What the sweeps know about the slope of the score.
+    pub jacobian: Jacobian,
     /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
     pub attachment: Option<Attachment>,
 }
@@ -81,6 +90,10 @@ impl Default for Options {
             allow_unstable: false,
             target_acceptance: None,
             burn_in_steps: 0,
+            sampler: Sampler::default(),
+            window: 64,
+            tolerance: 1e-6,
+            jacobian: Jacobian::default(),
             attachment: None,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
+use super::time_parallel::{Request, Sweeps, Windows};
 use crate::adapter::{Adapter, Tuning};
 use crate::backend::{self, Backend, Device, Failure, Job, Placement, Replicas, threads};
 use crate::cell::Cell;
@@ -84,6 +85,10 @@ pub struct Simulation {
     proposals: [u64; 2],
     placement: Placement,
     backend: Box<dyn Backend>,
+    /// With the time-parallel sampler.
+    windows: Option<Windows>,
+    /// What it did before it was given new options, and the largest score that it met.
+    swept: (Sweeps, f64),
     /// Whether `state` is what the last step left.
     continues: bool,
     /// Steps that were enqueued and that nobody has waited for yet; `step` and `positions` are those before them.
@@ -154,6 +159,21 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     })
 }
 
+/// What the time-parallel sampler needs, if that is what was asked for.
+fn windows(dynamics: &Dynamics, options: &Options, placement: &Placement) -> Result<Option<Windows>> {
+    Windows::open(&Request {
+        sampler: options.sampler,
+        window: options.window,
+        tolerance: options.tolerance,
+        jacobian: options.jacobian,
+        adapter: options.adapter,
+        particles: &dynamics.particles,
+        n_replicas: options.n_replicas,
+        n_threads: placement.n_threads,
+        on_cpu: placement.device == Device::Cpu,
+    })
+}
+
 /// What a simulation has done so far, and what its next step is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistics {
@@ -182,6 +202,8 @@ pub struct Statistics {
     pub kinetic_energy: Option<f64>,
     /// The temperature of which that is the mean, K, with three degrees of freedom for each particle that is not frozen.
     pub kinetic_temperature: Option<f64>,
+    /// What the time-parallel sampler did.
+    pub sweeps: Sweeps,
 }
 
 impl Simulation {
@@ -207,6 +229,8 @@ impl Simulation {
         }
         let placement = placement(&model, &options)?;
         let mut simulation = Simulation {
+            windows: windows(&dynamics, &options, &placement)?,
+            swept: Default::default(),
             last_good: Default::default(),
             cell: model.start_cell().cloned(),
             has_positions: !start.is_empty() || model.noise_level().is_none(),
@@ -284,11 +308,14 @@ impl Simulation {
         }
         let dynamics = Dynamics::new(&self.model, &options)?;
         let placement = placement(&self.model, &options)?;
+        let windows = windows(&dynamics, &options, &placement)?;
         if placement != self.placement {
             self.backend = backend::open(&self.score, &placement, self.backend.largest_score())?;
             self.placement = placement;
             self.continues = false;
         }
+        self.swept = self.swept();
+        self.windows = windows;
         self.options = options;
         self.dynamics = dynamics;
         if self.fit_state() {
@@ -424,9 +451,26 @@ impl Simulation {
     fn forget_last_good(&mut self) {
         self.continues = false;
         self.ahead = 0;
+        self.forget_windows();
         for (step, state) in &mut self.last_good {
             *step = self.step;
             state.clone_from(&self.state);
+        }
+    }
+
+    /// What the time-parallel sampler has worked out ahead no longer follows.
+    fn forget_windows(&mut self) {
+        if let Some(windows) = &mut self.windows {
+            windows.forget();
+        }
+    }
+
+    /// What the time-parallel sampler did, under these options and before, and its largest score.
+    fn swept(&self) -> (Sweeps, f64) {
+        let (sweeps, largest_score) = self.swept;
+        match &self.windows {
+            None => self.swept,
+            Some(windows) => (sweeps + windows.counts, largest_score.max(windows.largest_score)),
         }
     }
 
@@ -452,7 +496,10 @@ impl Simulation {
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
         self.synchronize()?;
         self.score.check_cell(cell.as_ref())?;
-        self.cell = cell;
+        if cell != self.cell {
+            self.cell = cell;
+            self.forget_windows();
+        }
         Ok(())
     }
 
@@ -468,6 +515,7 @@ impl Simulation {
         self.score = Arc::new(blend);
         self.lambda = Some(lambda);
         self.continues = false;
+        self.forget_windows();
         Ok(())
     }
 
@@ -655,7 +703,25 @@ impl Simulation {
             continues: self.continues,
         };
         if waits {
-            let outcome = self.backend.advance(&job, self.state.replicas());
+            // A single biased step is sequential by nature, and what was worked out ahead does not follow it.
+            let biased = bias != Bias::None;
+            let gives_way = |windows: &mut Windows| biased || windows.give_way(first_step);
+            let windows = self.windows.as_mut().and_then(|windows| (!gives_way(windows)).then_some(windows));
+            let in_windows = windows.is_some();
+            let outcome = match windows {
+                Some(windows) => {
+                    windows.advance(&job, &self.placement, &mut *self.backend, &mut self.state.positions)
+                }
+                None => self.backend.advance(&job, self.state.replicas()),
+            };
+            if in_windows && outcome.is_ok() {
+                self.step += n_steps;
+                self.continues = true;
+                return Ok(());
+            }
+            if biased && outcome.is_ok() {
+                self.forget_windows();
+            }
             return self.settle(n_steps, outcome);
         }
         let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
@@ -737,10 +803,11 @@ impl Simulation {
             velocities.zip(self.dynamics.masses.iter().cycle()).map(of).sum::<f64>()
                 / self.options.n_replicas as f64
         });
+        let (sweeps, largest_score) = self.swept();
         Statistics {
             steps: self.step,
-            score_evaluations: self.score_evaluations,
-            largest_score: self.backend.largest_score(),
+            score_evaluations: self.score_evaluations + sweeps.evaluations,
+            largest_score: self.backend.largest_score().max(largest_score),
             acceptance: (self.proposals[0] > 0).then(|| self.proposals[1] as f64 / self.proposals[0] as f64),
             effective_step: self.dynamics.effective_step * self.dynamics.scale(self.step),
             time_step: self.dynamics.time_step.map(|dt| dt * self.dynamics.scale(self.step)),
@@ -756,6 +823,7 @@ impl Simulation {
                 let n_moving = self.dynamics.masses.iter().filter(|m| **m > 0.0).count();
                 2.0 * energy / (3.0 * n_moving as f64 * BOLTZMANN)
             }),
+            sweeps,
         }
     }
 
@@ -777,21 +845,24 @@ impl Simulation {
 
     /// Everything needed to continue bit for bit, in a simulation of the same model and options: λ of a blend belongs to it.
     pub fn checkpoint(&self) -> Vec<u8> {
-        let numbers = self.state.numbers().chain(self.lambda);
+        let ahead = self.windows.as_ref().map_or(Vec::new(), Windows::numbers);
+        let numbers = self.state.numbers().chain(self.lambda).chain(ahead);
         checkpoint::write(self.step, self.options.seed, &self.fingerprint(), numbers)
     }
 
     /// Bytes of a checkpoint.
     pub fn checkpoint_size(&self) -> usize {
-        checkpoint::size(self.state.len() + self.lambda.iter().len())
+        let ahead = self.windows.as_ref().map_or(0, Windows::n_numbers);
+        checkpoint::size(self.state.len() + self.lambda.iter().len() + ahead)
     }
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         self.synchronize()?;
         let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
-        let n = self.state.len() + lambda.iter().len();
-        let numbers = self.state.numbers_mut().chain(&mut lambda);
+        let mut ahead = vec![0.0; self.windows.as_ref().map_or(0, Windows::n_numbers)];
+        let n = self.state.len() + lambda.iter().len() + ahead.len();
+        let numbers = self.state.numbers_mut().chain(&mut lambda).chain(&mut ahead);
         let (step, seed) = checkpoint::read(bytes, &fingerprint, n, numbers)?;
         if let Some(lambda) = lambda {
             self.set_lambda(lambda)?;
@@ -799,6 +870,9 @@ impl Simulation {
         self.step = step;
         self.options.seed = seed;
         self.forget_last_good();
+        if let Some(windows) = &mut self.windows {
+            windows.restore(&ahead);
+        }
         Ok(())
     }
 
@@ -812,6 +886,12 @@ impl Simulation {
             cell.vectors().iter().flatten().for_each(|x| hash.update(x.to_le_bytes()));
         }
         self.dynamics.hash(&mut hash);
+        if self.windows.is_some() {
+            let Options { sampler, window, tolerance, jacobian, .. } = &self.options;
+            hash.update([*sampler as u8, *jacobian as u8]);
+            hash.update((*window as u64).to_le_bytes());
+            hash.update(tolerance.to_le_bytes());
+        }
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =
             self.options.particle_ids.as_ref().filter(|ids| !ids.iter().copied().eq(0..ids.len() as u32))

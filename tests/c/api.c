@@ -315,6 +315,48 @@ static void devices(void) {
     FAILS(diffusim_device_count(NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "n_gpus is NULL");
 }
 
+/* Many frames at once, and the sequential trajectory of the same seed. */
+static void time_parallel(const diffusim_model_t* network) {
+    diffusim_simulation_options_t options;
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    TRUE(options.sampler == DIFFUSIM_SEQUENTIAL && options.window == 64 && options.tolerance == 1e-6);
+    options.effective_step = 2.3e-7;
+    options.seed = 7;
+    options.allow_unstable = 1;
+    double positions[3][15];
+    const int32_t samplers[3] = {DIFFUSIM_SEQUENTIAL, DIFFUSIM_TIME_PARALLEL, DIFFUSIM_AUTO};
+    diffusim_simulation_t* simulation = NULL;
+    for (int i = 0; i < 3; i++) {
+        options.sampler = samplers[i];
+        options.jacobian = DIFFUSIM_JACOBIAN_DIAGONAL;
+        options.window = 12;
+        options.tolerance = 1e-9;
+        OK(diffusim_simulation_create(network, &options, &simulation));
+        OK(diffusim_simulation_step(simulation, 40));
+        OK(diffusim_simulation_get_positions(simulation, positions[i], DIFFUSIM_FLOAT64, 15));
+        for (int c = 0; c < 15; c++)
+            TRUE(fabs(positions[i][c] - positions[0][c]) < 1e-8);
+        diffusim_statistics_t done = {.struct_size = sizeof done};
+        OK(diffusim_simulation_statistics(simulation, &done));
+        if (samplers[i] == DIFFUSIM_SEQUENTIAL)
+            TRUE(done.rounds == 0 && done.steps_per_sweep == 0.0 && done.evaluations_per_step == 0.0);
+        if (samplers[i] == DIFFUSIM_TIME_PARALLEL) {
+            TRUE(done.rounds > 0 && done.sweeps == done.rounds && done.score_evaluations == 12 * done.sweeps);
+            TRUE(done.steps_per_sweep > 1.0 && done.evaluations_per_step > 1.0);
+        }
+        diffusim_simulation_free(simulation);
+    }
+    options.sampler = 3;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "sampler is 3");
+    options.sampler = DIFFUSIM_TIME_PARALLEL;
+    options.jacobian = -1;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "jacobian is -1");
+    options.jacobian = DIFFUSIM_JACOBIAN_AUTO;
+    options.adapter = DIFFUSIM_MALA;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "adapter Mala");
+}
+
 static void analytic_and_callback(void) {
     diffusim_model_t *harmonic, *callback;
     diffusim_simulation_options_t options;
@@ -455,6 +497,7 @@ int main(int argc, char** argv) {
     diffusim_model_t* network;
     models(argv[1], &network);
     simulations(network);
+    time_parallel(network);
     analytic_and_callback();
     blends(network);
     devices();

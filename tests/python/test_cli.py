@@ -96,6 +96,17 @@ def test_a_run_resumes_bit_for_bit(command, tmp_path, engine):
     np.testing.assert_array_equal(whole, parts)
 
 
+def test_a_time_parallel_run_resumes_bit_for_bit(command):
+    options = ["--every", 30, "--seed", 4, "--spring", 4000, "--sampler", "time-parallel", "--window", 40]
+    status, out, err = command("run", SMALL, "-o", "whole.dcd", "--steps", 300, *options, "--tolerance", 1e-5)
+    assert status == 0, err
+    assert "steps a round" in out and "scores a step" in out
+    assert command("run", SMALL, "-o", "parts.dcd", "--steps", 170, *options, "--tolerance", 1e-5)[0] == 0
+    assert command("run", SMALL, "-o", "parts.dcd", "--steps", 300, "--resume")[0] == 0
+    whole, parts = (mdtraj.load(f"{name}.dcd", top="whole.pdb").xyz for name in ("whole", "parts"))
+    np.testing.assert_array_equal(whole, parts)
+
+
 @pytest.mark.parametrize("engine", ["core", "openmm"])
 def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engine):
     """Ctrl-C in a terminal of its own: the kernel's signal to the foreground process group."""
@@ -275,6 +286,8 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "-o", "a.dcd", "--spring", 0], "--spring is 0.0; expected a positive number"),
         (["run", "m.safetensors", "--engine", "openmm", "--spring", 9, "--time-step", 2], "give one of them"),
         (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--sampler", "time-parallel", "--adapter", "mala"], "adapter Mala"),
+        (["run", "m.safetensors", "--engine", "openmm", "--sampler", "auto"], "--sampler is for --engine core"),
         (["report", "m.safetensors", *data], "5"),
         (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),
         (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png or .html"),

@@ -15,6 +15,7 @@ from diffusim.dcd import DcdWriter
 from diffusim.terminal import describe_model, describe_step, fail, progress, say
 
 CHECKPOINTS = 20  # per run
+SWEEPS = ("sampler", "window", "tolerance")  # settings of the time-parallel sampler
 LARGEST_SEED = 2**63 - 1  # as in diffusim.core, which the help does not wait for
 
 
@@ -24,6 +25,12 @@ class Adapter(StrEnum):
     heun = "heun"
     mala = "mala"
     langevin = "langevin"
+
+
+class Sampler(StrEnum):
+    sequential = "sequential"
+    time_parallel = "time-parallel"
+    auto = "auto"
 
 
 class Engine(StrEnum):
@@ -47,6 +54,9 @@ class Settings:
     engine: str | None
     target_acceptance: float | None = None
     burn_in: int | None = None
+    sampler: str | None = None
+    window: int | None = None
+    tolerance: float | None = None
 
     def completed(self, steps: int) -> "Settings":
         defaults = {"replicas": 1, "adapter": "leimkuhler-matthews", "every": min(1000, steps), "engine": "core"}
@@ -90,6 +100,14 @@ def run(
         int | None, typer.Option(min=1, help="Steps between saved frames, at most --steps.  [default: 1000]")
     ] = None,
     engine: Annotated[Engine | None, typer.Option(help="What runs the steps.  [default: core]")] = None,
+    sampler: Annotated[
+        Sampler | None,
+        typer.Option(help="time-parallel: many frames at once, the same trajectory.  [default: sequential]"),
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=2, help="Frames at once, with --sampler.  [default: 64]")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="What a frame may still change, nm, with --sampler.  [default: 1e-6]")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
@@ -102,6 +120,7 @@ def run(
     settings = Settings(
         temperature, spring, effective_step, time_step, friction, replicas, seed,
         adapter and adapter.value, every, engine and engine.value, target_acceptance, burn_in,
+        sampler and sampler.value, window, tolerance,
     )  # fmt: skip
     checkpoint = output.with_suffix(".checkpoint")
     _check_output(output, checkpoint, resume, force)
@@ -184,6 +203,8 @@ def run(
         np.savez(rescue, positions=machine.positions(), step=machine.step_count())
         fail(f"{error} That frame is in {rescue}; the trajectory until then in {output}.")
     trajectory.close()
+    if work := machine.work():
+        say("sampler", work)
     say("wrote", f"{output}   {trajectory.n_frames:,} frames" + (f"   topology {topology}" if topology else ""))
     if outcome := machine.outcome():
         say("", outcome)
@@ -240,6 +261,7 @@ class _Core:
             device=device,
             target_acceptance=settings.target_acceptance,
             burn_in_steps=settings.burn_in or 0,
+            **{name: value for name in SWEEPS if (value := getattr(settings, name)) is not None},
         )
         self.seed = self._simulation.seed
         self.step = self._simulation.step
@@ -248,6 +270,16 @@ class _Core:
 
     def describe_step(self) -> str:
         return describe_step(self._simulation.statistics, self._simulation.adapter)
+
+    def work(self) -> str | None:
+        """What the time-parallel sampler did."""
+        done = self._simulation.statistics
+        if not done.rounds:
+            return None
+        return (
+            f"time-parallel   {done.steps_per_sweep:.1f} steps a round ({done.rounds:,}), "
+            f"{done.evaluations_per_step:.1f} scores a step"
+        )
 
     def time_step(self) -> float:
         """ps; 0 where the steps have no physical time."""
@@ -285,6 +317,9 @@ class _OpenMM:
             fail(f"--engine openmm cannot start: {error}")
         if settings.target_acceptance is not None or settings.burn_in is not None:
             fail("--target-acceptance and --burn-in are for --engine core.")
+        for name in SWEEPS:
+            if getattr(settings, name) is not None:
+                fail(f"{_flag(name)} is for --engine core; leave it out.")
         if settings.effective_step is not None:
             fail("--effective-step is for --engine core; OpenMM takes --spring, or --friction and --time-step.")
         given = {"temperature": settings.temperature, "spring": settings.spring, "stepSize": settings.time_step}
@@ -322,6 +357,9 @@ class _OpenMM:
     def describe_step(self) -> str:
         spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
         return f"spring k = {spring:.3g} /nm²  ⇔  τ = {0.5 / spring:.2g} nm² = {self.time_step():.3g} ps"
+
+    def work(self) -> None:
+        return None
 
     def time_step(self) -> float:
         return self._integrator.getStepSize().value_in_unit(self._unit.picosecond)

@@ -24,7 +24,9 @@ class DiffusionIntegrator(openmm.Integrator):
     """Overdamped dynamics under a learned score (theory 2, 10); arguments and units as of openmm.LangevinIntegrator.
 
     The model replaces the force field. Forces of the System, in the groups of `setIntegrationForceGroups`, act on top
-    of it as a bias (theory 6); without any, `step(n)` runs in the core at its full speed. Velocities have no meaning.
+    of it as a bias (theory 6); without any, `step(n)` runs in the core at its full speed. Velocities have no meaning,
+    but with the adapter "langevin", whose velocities are the Context's: until they are set they are drawn, at the first
+    step, from the density of the temperature.
     The potential energy of a State is the learned energy plus that of the bias, as minimisation, replica exchange and
     simulated tempering need it; `getModelEnergy` gives the learned one. (In a CompoundIntegrator it is that of the
     System's Forces alone: add a DiffusionForce. One with the same model is never a bias.)
@@ -62,7 +64,8 @@ class DiffusionIntegrator(openmm.Integrator):
         frictionCoeff  friction rate, 1/ps: particles diffuse with D = kT/(m frictionCoeff)
         stepSize       ps; without it and `spring`, the step that the model recommends
         spring         1/nm^2, in place of stepSize: stiffness of the harmonic adapter of the most mobile particle
-        adapter        "leimkuhler-matthews", "euler-maruyama", or, without bias: "heun", "mala" (Metropolis)
+        adapter        "leimkuhler-matthews", "euler-maruyama"; "langevin", which has velocities (theory 11) and needs a
+                       stepSize; or, without bias: "heun", "mala" (Metropolis)
         particles      indices of the model's particles, in its order, in the System (where there are copies: in each);
                        by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
@@ -126,7 +129,7 @@ class DiffusionIntegrator(openmm.Integrator):
         _plugin.call("set_spring", self, _value(spring, unit.nanometer**-2))
 
     def getAdapter(self) -> str:
-        """How a step is taken: "leimkuhler-matthews", "euler-maruyama", "heun" or "mala"."""
+        """How a step is taken, by the names of the constructor."""
         return _plugin.get("get_adapter", self, c_char_p).decode()
 
     def getDevice(self) -> str:
@@ -178,11 +181,13 @@ class DiffusionIntegrator(openmm.Integrator):
 
     def getConfigurationalTemperature(self) -> unit.Quantity:
         """T0 |s|^2 / (-div s) at the Context's positions, K: the temperature on average, where there is no bias."""
-        return _plugin.get("compute_system_temperature", self) * unit.kelvin
+        return _plugin.get("compute_configurational_temperature", self) * unit.kelvin
 
     def computeSystemTemperature(self) -> unit.Quantity:
-        """What StateDataReporter reports as temperature: the configurational one, as there are no velocities."""
-        return self.getConfigurationalTemperature()
+        """What StateDataReporter reports as temperature, K: with the adapter "langevin" that of the velocities (of all
+        particles, three degrees of freedom each), else the configurational one, as there are no velocities.
+        """
+        return _plugin.get("compute_system_temperature", self) * unit.kelvin
 
 
 class DiffusionForce(openmm.Force):

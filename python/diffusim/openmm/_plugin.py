@@ -57,6 +57,7 @@ for _name, _arguments in {
     "get_seed_in_use": [POINTER(c_int64)],
     "get_num_copies": [POINTER(c_int64)],
     "compute_model_energies": [c_void_p],
+    "compute_configurational_temperature": [POINTER(c_double)],
     "compute_system_temperature": [POINTER(c_double)],
     "get_largest_score": [POINTER(c_double)],
     "get_acceptance": [POINTER(c_double)],

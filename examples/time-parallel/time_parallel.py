@@ -1,0 +1,194 @@
+"""Steps per round of the time-parallel sampler against the spring, on three systems.
+
+    python examples/time-parallel/time_parallel.py     # out/time-parallel.json, out/time-parallel.png
+
+A round is one batch of scores of a window of frames (theory 12). Each row is one system, step and method: steps per
+round, scores evaluated for each step (1 in the sequential sampler), the largest deviation from the sequential
+trajectory of the same seed, and how its speed compares on this machine, both samplers taking turns.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from diffusim import Model, Simulation
+from diffusim.terminal import say
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = 48291
+BURN_IN = 500
+TOLERANCE = 1e-3  # noise amplitudes
+METHODS = {"identity": "Picard", "diagonal": "diagonal quasi-Newton", "dense": "dense quasi-Newton"}
+
+
+@dataclass(frozen=True)
+class System:
+    """What is run: at each of the steps `taus` (nm^2), `n_steps` steps of windows of `window` frames."""
+
+    name: str
+    model: Callable[[], Model]
+    start: np.ndarray | None
+    taus: tuple[float, ...]
+    window: int
+    n_steps: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system, step and method. `deviation` is in noise amplitudes, `speed` relative to the sequential sampler."""
+
+    system: str
+    window: int
+    effective_step: float
+    spring: float
+    method: str
+    steps_per_round: float
+    evaluations_per_step: float
+    deviation: float
+    speed: float
+
+
+def analytic(kind: str, n_particles: int, **hyperparameters) -> Model:
+    return Model.from_metadata(
+        {
+            "format_version": 1,
+            "kind": kind,
+            "n_particles": n_particles,
+            "length_unit": "nm",
+            "training_temperature": 300.0,
+            "hyperparameters": hyperparameters,
+        }
+    )
+
+
+def icosahedron(radius: float) -> np.ndarray:
+    """Thirteen positions: a centre and its twelve neighbours."""
+    golden = (1 + 5**0.5) / 2
+    corners = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    shells = np.array([np.roll(corner, shift) for shift in range(3) for corner in corners])
+    return radius * np.vstack([np.zeros(3), shells / np.linalg.norm(shells[0])])
+
+
+SYSTEMS = (
+    System(
+        "Müller–Brown, kT = 23",
+        lambda: analytic("mueller-brown", 1, kT=23.0),
+        np.array([[-0.558, 1.442, 0.0]]),
+        (2.3e-3, 1e-3, 4e-4, 1e-4),
+        256,
+        10_000,
+    ),
+    System(
+        "LJ13, kT = 1",
+        lambda: analytic("lennard-jones-cluster", 13, well_depth=1.0, minimum_distance=1.0, stiffness=1.0),
+        icosahedron(0.95),
+        (2e-4, 1e-4, 5e-5, 2e-5),
+        64,
+        2_000,
+    ),
+    System(
+        "alanine dipeptide",
+        lambda: Model(ROOT / "examples" / "ala2" / "ala2.safetensors"),
+        None,
+        (8.2e-7, 4e-7, 2e-7, 1e-7, 3e-8),
+        64,
+        2_000,
+    ),
+)
+
+
+def rows() -> list[Row]:
+    """Everything, measured; minutes."""
+    return [row for system in SYSTEMS for tau in system.taus for row in measure(system, tau)]
+
+
+def measure(system: System, tau: float) -> list[Row]:
+    model = system.model()
+    options = {"effective_step": tau, "seed": SEED, "allow_unstable": True}
+    amplitude = np.sqrt(2 * tau)
+    warm = Simulation(model, **options)
+    if system.start is not None:
+        warm.positions = system.start
+    warm.step(BURN_IN)
+    start = warm.positions
+
+    def run(**sampler) -> tuple[Simulation, np.ndarray, float]:
+        simulation = Simulation(model, **options, **sampler)
+        simulation.positions = start
+        frames = []
+        started = time.perf_counter()
+        for _ in range(20):
+            simulation.step(system.n_steps // 20)
+            frames.append(simulation.positions[0])
+        return simulation, np.array(frames), time.perf_counter() - started
+
+    found = []
+    for method in METHODS:
+        sampler = {
+            "sampler": "time-parallel",
+            "window": system.window,
+            "tolerance": TOLERANCE * amplitude,
+            "jacobian": method,
+        }
+        pairs = [(run(), run(**sampler)) for _ in range(3)]
+        (_, expected, _), (simulation, frames, _) = pairs[0]
+        done = simulation.statistics
+        found.append(
+            Row(
+                system.name,
+                system.window,
+                tau,
+                0.5 / tau,
+                method,
+                done.steps_per_sweep,
+                done.evaluations_per_step,
+                float(np.abs(frames - expected).max() / amplitude),
+                statistics.median(one[2] / other[2] for one, other in pairs),
+            )
+        )
+    return found
+
+
+def draw(found: list[Row], picture: Path) -> None:
+    """Steps per round against the spring, a panel for each system."""
+    systems = list(dict.fromkeys(row.system for row in found))
+    figure, panels = plt.subplots(1, len(systems), figsize=(4 * len(systems), 3.4), squeeze=False, layout="constrained")
+    for panel, system in zip(panels[0], systems, strict=True):
+        for method, label in METHODS.items():
+            own = [row for row in found if row.system == system and row.method == method]
+            panel.loglog(
+                [row.spring for row in own], [row.steps_per_round for row in own], "o-", markersize=4, label=label
+            )
+        panel.axhline(1, color="0.7", linewidth=1)
+        panel.set(title=f"{system}, window {own[0].window}", xlabel="spring k / nm⁻²")
+    panels[0][0].set_ylabel("steps per round")
+    panels[0][0].legend(frameon=False)
+    figure.savefig(picture, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    out = ROOT / "out"
+    out.mkdir(exist_ok=True)
+    found = rows()
+    (out / "time-parallel.json").write_text(
+        json.dumps([asdict(row) for row in found], indent=1, ensure_ascii=False) + "\n"
+    )
+    draw(found, out / "time-parallel.png")
+    for row in found:
+        say(
+            row.system,
+            f"tau {row.effective_step:.1e}   {row.method:<9} {row.steps_per_round:6.2f} steps a round   "
+            f"{row.evaluations_per_step:5.1f} scores a step   off by {row.deviation:.1e} noise amplitudes   "
+            f"speed {row.speed:.2f}",
+        )
+
+
+if __name__ == "__main__":
+    main()
