@@ -10,7 +10,7 @@ use crate::error::{Result, bail};
 /// Skin in units of the cutoff. Overdamped steps are large: a thin skin would be rebuilt every few of them.
 const SKIN: f64 = 0.3;
 /// Open frames up to this size list all pairs, once and for all.
-const ALL_PAIRS: usize = 64;
+pub const ALL_PAIRS: usize = 64;
 /// Positions this many cells away from the origin have lost their digits.
 const FARTHEST: f64 = 1e6;
 

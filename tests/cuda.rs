@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{analytic, fixture, network, simulation, with_adapter};
+use common::{analytic, fixture, network, root, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
 use diffusim::model::Model;
@@ -76,8 +76,7 @@ fn what_has_no_kernel_is_refused_by_name() {
     for (model, what) in [
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
         (Model::blend(&network(), &network(), 0.3), "blends of two models"),
-        (file("message_passing_open.safetensors"), "message-passing networks"),
-        (file("message_passing_periodic.safetensors"), "message-passing networks"),
+        (file("message_passing_periodic.safetensors"), "periodic message-passing networks"),
     ] {
         assert_eq!(refusal(&Arc::new(model.unwrap()), &options), sentence(what));
     }
@@ -283,8 +282,7 @@ mod device {
     }
 
     fn ala2() -> Arc<Model> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
-        Arc::new(Model::load(&path, None).unwrap())
+        Arc::new(Model::load(&root().join("examples/ala2/ala2.safetensors"), None).unwrap())
     }
 
     #[test]
@@ -393,6 +391,38 @@ mod device {
                 assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
             }
         }
+    }
+
+    /// The chiral network, in shared and in global memory, alone and on a subset.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_the_message_passing_network() {
+        if !available() {
+            return;
+        }
+        let model = Arc::new(Model::load(&fixture("message_passing_open.safetensors"), None).unwrap());
+        let n = model.n_particles();
+        for adapter in ADAPTERS {
+            for n_replicas in [1, 3] {
+                let masses = Some(vec![3.1; n]);
+                let options = Options { n_replicas, masses, ..with_adapter(adapter, options()) };
+                let mut pair = both(&model, &options);
+                for n_steps in [1, 6] {
+                    pair.iter_mut().for_each(|s| s.step(n_steps).unwrap());
+                    assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
+                }
+            }
+        }
+        let places: Vec<usize> = (0..n).map(|i| n + 2 - i).collect();
+        let whole = Arc::new(model.subset(n + 4, &places).unwrap());
+        let mut pair = both(&whole, &options());
+        let start: Vec<f64> =
+            (0..3 * (n + 4)).map(|i| 0.08 * (i / 3) as f64 + 0.2 * (i as f64).sin()).collect();
+        for s in &mut pair {
+            s.set_positions(&start).unwrap();
+            s.step(4).unwrap();
+        }
+        assert_same_bits("subset", &pair);
     }
 
     /// Large steps, of which many are rejected.
@@ -831,12 +861,33 @@ mod device {
         if !available() {
             return;
         }
+        // What a first simulation leaves in the driver is no loss. The context is held, as asking takes one.
+        let free = || {
+            let (mut free, mut total) = (0, 0);
+            // Safety: writes two numbers.
+            unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }.result().unwrap();
+            free
+        };
+        let (mut context, mut popped) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // Safety: released and popped below.
+        unsafe {
+            sys::cuDevicePrimaryCtxRetain(&mut context, 0).result().unwrap();
+            sys::cuCtxPushCurrent_v2(context).result().unwrap();
+        }
+        simulation(&network(), Options { device: "cuda".into(), ..options() }).step(2).unwrap();
+        let before = free();
         for i in 0..1000 {
             let options = Options { device: "cuda".into(), n_replicas: 1 + i % 3, ..options() };
             let mut s = simulation(&network(), options);
             if i % 100 == 0 {
                 s.step(2).unwrap();
             }
+        }
+        assert!(free() >= before, "{} bytes were not given back", before - free());
+        // Safety: retained and pushed above.
+        unsafe {
+            sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(0).result().unwrap();
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
 use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
 use crate::error::{Error, Result, bail};
-use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
+use crate::model::kernel::{BlockArrays, DistanceArrays, Kernel, LayerArrays, MessagePassingArrays};
 use crate::model::{Frames, KernelModel, ScoreModel};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
@@ -32,6 +32,7 @@ const WARP: usize = 32;
 const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] =
     [("advance_distance_1", 1, 1, 1), ("advance_distance_8", 8, 4, 2), ("advance_distance_32", 32, 4, 7)];
 const ANALYTIC_KERNEL: &str = "advance_analytic";
+const MESSAGE_PASSING_KERNEL: &str = "advance_message_passing";
 
 // ---- what kernels and host have in common -------------------------------------------------------------------------------
 
@@ -140,6 +141,36 @@ struct DeviceDistance {
 const STEPS_BYTES: usize = 48;
 /// `Metropolis` of kernels/advance.cuh: six pointers and a number.
 const METROPOLIS_BYTES: usize = 56;
+/// `MessagePassing` of kernels/message_passing.cuh.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DeviceMessagePassing {
+    numbers: u64,
+    blocks: u64,
+    members: u64,
+    places: u64,
+    species: u64,
+    n_members: u32,
+    n_particles: u32,
+    width: u32,
+    n_blocks: u32,
+    n_mixed: u32,
+    n_species: u32,
+    n_knots: u32,
+    embedding: u32,
+    repulsion: u32,
+    output_weight: u32,
+    readout: LayerArrays,
+    output_bias: f32,
+    softening_squared: f32,
+    cutoff: f32,
+    density: f32,
+    /// Parts of the work space, which the kernel finds.
+    parts: [u64; 15],
+}
+
+/// `Edge` of kernels/message_passing.cuh.
+const EDGE_BYTES: usize = 64;
 /// `Dense` of kernels/distance.cuh: two pointers and four numbers.
 const DENSE_BYTES: usize = 32;
 
@@ -151,7 +182,9 @@ unsafe impl DeviceRepr for DeviceAnalytic {}
 unsafe impl DeviceRepr for DeviceDistance {}
 unsafe impl DeviceRepr for ParticleStep {}
 unsafe impl DeviceRepr for Tuning {}
+unsafe impl DeviceRepr for DeviceMessagePassing {}
 unsafe impl DeviceRepr for LayerArrays {}
+unsafe impl DeviceRepr for BlockArrays {}
 
 /// Bytes of the work space of a block, part by part: the twin of `carve` in kernels/advance.cuh.
 struct Workspace {
@@ -198,6 +231,27 @@ impl Workspace {
             .part(widest(arrays) * frames, 4)
             .part(widest(arrays) * frames, 4);
         if with_energy { scores.part((widest(arrays) + 1) * frames, 4) } else { scores }
+    }
+
+    /// And the message-passing network.
+    fn and_message_passing(self, arrays: &MessagePassingArrays) -> Self {
+        let (n, n_blocks) = (arrays.species.len(), arrays.blocks.len());
+        let (n_edges, n_mixed, nf) = (n * (n - 1), arrays.n_mixed as usize, n * arrays.width as usize);
+        self.part(n_edges, EDGE_BYTES)
+            .part(n_edges, 12)
+            .part(4 * n_edges, 4)
+            .part(nf, 4)
+            .part(3 * nf, 4)
+            .part(2 * nf, 4)
+            .part(n_blocks * nf * (4 * n_mixed + 4), 4)
+            .part((n_blocks - 1) * 6 * nf, 4)
+            .part(nf, 4)
+            .part(4 * nf, 4)
+            .part(3 * n_mixed * nf, 4)
+            .part(2 * nf, 4)
+            .part(4 * nf, 4)
+            .part(4 * nf, 4)
+            .part(n, 4)
     }
 
     fn part(self, count: usize, size: usize) -> Self {
@@ -399,7 +453,11 @@ impl Gpu {
         let n_multiprocessors = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let shared = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let module = context.load_module(Ptx::from_src(PTX)).during("compiling the kernels")?;
-        for name in DISTANCE_KERNELS.map(|kernel| kernel.0).into_iter().chain([ANALYTIC_KERNEL]) {
+        for name in DISTANCE_KERNELS
+            .map(|kernel| kernel.0)
+            .into_iter()
+            .chain([ANALYTIC_KERNEL, MESSAGE_PASSING_KERNEL])
+        {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             module
                 .load_function(name)
@@ -418,16 +476,19 @@ struct DeviceModel {
     _mixture: Option<CudaSlice<f64>>,
     _numbers: Option<CudaSlice<f32>>,
     _layers: Option<CudaSlice<LayerArrays>>,
+    _blocks: Option<CudaSlice<BlockArrays>>,
     _indices: Vec<CudaSlice<u32>>,
 }
 
 enum Argument {
     Analytic(DeviceAnalytic),
     Distance(Box<DeviceDistance>),
+    MessagePassing(Box<DeviceMessagePassing>),
 }
 
 /// All replicas of a simulation on one GPU.
 pub struct Cuda {
+    index: usize,
     /// Taken out by drop, which has the caller's context to keep.
     held: Option<Held>,
     /// The process that it is good for: a child made by fork() can do nothing with a GPU of its parent, not even let go of it.
@@ -496,6 +557,17 @@ impl Plan {
                     resident: (0, 0),
                 }
             }
+            Kernel::MessagePassing(arrays) => {
+                let workspace = steps(1).and_message_passing(arrays).bytes;
+                Plan {
+                    kernel: MESSAGE_PASSING_KERNEL,
+                    frames: 1,
+                    n_threads: whole_warps(arrays.species.len() * arrays.width as usize),
+                    workspace,
+                    shared: workspace <= gpu.shared_bytes,
+                    resident: (0, 0),
+                }
+            }
             Kernel::Distance(arrays) => {
                 let with_energy = adapter == Adapter::Mala;
                 let workspace = |frames: usize| {
@@ -544,7 +616,7 @@ impl Cuda {
         probe(index)?;
         let _callers = CallersContext::keep();
         let held = Some(Held::new(&model, placement, index, largest_score)?);
-        Ok(Cuda { held, process: std::process::id() })
+        Ok(Cuda { index, held, process: std::process::id() })
     }
 }
 
@@ -703,6 +775,7 @@ impl Held {
         match &self.model.argument {
             Argument::Analytic(model) => launch.arg(model),
             Argument::Distance(model) => launch.arg(&**model),
+            Argument::MessagePassing(model) => launch.arg(&**model),
         };
         // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
         unsafe { launch.launch(self.launch) }?;
@@ -873,7 +946,44 @@ impl DeviceModel {
                     _mixture: Some(mixture),
                     _numbers: None,
                     _layers: None,
+                    _blocks: None,
                     _indices: vec![members, places],
+                }
+            }
+            Kernel::MessagePassing(arrays) => {
+                let numbers = stream.clone_htod(&arrays.numbers)?;
+                let blocks = stream.clone_htod(&arrays.blocks)?;
+                let species = send(&arrays.species)?;
+                let argument = DeviceMessagePassing {
+                    numbers: address(&numbers, stream),
+                    blocks: address(&blocks, stream),
+                    members: address(&members, stream),
+                    places: address(&places, stream),
+                    species: address(&species, stream),
+                    n_members,
+                    n_particles,
+                    width: arrays.width,
+                    n_blocks: arrays.blocks.len() as u32,
+                    n_mixed: arrays.n_mixed,
+                    n_species: arrays.n_species,
+                    n_knots: arrays.n_knots,
+                    embedding: arrays.embedding,
+                    repulsion: arrays.repulsion,
+                    output_weight: arrays.output_weight,
+                    readout: arrays.readout,
+                    output_bias: arrays.output_bias,
+                    softening_squared: arrays.softening_squared,
+                    cutoff: arrays.cutoff,
+                    density: arrays.density,
+                    parts: [0; 15],
+                };
+                DeviceModel {
+                    argument: Argument::MessagePassing(Box::new(argument)),
+                    _mixture: None,
+                    _numbers: Some(numbers),
+                    _layers: None,
+                    _blocks: Some(blocks),
+                    _indices: vec![members, places, species],
                 }
             }
             Kernel::Distance(arrays) => {
@@ -910,6 +1020,7 @@ impl DeviceModel {
                     _mixture: None,
                     _numbers: Some(numbers),
                     _layers: Some(layers),
+                    _blocks: None,
                     _indices: vec![members, places, quadruplets, pairs, coordinates],
                 }
             }

@@ -79,6 +79,7 @@ Kernel kernels[] = {
     {"advance_distance_1", capture<advance_distance_1>},
     {"advance_distance_8", capture<advance_distance_8>},
     {"advance_distance_32", capture<advance_distance_32>},
+    {"advance_message_passing", capture<advance_message_passing>},
 };
 
 struct Stream {
@@ -318,6 +319,13 @@ API cuStreamSynchronize(Stream* stream) {
     return finish(stream), SUCCESS;
 }
 
+API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+    ONE_AT_A_TIME;
+    if (!usable())
+        return INVALID_CONTEXT;
+    *total = static_cast<std::size_t>(setting("SIMT_MEMORY", 1 << 30));
+    return *free = *total - device.used, SUCCESS;
+}
 API cuMemAllocAsync(std::uint64_t* place, std::size_t bytes, Stream* stream) {
     ONE_AT_A_TIME;
     if (!found(stream))
