@@ -596,7 +596,8 @@ fn mueller_brown_kinetics_are_those_of_its_generator() {
     }
 }
 
-/// ⟨x·∇E⟩ = d for the d = 3(N − 1) confined coordinates, whatever the parameters.
+/// ⟨x·∇E⟩ = d for the d = 3(N − 1) confined coordinates, whatever the parameters: at a fine step, and under Metropolis also at
+/// five times that, where Euler–Maruyama is visibly off, and at the step that burn-in finds.
 #[test]
 fn lj13_virial_is_36() {
     let model = analytic(
@@ -605,10 +606,6 @@ fn lj13_virial_is_36() {
         290.0,
         json!({"well_depth": 1.3, "minimum_distance": 0.31, "stiffness": 250.0}),
     );
-    let n_replicas = 512;
-    let options =
-        Options { step_size: StepSize::EffectiveStep(4e-6), n_replicas, seed: 61, ..Options::default() };
-    let mut s = simulation(&model, options);
     // Centre and vertices of an icosahedron.
     let golden = (1.0 + 5f64.sqrt()) / 2.0;
     let mut cluster = vec![[0.0; 3]];
@@ -619,19 +616,111 @@ fn lj13_virial_is_36() {
             cluster.push(v.map(|x| 0.31 * x / (1.0 + golden * golden).sqrt()));
         }
     }
+    let n_replicas = 512;
     let start: Vec<f64> = (0..n_replicas).flat_map(|_| cluster.iter().flatten().copied()).collect();
-    s.set_positions(&start).unwrap();
-    s.step(12_000).unwrap();
-    let mut virial = vec![0.0; n_replicas];
-    let mut scores = vec![0.0; start.len()];
-    let n_samples = 600;
-    for _ in 0..n_samples {
-        s.step(30).unwrap();
-        s.evaluate(&mut scores, None).unwrap();
-        for (v, (x, s)) in virial.iter_mut().zip(s.positions().chunks_exact(39).zip(scores.chunks_exact(39)))
-        {
-            *v -= x.iter().zip(s).map(|(x, s)| x * s).sum::<f64>() / n_samples as f64;
+    let virial = |adapter, tau: f64, target_acceptance: Option<f64>| {
+        let options = Options {
+            step_size: StepSize::EffectiveStep(tau),
+            n_replicas,
+            seed: 61,
+            adapter,
+            target_acceptance,
+            burn_in_steps: if target_acceptance.is_some() { 800 } else { 0 },
+            ..Options::default()
+        };
+        let mut s = simulation(&model, options);
+        s.set_positions(&start).unwrap();
+        // Over as long a time at each step; burn-in makes 4e-6 about 3.6e-5.
+        let tau = if target_acceptance.is_some() { 2e-5 } else { tau };
+        s.step((0.048 / tau) as u64).unwrap();
+        let mut virial = vec![0.0; n_replicas];
+        let mut scores = vec![0.0; start.len()];
+        let n_samples = 150;
+        for _ in 0..n_samples {
+            s.step((4.8e-4 / tau) as u64).unwrap();
+            s.evaluate(&mut scores, None).unwrap();
+            let frames = s.positions().chunks_exact(39).zip(scores.chunks_exact(39));
+            for (v, (x, s)) in virial.iter_mut().zip(frames) {
+                *v -= x.iter().zip(s).map(|(x, s)| x * s).sum::<f64>() / n_samples as f64;
+            }
+        }
+        println!("{adapter:?} {:?} {:?}", s.statistics().acceptance, s.statistics().step_factor);
+        (virial, s.statistics())
+    };
+    for (adapter, tau) in [(Adapter::LeimkuhlerMatthews, 4e-6), (Adapter::Mala, 2e-5)] {
+        assert_mean(&format!("{adapter:?}"), &virial(adapter, tau, None).0, 36.0, 4.0, 0.012);
+    }
+    let (mean, error) = mean_and_error(&virial(Adapter::EulerMaruyama, 2e-5, None).0);
+    println!("Euler–Maruyama {mean:.3} ± {error:.3}");
+    assert!(mean - 36.0 > 4.0 * error);
+    let (tuned, statistics) = virial(Adapter::Mala, 4e-6, Some(0.574));
+    assert_mean("tuned", &tuned, 36.0, 4.0, 0.012);
+    assert!((statistics.acceptance.unwrap() - 0.574).abs() < 0.01);
+    assert!(statistics.step_factor.unwrap() > 6.0);
+}
+
+/// On the learned energy of alanine dipeptide: Metropolis at twice the recommended step, and Langevin at 4 fs, give the mean energy
+/// and the spread of the stiffest bond that a small step gives, and Euler–Maruyama at twice the recommended step does not.
+#[test]
+fn a_learned_energy_is_sampled_at_coarse_steps() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
+    let model = Arc::new(Model::load(&path, None).unwrap());
+    let recommended = model.metadata().recommended_effective_step.unwrap();
+    let n_replicas = 128;
+    let run = |adapter, tau: f64| {
+        let options = Options {
+            step_size: match adapter {
+                Adapter::Langevin => StepSize::TimeStep(0.004),
+                _ => StepSize::EffectiveStep(tau),
+            },
+            mobility: Some(Mobility::FrictionRate(10.0)),
+            n_replicas,
+            seed: 71,
+            adapter,
+            ..Options::default()
+        };
+        let mut s = simulation(&model, options);
+        let steps = |multiple: f64| (multiple * recommended / tau) as u64;
+        s.step(steps(500.0)).unwrap();
+        let n_samples = 40;
+        let mut energies = vec![0.0; n_replicas];
+        let mut energy = vec![0.0; n_replicas];
+        let mut lengths = vec![[0.0; 2]; n_replicas];
+        let mut scores = vec![0.0; s.positions().len()];
+        for _ in 0..n_samples {
+            s.step(steps(30.0)).unwrap();
+            s.evaluate(&mut scores, Some(&mut energy)).unwrap();
+            for (r, x) in s.positions().chunks_exact(30).enumerate() {
+                energies[r] += energy[r] / n_samples as f64;
+                let [i, j] = [6, 7]; // C=O of the alanine
+                let length = (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt();
+                lengths[r][0] += length / n_samples as f64;
+                lengths[r][1] += length * length / n_samples as f64;
+            }
+        }
+        let mean = lengths.iter().map(|l| l[0]).sum::<f64>() / n_replicas as f64;
+        let spreads = lengths.iter().map(|l| l[1] - 2.0 * mean * l[0] + mean * mean).collect::<Vec<_>>();
+        println!("{adapter:?} at {:.2}: acceptance {:?}", tau / recommended, s.statistics().acceptance);
+        if let Some(temperature) = s.statistics().kinetic_temperature {
+            // One frame of n_replicas × 30 velocities.
+            let error = (2.0 / (30 * n_replicas) as f64).sqrt();
+            println!("kinetic temperature {temperature:.1} ± {:.1} K", 300.0 * error);
+            assert!((temperature / 300.0 - 1.0).abs() < 4.0 * error);
+        }
+        [energies, spreads].map(|values| mean_and_error(&values))
+    };
+    let exact = run(Adapter::LeimkuhlerMatthews, 0.25 * recommended);
+    let metropolis = run(Adapter::Mala, 2.0 * recommended);
+    let langevin = run(Adapter::Langevin, 1.5 * recommended); // as many steps
+    let biased = run(Adapter::EulerMaruyama, 2.0 * recommended);
+    for (what, i) in [("mean energy / kT₀", 0), ("variance of the stiffest bond / nm²", 1)] {
+        let (exact, biased) = (exact[i], biased[i]);
+        let error = |other: (f64, f64)| (exact.1 * exact.1 + other.1 * other.1).sqrt();
+        println!("{what}: {exact:?}; Euler–Maruyama {biased:?}");
+        assert!(biased.0 - exact.0 > 6.0 * error(biased), "{what}");
+        for (adapter, found) in [("Metropolis", metropolis[i]), ("Langevin", langevin[i])] {
+            println!("{adapter} {found:?}");
+            assert!((found.0 - exact.0).abs() < 4.0 * error(found), "{what}, {adapter}");
         }
     }
-    assert_mean("virial", &virial, 36.0, 4.0, 0.01);
 }

@@ -5,7 +5,8 @@ mod common;
 use common::{ADAPTERS, analytic, network, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::error::Error;
-use diffusim::model::Model;
+use diffusim::model::curvature::largest_curvature;
+use diffusim::model::{Frames, Model};
 use diffusim::sampler::{Options, Simulation, StepSize};
 use diffusim::schedule::{End, Mobility, SpringSchedule, TemperatureSchedule};
 use serde_json::json;
@@ -394,6 +395,46 @@ fn the_last_step_number_is_not_overrun() {
     assert_eq!(s.step_count(), u64::MAX);
 }
 
+/// Wells of bounded curvature know theirs; of other models the curvature is asked for when a run fails.
+#[test]
+fn springs_too_soft_for_models_without_metadata_are_named_too() {
+    let harmonic = analytic("harmonic", 2, 290.0, json!({"stiffness": 600.0}));
+    let narrow = json!({"weight": 1.3, "mean": [[0.9, 0.2, -0.4]], "spread": [0.05, 0.08, 0.11]});
+    let wide = json!({"weight": 2.1, "mean": [[-0.9, 0.1, 0.3]], "spread": [0.2, 0.3, 0.25]});
+    let mixture = analytic("gaussian-mixture", 1, 290.0, json!({"components": [narrow, wide]}));
+    assert_eq!(harmonic.metadata().largest_curvature, Some(600.0));
+    let bound = mixture.metadata().largest_curvature.unwrap();
+    assert!((bound - 400.0).abs() < 1e-9);
+    let measured = |x: &[f64]| largest_curvature(&**mixture.score(), Frames::open(x)).unwrap();
+    assert!((measured(&[0.9, 0.2, -0.4]) / bound - 1.0).abs() < 1e-5);
+    assert!((measured(&[-0.9, 0.1, 0.3]) * 0.04 - 1.0).abs() < 1e-5);
+    assert!(measured(&[0.1, 0.15, 0.0]) < bound);
+    for (model, spring) in [(&harmonic, 149.0), (&mixture, 99.0)] {
+        let soft = Options { step_size: StepSize::Spring(spring), allow_unstable: false, ..options() };
+        assert!(matches!(Simulation::new(model.clone(), soft), Err(Error::Unstable(_))));
+    }
+
+    let spring = |x: &[f64], scores: &mut [f64], _: Option<&mut [f64]>| {
+        scores.iter_mut().zip(x).for_each(|(s, x)| *s = -70.0 * x);
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(spring)).unwrap());
+    let soft = Options { step_size: StepSize::EffectiveStep(0.03), n_replicas: 3, ..options() };
+    let error = simulation(&model, soft.clone()).step(10_000).unwrap_err();
+    let expected = "The spring 1.667e1 /nm² is too soft for the stiffest mode there (7.000e1 /nm²), which needs more than \
+                    1.750e1.";
+    assert!(matches!(error, Error::NotFinite(_)) && error.to_string().ends_with(expected), "{error}");
+    // Not where something else went wrong.
+    let firm = Options { step_size: StepSize::EffectiveStep(0.02), ..soft };
+    let error = simulation(&model, firm).step_biased(&[1e7; 18]).unwrap_err().to_string();
+    assert!(
+        error.ends_with(
+            "Use a stiffer spring (a smaller time step), or start from a frame like the training data."
+        ),
+        "{error}"
+    );
+}
+
 /// At fixed D a colder moment means a larger drift (theory 5), and β scales the step: both are seen by the stability check.
 #[test]
 fn stability_is_checked_over_whole_schedules() {
@@ -714,4 +755,74 @@ fn a_bias_kicks_velocities() {
     let mean = |of: &[f64]| of.iter().skip(1).step_by(3).copied().collect::<Vec<_>>();
     common::assert_mean("⟨v⟩", &mean(s.velocities().unwrap()), v, 4.0, 0.01);
     common::assert_mean("⟨x⟩", &mean(s.positions()), x, 4.0, 0.01);
+}
+
+/// What burn-in learns is kept with the last good frame, and frozen at its end; acceptance is then counted anew.
+#[test]
+fn tunings_are_state() {
+    let left = Arc::new(AtomicUsize::new(usize::MAX));
+    let countdown = left.clone();
+    let score = move |x: &[f64], s: &mut [f64], energies: Option<&mut [f64]>| {
+        if countdown.fetch_sub(1, Ordering::Relaxed) == 0 {
+            return Err("out of coffee".into());
+        }
+        x.iter().zip(s).for_each(|(x, s)| *s = -30.0 * x);
+        let frames = energies.into_iter().flatten().zip(x.chunks_exact(6));
+        frames.for_each(|(e, x)| *e = 15.0 * x.iter().map(|x| x * x).sum::<f64>());
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
+    let options = Options {
+        step_size: StepSize::EffectiveStep(2.3e-3),
+        target_acceptance: Some(0.71),
+        burn_in_steps: 470,
+        adapter: Adapter::Mala,
+        n_replicas: 3,
+        ..options()
+    };
+    let factors = |s: &Simulation| s.step_factors().collect::<Vec<_>>();
+    let mut undisturbed = simulation(&model, options.clone());
+    assert_eq!(factors(&undisturbed), [1.0; 3]);
+    undisturbed.step(310).unwrap();
+    let mut s = simulation(&model, options.clone());
+    s.step(110).unwrap();
+    let before = factors(&s);
+    assert!(before.iter().all(|f| *f > 1.0));
+    left.store(30, Ordering::Relaxed);
+    s.step(200).unwrap_err();
+    left.store(usize::MAX, Ordering::Relaxed);
+    assert_eq!((s.step_count(), factors(&s)), (110, before));
+    s.step(200).unwrap();
+    assert_eq!((state(&s), factors(&s)), (state(&undisturbed), factors(&undisturbed)));
+
+    // Steps 310 to 469 belong to burn-in, however they are asked for.
+    s.step(400).unwrap();
+    let frozen = factors(&s);
+    let mean = frozen.iter().map(|f| f.ln()).sum::<f64>() / 3.0;
+    assert!((s.statistics().step_factor.unwrap() / mean.exp() - 1.0).abs() < 1e-14);
+    undisturbed.step(160).unwrap();
+    assert_eq!(factors(&undisturbed), frozen);
+    s.step(5000).unwrap();
+    assert_eq!(factors(&s), frozen);
+    assert!((s.statistics().acceptance.unwrap() - 0.71).abs() < 0.05);
+    // A new temperature keeps them, a simulation without burn-in has none.
+    s.reconfigure(Options { temperature: Some(311.0), ..options.clone() }).unwrap();
+    assert_eq!(factors(&s), frozen);
+    s.reconfigure(Options { target_acceptance: None, burn_in_steps: 0, ..options.clone() }).unwrap();
+    assert_eq!((factors(&s), s.statistics().step_factor), (vec![1.0; 3], None));
+
+    for (words, wrong) in [
+        ("target acceptance is 1;", Options { target_acceptance: Some(1.0), ..options.clone() }),
+        ("target acceptance is -0.2;", Options { target_acceptance: Some(-0.2), ..options.clone() }),
+        ("target acceptance is NaN;", Options { target_acceptance: Some(f64::NAN), ..options.clone() }),
+        ("0.71 was asked for and no burn-in", Options { burn_in_steps: 0, ..options.clone() }),
+        (
+            "burn-in of 470 steps was asked for and no target",
+            Options { target_acceptance: None, ..options.clone() },
+        ),
+        ("adapter Heun rejects no step", Options { adapter: Adapter::Heun, ..options }),
+    ] {
+        let error = Simulation::new(model.clone(), wrong).err().unwrap().to_string();
+        assert!(error.contains(words), "expected '{words}' in: {error}");
+    }
 }

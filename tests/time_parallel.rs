@@ -343,6 +343,21 @@ fn nothing_outdated_is_kept() {
     assert_eq!(one, other);
 }
 
+#[test]
+fn the_last_step_number_is_not_overrun() {
+    let well = analytic("harmonic", 2, 290.0, json!({"stiffness": 41.0}));
+    let options = Options { tolerance: 0.0, ..options(1.3e-3) };
+    let [one, other] = [Sampler::Sequential, Sampler::TimeParallel].map(|sampler| {
+        let mut s = simulation(&well, Options { sampler, ..options.clone() });
+        s.set_step_count(u64::MAX - 9);
+        s.step(4).unwrap();
+        s.step(5).unwrap();
+        assert!(s.step(1).is_err() && s.step_count() == u64::MAX);
+        s.positions().to_vec()
+    });
+    assert_eq!(one, other);
+}
+
 /// Auto compares counts, so that it decides alike on every machine with the same number of threads.
 #[test]
 fn auto_takes_what_pays() {

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import EXAMPLES, SEED, Row, divergence, histograms, independent_frames, simulate
+from common import EXAMPLES, SEED, Row, divergence, histograms, independent_frames, ratio, simulate
 
 import diffusim
 from diffusim.report import plots, statistics
@@ -40,9 +40,15 @@ def measure(system: str, picture: Path) -> list[Row]:
     angles = np.stack(backbone_torsions(independent, molecule)).reshape(2, 10, -1)
     counts = np.stack([statistics.ramachandran_counts(*angles[:, part]) for part in range(10)])
     iid = divergence(system, "js_iid", rama, counts, None, what)
-    value = simulated.value / iid.value
-    error = value * float(np.hypot(simulated.error / simulated.value, iid.error / iid.value))
-    rows += [iid, Row(system, "js_simulated_over_iid", value, error, NO_WORSE_THAN_IID)]
+    worth = round(statistics.independent_frames(phi, psi))
+    fair = divergence_of_fewer(rama, angles.reshape(2, -1), worth)
+    rows.append(iid)
+    for frames_of, beside in (
+        ("as many independent frames", iid.value),
+        (f"as many independent frames as the simulated ones are worth, {worth:,}: {fair:.4f}", fair),
+    ):
+        value, error = ratio(simulated.value, simulated.error, beside, iid.error)
+        rows.append(Row(system, "js_simulated_over_iid", value, error, NO_WORSE_THAN_IID, what=frames_of))
 
     ensemble = Ensemble.measure(flat, molecule, like=reference)
     spread = ensemble.bond_std / reference.bond_std
@@ -64,6 +70,17 @@ def measure(system: str, picture: Path) -> list[Row]:
     title = f"{system}: {N_REPLICAS:,} replicas of a learned score against 528 ns of all-atom OpenMM"
     plots.write(picture, title, reference, ensemble, compare(reference, ensemble), molecule)
     return rows
+
+
+def divergence_of_fewer(reference: np.ndarray, angles: np.ndarray, n: int) -> float:
+    """Mean divergence of `n` frames from the histogram `reference`, over parts of independent ones [2, n_frames].
+
+    Histograms of few frames diverge by their noise alone. What a simulation's frames are worth, `n`, is what its
+    divergence may be compared with.
+    """
+    parts = max(1, angles.shape[1] // n)
+    each = (statistics.ramachandran_counts(*angles[:, k * n : (k + 1) * n]) for k in range(parts))
+    return float(np.mean([statistics.jensen_shannon(reference, counts) for counts in each]))
 
 
 def reference_of(molecule: Molecule, atoms) -> Ensemble:

@@ -64,8 +64,30 @@ def torsion_energy(phi: np.ndarray) -> np.ndarray:
     return C1 * (1 + np.cos(phi)) + C2 * (1 - np.cos(2 * phi)) + C3 * (1 + np.cos(3 * phi))
 
 
-def exact_frames(alkane: Alkane, n_frames: int, seed: int) -> np.ndarray:
-    """Independent frames [n_frames, n_beads, 3] from the Boltzmann distribution, nm, centred, float32."""
+def energy(alkane: Alkane, positions: np.ndarray) -> np.ndarray:
+    """Energies [n_frames] of frames [n_frames, n_beads, 3], kJ/mol."""
+    positions = np.asarray(positions, dtype=float)
+    lengths = statistics.bond_lengths(positions, [(i, i + 1) for i in range(alkane.n_beads - 1)])
+    angles = np.radians(statistics.bond_angles(positions, [(i, i + 1, i + 2) for i in range(alkane.n_beads - 2)]))
+    bonded = 0.5 * BOND_STIFFNESS * np.sum((lengths - BOND_LENGTH) ** 2, axis=1)
+    bonded += 0.5 * ANGLE_STIFFNESS * np.sum((angles - ANGLE) ** 2, axis=1)
+    torsional = torsion_energy(np.radians(statistics.torsions(positions, alkane.torsions))).sum(axis=1)
+    return bonded + torsional + _non_bonded_energy(alkane, positions)
+
+
+def _non_bonded_energy(alkane: Alkane, positions: np.ndarray) -> np.ndarray:
+    energy = np.zeros(len(positions))
+    for i, j, depth, diameter in alkane.non_bonded:
+        power = (diameter / np.linalg.norm(positions[:, i] - positions[:, j], axis=1)) ** 6
+        energy += 4 * depth * (power**2 - power)
+    return energy
+
+
+def exact_frames(alkane: Alkane, n_frames: int, seed: int, even: int | None = None) -> np.ndarray:
+    """Independent frames [n_frames, n_beads, 3] from the Boltzmann distribution, nm, centred, float32.
+
+    The torsion number `even` is drawn as if it had no energy of its own: its barriers are as frequent as its basins.
+    """
     random = np.random.default_rng(seed)
     spread = np.sqrt(KT / BOND_STIFFNESS)
     length_grid = np.linspace(BOND_LENGTH - 8 * spread, BOND_LENGTH + 8 * spread, 4001)
@@ -79,16 +101,14 @@ def exact_frames(alkane: Alkane, n_frames: int, seed: int) -> np.ndarray:
     kept, n_kept = [], 0
     while n_kept < n_frames:
         n = 50_000
-        frames = _chain(
-            _draw(random, length_grid, length_weight, (n, alkane.n_beads - 1)),
-            _draw(random, angle_grid, angle_weight, (n, alkane.n_beads - 2)),
-            _draw(random, torsion_grid, torsion_weight, (n, alkane.n_beads - 3)),
-        )
-        energy = np.full(n, deepest)  # so that no energy is negative
-        for i, j, depth, diameter in alkane.non_bonded:
-            power = (diameter / np.linalg.norm(frames[:, i] - frames[:, j], axis=1)) ** 6
-            energy += 4 * depth * (power**2 - power)
-        frames = frames[random.random(n) < np.exp(-energy / KT)] if alkane.non_bonded else frames
+        lengths = _draw(random, length_grid, length_weight, (n, alkane.n_beads - 1))
+        angles = _draw(random, angle_grid, angle_weight, (n, alkane.n_beads - 2))
+        torsions = _draw(random, torsion_grid, torsion_weight, (n, alkane.n_beads - 3))
+        if even is not None:
+            torsions[:, even] = random.uniform(-np.pi, np.pi, n)
+        frames = _chain(lengths, angles, torsions)
+        if alkane.non_bonded:  # with the deepest energy there may be as zero, so that none is negative
+            frames = frames[random.random(n) < np.exp(-(deepest + _non_bonded_energy(alkane, frames)) / KT)]
         kept.append(frames - frames.mean(axis=1, keepdims=True))
         n_kept += len(frames)
     return np.concatenate(kept)[:n_frames].astype(np.float32)

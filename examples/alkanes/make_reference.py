@@ -4,7 +4,7 @@
     python make_reference.py run       butane [--out DIR]   # true Brownian dynamics in OpenMM; half an hour; resumes
     python make_reference.py write     butane [--out DIR]   # NAME-reference.npz
 
-`snapshots` writes what the model is trained on, DIR/NAME.npz (positions [50000, n_beads, 3], nm): exact, independent
+`snapshots` writes what the model is trained on, DIR/NAME.npz (positions [n_frames, n_beads, 3], nm): exact, independent
 frames in which no dynamics took part; and the topology NAME.pdb beside this script. `run` propagates 500 copies of the
 same chain with OpenMM's BrownianIntegrator from such frames, so from equilibrium. `write` makes NAME-reference.npz
 from 400,000 other exact frames (distributions) and from the run (rates, torsion autocorrelation).
@@ -48,7 +48,7 @@ STEP = 2.5e-7 / DIFFUSION  # ps; effective step 2.5e-7 nm^2, a tenth of the stab
 STEPS_PER_FRAME = round(FRAME / DIFFUSION / STEP)
 COPIES = 500
 LONGEST_LAG = 0.1  # nm^2
-N_SNAPSHOTS, N_EXACT = 50_000, 400_000
+N_SNAPSHOTS, N_EXACT = {"butane": 300_000, "octane": 50_000}, 400_000
 SNAPSHOT_SEED, EXACT_SEED, START_SEED, DYNAMICS_SEED = 20261101, 20261102, 20261103, 20261104
 
 
@@ -127,7 +127,7 @@ def run(alkane: Alkane, args) -> None:
 def snapshots(alkane: Alkane, args) -> None:
     """What the model is trained on, and its topology: DIR/NAME.npz and NAME.pdb beside this script."""
     args.out.mkdir(parents=True, exist_ok=True)
-    frames = exact_frames(alkane, N_SNAPSHOTS, SNAPSHOT_SEED)
+    frames = exact_frames(alkane, N_SNAPSHOTS[alkane.name], SNAPSHOT_SEED)
     np.savez(args.out / f"{alkane.name}.npz", positions=frames)
     with open(HERE / f"{alkane.name}.pdb", "w") as file:
         app.PDBFile.writeFile(topology(alkane), frames[0] * unit.nanometer, file, keepIds=True)

@@ -4,7 +4,7 @@
 
 A round is one batch of scores of a window of frames (theory 12). Each row is one system, step and method: steps per
 round, scores evaluated for each step (1 in the sequential sampler), the largest deviation from the sequential
-trajectory of the same seed, and how its speed compares on this machine, both samplers taking turns.
+trajectory of the same seed, and how its speed and its processor time compare here, both samplers taking turns.
 """
 
 import json
@@ -14,10 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from diffusim import Model, Simulation
+from diffusim.report import plots
 from diffusim.terminal import say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +29,7 @@ SEED = 48291
 BURN_IN = 500
 TOLERANCE = 1e-3  # noise amplitudes
 METHODS = {"identity": "Picard", "diagonal": "diagonal quasi-Newton", "dense": "dense quasi-Newton"}
+COLOURS = (plots.SECOND, plots.INDEPENDENT, plots.SIMULATED)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ class System:
 
 @dataclass(frozen=True)
 class Row:
-    """One system, step and method. `deviation` is in noise amplitudes, `speed` relative to the sequential sampler."""
+    """One system, step and method. `deviation` is in noise amplitudes; `speed` (by the clock) and `processor_time` are
+    relative to the sequential sampler.
+    """
 
     system: str
     window: int
@@ -52,6 +59,7 @@ class Row:
     evaluations_per_step: float
     deviation: float
     speed: float
+    processor_time: float
 
 
 def analytic(kind: str, n_particles: int, **hyperparameters) -> Model:
@@ -118,15 +126,15 @@ def measure(system: System, tau: float) -> list[Row]:
     warm.step(BURN_IN)
     start = warm.positions
 
-    def run(**sampler) -> tuple[Simulation, np.ndarray, float]:
+    def run(**sampler) -> tuple[Simulation, np.ndarray, float, float]:
         simulation = Simulation(model, **options, **sampler)
         simulation.positions = start
         frames = []
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         for _ in range(20):
             simulation.step(system.n_steps // 20)
             frames.append(simulation.positions[0])
-        return simulation, np.array(frames), time.perf_counter() - started
+        return simulation, np.array(frames), time.perf_counter() - started, time.process_time() - worked
 
     found = []
     for method in METHODS:
@@ -137,7 +145,7 @@ def measure(system: System, tau: float) -> list[Row]:
             "jacobian": method,
         }
         pairs = [(run(), run(**sampler)) for _ in range(3)]
-        (_, expected, _), (simulation, frames, _) = pairs[0]
+        (_, expected, *_), (simulation, frames, *_) = pairs[0]
         done = simulation.statistics
         found.append(
             Row(
@@ -150,6 +158,7 @@ def measure(system: System, tau: float) -> list[Row]:
                 done.evaluations_per_step,
                 float(np.abs(frames - expected).max() / amplitude),
                 statistics.median(one[2] / other[2] for one, other in pairs),
+                statistics.median(other[3] / one[3] for one, other in pairs),
             )
         )
     return found
@@ -158,19 +167,23 @@ def measure(system: System, tau: float) -> list[Row]:
 def draw(found: list[Row], picture: Path) -> None:
     """Steps per round against the spring, a panel for each system."""
     systems = list(dict.fromkeys(row.system for row in found))
-    figure, panels = plt.subplots(1, len(systems), figsize=(4 * len(systems), 3.4), squeeze=False, layout="constrained")
-    for panel, system in zip(panels[0], systems, strict=True):
-        for method, label in METHODS.items():
-            own = [row for row in found if row.system == system and row.method == method]
-            panel.loglog(
-                [row.spring for row in own], [row.steps_per_round for row in own], "o-", markersize=4, label=label
-            )
-        panel.axhline(1, color="0.7", linewidth=1)
-        panel.set(title=f"{system}, window {own[0].window}", xlabel="spring k / nm⁻²")
-    panels[0][0].set_ylabel("steps per round")
-    panels[0][0].legend(frameon=False)
-    figure.savefig(picture, dpi=150)
-    plt.close(figure)
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(4.9 * len(systems), 4.2), dpi=110, layout="constrained")
+        panels = figure.subplots(1, len(systems), squeeze=False)[0]
+        for panel, system in zip(panels, systems, strict=True):
+            for (method, label), colour in zip(METHODS.items(), COLOURS, strict=True):
+                own = [row for row in found if row.system == system and row.method == method]
+                springs, steps = [row.spring for row in own], [row.steps_per_round for row in own]
+                panel.loglog(springs, steps, "o-", color=colour, markersize=4, label=label)
+            panel.axhline(1, color=plots.REFERENCE, linewidth=1)
+            panel.set(title=f"{system}, window {own[0].window}", xlabel="spring k / nm⁻²", ylim=(0.9, 100))
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.xaxis.set_major_locator(FixedLocator(springs))
+            panel.xaxis.set_major_formatter("{x:.2g}")
+            panel.yaxis.set_major_formatter("{x:g}")
+        panels[0].set_ylabel("steps per round (sequential: 1)")
+        panels[0].legend(frameon=False)
+        FigureCanvasAgg(figure).print_png(picture)
 
 
 def main() -> None:
@@ -183,10 +196,10 @@ def main() -> None:
     draw(found, out / "time-parallel.png")
     for row in found:
         say(
-            row.system,
-            f"tau {row.effective_step:.1e}   {row.method:<9} {row.steps_per_round:6.2f} steps a round   "
-            f"{row.evaluations_per_step:5.1f} scores a step   off by {row.deviation:.1e} noise amplitudes   "
-            f"speed {row.speed:.2f}",
+            "",
+            f"{row.system:<22} tau {row.effective_step:.1e}   {row.method:<9} {row.steps_per_round:6.2f} steps a round"
+            f"   {row.evaluations_per_step:5.1f} scores a step   off by {row.deviation:.1e} noise amplitudes   "
+            f"speed {row.speed:.2f}, processor time {row.processor_time:.1f}",
         )
 
 

@@ -67,6 +67,19 @@ public:
     /** "leimkuhler-matthews" (default), "euler-maruyama", "langevin", or, without bias, "heun" or "mala". */
     std::string getAdapter() const;
     void setAdapter(const std::string& name);
+    /**
+     * How the core takes many steps: one after the other ("sequential", the default), many at once to a tolerance
+     * ("time-parallel", theory 12; in step(n), where no Force is a bias), or whichever is faster ("auto").
+     *
+     * @param window      frames that a sweep works on; 0 = the core's default
+     * @param tolerance   by how much a final frame may still change, in nm; negative = the core's default
+     */
+    void setSampler(const std::string& name, std::size_t window = 0, double tolerance = -1);
+    std::string getSampler() const;
+    std::size_t getWindow() const { return settings.window; }
+    double getTolerance() const { return settings.tolerance; }
+    /** Time-parallel: steps that became final in a sweep, on average; 0 before the first. */
+    double getStepsPerSweep() const;
     /** Where the core computes: "auto" (default), "cpu", "cuda", "cuda:1", …; independent of OpenMM's platform. */
     const std::string& getDevice() const { return device; }
     void setDevice(const std::string& name);
@@ -112,7 +125,9 @@ private:
     /** What the core is told. Of stepSize and spring at most one is not 0. */
     struct Settings {
         double temperature, friction, stepSize, spring;
-        int32_t adapter;
+        int32_t adapter, sampler = DIFFUSIM_SEQUENTIAL;
+        std::size_t window = 0;
+        double tolerance = -1;
     };
 
     diffusim::simulation_options options(const Settings& settings) const;

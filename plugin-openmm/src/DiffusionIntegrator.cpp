@@ -27,14 +27,35 @@ namespace diffusim_openmm {
 namespace {
 const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', 'M'};
 
-const struct {
+struct Choice {
     const char* name;
     int32_t value;
-} ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
-                {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
-                {"heun", DIFFUSIM_HEUN},
-                {"mala", DIFFUSIM_MALA},
-                {"langevin", DIFFUSIM_LANGEVIN}};
+};
+const Choice ADAPTERS[] = {{"leimkuhler-matthews", DIFFUSIM_LEIMKUHLER_MATTHEWS},
+                           {"euler-maruyama", DIFFUSIM_EULER_MARUYAMA},
+                           {"heun", DIFFUSIM_HEUN},
+                           {"mala", DIFFUSIM_MALA},
+                           {"langevin", DIFFUSIM_LANGEVIN}};
+const Choice SAMPLERS[] = {
+    {"sequential", DIFFUSIM_SEQUENTIAL}, {"time-parallel", DIFFUSIM_TIME_PARALLEL}, {"auto", DIFFUSIM_AUTO}};
+
+template <std::size_t n>
+std::int32_t valueOf(const char* what, const std::string& name, const Choice (&choices)[n]) {
+    std::string known;
+    for (const Choice& choice : choices) {
+        if (name == choice.name)
+            return choice.value;
+        known += (known.empty() ? "'" : &choice == std::end(choices) - 1 ? " or '" : ", '") + (choice.name + "'"s);
+    }
+    throw OpenMMException("The "s + what + " '" + name + "' is not known; expected " + known);
+}
+
+template <std::size_t n>
+std::string nameOf(std::int32_t value, const Choice (&choices)[n]) {
+    return std::find_if(std::begin(choices), std::end(choices),
+                        [value](const Choice& choice) { return choice.value == value; })
+        ->name;
+}
 
 template <class... Types>
 bool isAnyOf(const Force& force) {
@@ -109,6 +130,11 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.time_step = settings.stepSize;
     options.spring = settings.spring;
     options.adapter = settings.adapter;
+    options.sampler = settings.sampler;
+    if (settings.window != 0)
+        options.window = settings.window;
+    if (settings.tolerance >= 0)
+        options.tolerance = settings.tolerance;
     options.seed = static_cast<uint64_t>(seedInUse);
     options.masses = masses.empty() ? nullptr : masses.data();
     options.n_replicas = fitted.copies;
@@ -162,23 +188,23 @@ void DiffusionIntegrator::setSpring(double spring) {
 }
 
 void DiffusionIntegrator::setAdapter(const std::string& name) {
-    for (const auto& adapter : ADAPTERS)
-        if (name == adapter.name) {
-            Settings next = settings;
-            next.adapter = adapter.value;
-            return apply(next);
-        }
-    std::string known;
-    for (const auto& adapter : ADAPTERS)
-        known += (known.empty() ? "'" : &adapter == std::end(ADAPTERS) - 1 ? " or '" : ", '") + (adapter.name + "'"s);
-    throw OpenMMException("The adapter '" + name + "' is not known; expected " + known);
+    Settings next = settings;
+    next.adapter = valueOf("adapter", name, ADAPTERS);
+    apply(next);
+    coreVelocities.clear(); // the core may have drawn others
 }
 
-std::string DiffusionIntegrator::getAdapter() const {
-    return std::find_if(std::begin(ADAPTERS), std::end(ADAPTERS),
-                        [this](const auto& adapter) { return adapter.value == settings.adapter; })
-        ->name;
+std::string DiffusionIntegrator::getAdapter() const { return nameOf(settings.adapter, ADAPTERS); }
+
+void DiffusionIntegrator::setSampler(const std::string& name, std::size_t window, double tolerance) {
+    Settings next = settings;
+    next.sampler = valueOf("sampler", name, SAMPLERS);
+    next.window = window;
+    next.tolerance = tolerance;
+    apply(next);
 }
+
+std::string DiffusionIntegrator::getSampler() const { return nameOf(settings.sampler, SAMPLERS); }
 
 void DiffusionIntegrator::setDevice(const std::string& name) {
     const std::string previous = device;
@@ -265,6 +291,8 @@ double DiffusionIntegrator::computeSystemTemperature() {
     if (!isInertial())
         return computeConfigurationalTemperature();
     bound();
+    if (!hasVelocities)
+        return 0;
     importVelocities();
     return simulation->statistics().kinetic_temperature;
 }
@@ -277,6 +305,10 @@ double DiffusionIntegrator::computeKineticEnergy() {
 }
 
 double DiffusionIntegrator::getLargestScore() const { return simulation ? simulation->statistics().largest_score : 0; }
+
+double DiffusionIntegrator::getStepsPerSweep() const {
+    return simulation ? simulation->statistics().steps_per_sweep : 0;
+}
 
 double DiffusionIntegrator::getAcceptance() const { return simulation ? simulation->statistics().acceptance : 0; }
 
@@ -469,8 +501,12 @@ void DiffusionIntegrator::step(int steps) {
     else if (settings.adapter == DIFFUSIM_HEUN || settings.adapter == DIFFUSIM_MALA)
         throw OpenMMException(
             "The adapter '" + getAdapter() + "' takes no bias, and the System has " + bias +
-            ". Use 'leimkuhler-matthews' or 'euler-maruyama', remove the Forces, or leave their groups "
-            "out with setIntegrationForceGroups()");
+            ". Use 'leimkuhler-matthews', 'euler-maruyama' or 'langevin', remove the Forces, or leave their groups out "
+            "with setIntegrationForceGroups()");
+    else if (!bias.empty() && settings.sampler == DIFFUSIM_TIME_PARALLEL)
+        throw OpenMMException("The sampler 'time-parallel' takes many steps at once, and the System has " + bias +
+                              ", evaluated at every one. Use 'sequential' or 'auto', remove the Forces, or leave their "
+                              "groups out with setIntegrationForceGroups()");
     else
         for (int i = 0; i < steps; i++) {
             context->updateContextState();

@@ -35,6 +35,9 @@ public:
         node.setDoubleProperty("stepSize", integrator.getRequestedStepSize());
         node.setDoubleProperty("spring", integrator.getRequestedSpring());
         node.setStringProperty("adapter", integrator.getAdapter());
+        node.setStringProperty("sampler", integrator.getSampler());
+        node.setLongProperty("window", static_cast<long long>(integrator.getWindow()));
+        node.setDoubleProperty("tolerance", integrator.getTolerance());
         node.setStringProperty("device", integrator.getDevice());
         node.setLongProperty("randomSeed", integrator.getRandomNumberSeed());
         node.setBoolProperty("checkMasses", integrator.getCheckMasses());
@@ -51,6 +54,9 @@ public:
         if (node.getDoubleProperty("spring", 0) != 0)
             integrator->setSpring(node.getDoubleProperty("spring"));
         integrator->setAdapter(node.getStringProperty("adapter", integrator->getAdapter()));
+        integrator->setSampler(node.getStringProperty("sampler", integrator->getSampler()),
+                               static_cast<std::size_t>(node.getLongProperty("window", 0)),
+                               node.getDoubleProperty("tolerance", -1));
         integrator->setDevice(node.getStringProperty("device", integrator->getDevice()));
         integrator->setRandomNumberSeed(node.getLongProperty("randomSeed", 0));
         integrator->setCheckMasses(node.getBoolProperty("checkMasses", true));

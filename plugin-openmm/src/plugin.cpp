@@ -99,6 +99,14 @@ int diffusim_openmm_get_adapter(Integrator* integrator, const char** name) {
     });
 }
 
+int diffusim_openmm_get_sampler(Integrator* integrator, const char** name) {
+    static thread_local std::string sampler;
+    return guard([=] {
+        sampler = cast(integrator).getSampler();
+        *name = sampler.c_str();
+    });
+}
+
 int diffusim_openmm_get_device(Integrator* integrator, const char** name) {
     static thread_local std::string device;
     return guard([=] {
@@ -141,6 +149,10 @@ int diffusim_openmm_compute_system_temperature(Integrator* integrator, double* k
 
 int diffusim_openmm_get_largest_score(Integrator* integrator, double* score) {
     return guard([=] { *score = cast(integrator).getLargestScore(); });
+}
+
+int diffusim_openmm_get_steps_per_sweep(Integrator* integrator, double* steps) {
+    return guard([=] { *steps = cast(integrator).getStepsPerSweep(); });
 }
 
 int diffusim_openmm_get_acceptance(Integrator* integrator, double* fraction) {

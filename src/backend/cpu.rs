@@ -150,8 +150,8 @@ impl Chunk {
                 } else {
                     &mut none
                 };
-                let (xi, next) = (self.noise.get(i), self.next_noise.get(i));
-                A::move_particle(x, v, *s, xi, next, factors.of(base), factors.inertia);
+                let next = if A::NEXT_NOISE { self.next_noise.get(i) } else { [0.0; 3] };
+                A::move_particle(x, v, *s, self.noise.get(i), next, factors.of(base), factors.inertia);
             }
         }
     }
@@ -295,7 +295,7 @@ impl Cpu {
         let mut chunks: Vec<Chunk> = replicas.clone().step_by(size as usize).map(chunk).collect();
         chunks[0].largest_score = largest_score;
         let batch = ((0..*n_threads).map(|_| Scratch::default()).collect(), None);
-        let n_threads = chunks.len().min(*n_threads);
+        let n_threads = chunks.len().saturating_mul(model.threads_per_frame()).min(*n_threads);
         let threads = if n_threads == 1 { None } else { Some(Threads::start(n_threads)?) };
         Ok(Cpu { chunks, threads, batch })
     }

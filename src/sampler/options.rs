@@ -218,8 +218,9 @@ impl Dynamics {
         };
         let temperature = temperature_schedule.temperature(0);
         if options.adapter.has_velocities() {
-            options.check_langevin(|| match (metadata.largest_curvature, model.masses()) {
-                (Some(curvature), Ok(masses)) => {
+            let masses = || options.masses.clone().map_or_else(|| model.masses(), Ok);
+            options.check_langevin(|| match (metadata.largest_curvature, masses()) {
+                (Some(curvature), Ok(masses)) if masses.iter().any(|m| *m > 0.0) => {
                     let tenth = 0.2 * std::f64::consts::PI / fastest_mode(t0, curvature, &masses);
                     format!("; a tenth of the fastest period of {} is {tenth:.2e} ps", model.name())
                 }

@@ -548,6 +548,8 @@ impl Window {
             }
             self.frames[(i + 1) * n..][..n].copy_from_slice(&self.new);
         }
+        // No frame has a number that does not exist.
+        self.accepted = self.accepted.min((u64::MAX - self.step).try_into().unwrap_or(usize::MAX));
         self.stream.at = None;
         self.estimate.renew(factors(self.step).0);
     }

@@ -1,5 +1,6 @@
 """The learned energy where OpenMM expects it: in States, minimisation, and replica exchange over temperature."""
 
+import io
 import random
 import subprocess
 import sys
@@ -195,6 +196,32 @@ def test_replica_exchange_is_resumed_bit_for_bit():
         sampler.simulate(4)
     for a, b in zip(first.replicaConformation, second.replicaConformation, strict=True):
         assert np.array_equal(a.getPositions(asNumpy=True)._value, b.getPositions(asNumpy=True)._value)
+
+
+@pytest.mark.filterwarnings("ignore:the model was trained at")
+def test_simulated_tempering():
+    """OpenMM's own, with the exact weights of independent harmonic oscillators: every temperature is as likely."""
+    temperatures, n = np.array([280.0, 310.0, 345.0]), 8
+    integrator = dm.DiffusionIntegrator(analytic("harmonic", n, stiffness=37.0), 280.0, 4.3, spring=50.0, seed=2)
+    simulation = app.Simulation(
+        beads_topology(n), beads([12.4] * n), integrator, openmm.Platform.getPlatform("Reference")
+    )
+    simulation.context.setPositions(np.zeros((n, 3)))
+    random.seed(5)
+    tempering = app.SimulatedTempering(
+        simulation,
+        temperatures=list(temperatures * unit.kelvin),
+        tempChangeInterval=25,
+        weights=list(-1.5 * n * np.log(temperatures)),  # -ln Z, but for a constant
+        reportFile=io.StringIO(),
+    )
+    visits = np.zeros(3)
+    for _ in range(1500):
+        tempering.step(25)
+        visits[tempering.currentTemperature] += 1
+    # A walk that stays with a probability of a half or so: its visits count for a third of independent ones.
+    assert (abs(visits / 1500 - 1 / 3) < SIGMAS * np.sqrt(3 * 2 / 9 / 1500)).all()
+    assert integrator.getTemperature() == temperatures[tempering.currentTemperature] * unit.kelvin
 
 
 def test_the_example_of_replica_exchange_runs():

@@ -8,15 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import diffusim
+from diffusim import terminal
 from diffusim.report import statistics
 from diffusim.report.ensemble import Ensemble
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "surfaces")]
+sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "lennard-jones", "surfaces")]
 
 import alkanes  # noqa: E402
+import barriers  # noqa: E402
 import common  # noqa: E402
+import fluid  # noqa: E402
 import make_reference as alkane_reference  # noqa: E402
+import measure_ala2  # noqa: E402
+import measure_lennard_jones  # noqa: E402
 import surfaces  # noqa: E402
 
 
@@ -61,6 +67,14 @@ def test_floor_of_a_divergence_is_that_of_independent_samples():
     assert row.error < 0.2 * row.floor
 
 
+def test_few_frames_diverge_by_their_noise():
+    """Uniform angles: (bins - 1) / (8 n) for parts of n; a part that is larger than all frames is all frames."""
+    angles = np.random.default_rng(8).uniform(-180, 180, (2, 500_000))
+    for n, counted in ((200_000, 200_000), (900_000, 500_000)):
+        found = measure_ala2.divergence_of_fewer(np.ones((60, 60)), angles, n)
+        assert found == pytest.approx(3599 / (8 * counted), rel=0.04)
+
+
 def test_exact_values_of_the_surfaces():
     """Mueller-Brown against the generator of tests/fixtures/make_mueller_brown.py (D = kT = 23); the motion along y of
     the double well relaxes in 1 / (2 * 35) nm^2, and its sides are alike."""
@@ -103,18 +117,29 @@ def test_alkane_force_field_is_the_same_in_openmm():
     context = mm.Context(
         alkane_reference.system(octane, 1), mm.VerletIntegrator(0.001), mm.Platform.getPlatform("Reference")
     )
-    for x in alkanes.exact_frames(octane, 3, seed=8).astype(float):
+    frames = alkanes.exact_frames(octane, 3, seed=8).astype(float)
+    for x, energy in zip(frames, alkanes.energy(octane, frames), strict=True):
         context.setPositions(x)
-        lengths = statistics.bond_lengths(x[None], [(i, i + 1) for i in range(7)])
-        angles = np.radians(statistics.bond_angles(x[None], [(i, i + 1, i + 2) for i in range(6)]))
-        energy = 0.5 * alkanes.BOND_STIFFNESS * np.sum((lengths - alkanes.BOND_LENGTH) ** 2)
-        energy += 0.5 * alkanes.ANGLE_STIFFNESS * np.sum((angles - alkanes.ANGLE) ** 2)
-        energy += np.sum(alkanes.torsion_energy(np.radians(statistics.torsions(x[None], octane.torsions))))
-        for i, j, depth, diameter in octane.non_bonded:
-            power = (diameter / np.linalg.norm(x[i] - x[j])) ** 6
-            energy += 4 * depth * (power**2 - power)
-        found = context.getState(energy=True).getPotentialEnergy()._value
-        assert found == pytest.approx(energy, rel=1e-5)
+        assert context.getState(energy=True).getPotentialEnergy()._value == pytest.approx(energy, rel=1e-5)
+
+
+def test_error_of_a_profile_is_what_was_added_to_the_energy():
+    """A model whose energy is exact but for 0.3 kT (1 - cos 2 phi) of one torsion; also where all frames are equal."""
+    octane = alkanes.ALKANES["octane"]
+
+    class Model:
+        def evaluate(self, x):
+            phi = np.radians(statistics.torsions(x, octane.torsions))[:, 2]
+            return x, 7.0 + alkanes.energy(octane, x) / alkanes.KT + 0.3 * (1 - np.cos(2 * phi))
+
+    centres = np.radians((barriers.EDGES[1:] + barriers.EDGES[:-1]) / 2)
+    found = barriers.profile_error(Model(), octane, 2, n_frames=20_000)
+    added = 0.3 * (1 - np.cos(2 * centres))
+    probability = np.exp(-alkanes.torsion_energy(centres) / alkanes.KT)
+    np.testing.assert_allclose(found, added - np.average(added, weights=probability), atol=0.02)
+    summary = barriers.summary(found)
+    assert summary["barrier +"] - summary["trans"] == pytest.approx(0.3 * (1.5 - 0.02), abs=0.03)
+    assert summary["gauche +"] == pytest.approx(summary["gauche -"], abs=0.03)
 
 
 def test_kinetics_survive_their_file(tmp_path):
@@ -147,3 +172,25 @@ def test_unknown_systems_are_named():
         [sys.executable, ROOT / "examples" / "accuracy", "benzene"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and "there is no system benzene; known are double-well" in done.stderr
+
+
+def test_radial_distribution_and_its_largest_error():
+    """Of an ideal gas it is 1 within its statistics; an error in one bin is found there, and none below the peak."""
+    random, n, length = np.random.default_rng(8), 500, 1.7
+    edges = np.linspace(0.2, 0.8, 25)
+    gas = random.uniform(0, length, (40, n, 3))
+    g = fluid.radial_distribution(gas, length, edges)
+    pairs = 40 * n * (n - 1) / 2 * 4 / 3 * np.pi * np.diff(edges**3) / length**3
+    assert np.abs(g.mean(axis=0) - 1) == pytest.approx(0, abs=4.5 / np.sqrt(pairs.min()))
+    expected = np.where(np.arange(24) < 3, 0.1, 1.0)
+    found = np.tile(expected, (50, 1)) + 0.001 * random.normal(size=(50, 24))
+    found[:, 1] += 0.05
+    found[:, 9] += 0.03
+    value, at, error = measure_lennard_jones.largest_error(found, expected, np.full(24, 0.0007))
+    assert at == 9 and abs(value - 0.03) < 4.5 * error
+    assert error == pytest.approx(np.hypot(0.0007, 0.001 / np.sqrt(50)), rel=0.1)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.safetensors")), ids=lambda path: path.stem)
+def test_every_example_can_be_described(path):
+    assert path.name in terminal.describe_model(diffusim.Model(path), path.name)

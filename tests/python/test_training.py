@@ -14,10 +14,13 @@ from diffusim import model_file
 from diffusim.snapshots import Snapshots, read
 
 jax = pytest.importorskip("jax")
+jnp = jax.numpy
 
 from diffusim.cli import main  # noqa: E402
 from diffusim.commands.train import train  # noqa: E402
+from diffusim.report import statistics  # noqa: E402
 from diffusim.training import choices, config, export, trainer  # noqa: E402
+from diffusim.training.even import even_draw  # noqa: E402
 from diffusim.training.kinds import network_of as network_for  # noqa: E402
 from diffusim.training.kinds import score  # noqa: E402
 from diffusim.training.losses import Frames, denoising_loss, fokker_planck_loss  # noqa: E402
@@ -254,6 +257,100 @@ def test_training_reaches_the_exact_score_of_a_diatomic():
     scores = jax.vmap(partial(score, network), (None, 0, None))(result.weights, pairs, np.log(0.001))
     expected = np.interp(pairs[:, 1, 0], rho, exact)
     assert np.abs(np.asarray(scores)[:, 1, 0] - expected).max() < 0.08 / spread
+
+
+# Frames drawn evenly over torsions
+
+
+def chains(n_frames: int, seed: int) -> np.ndarray:
+    """Frames [n_frames, 5, 3] of a bent chain with two torsions about the bond 1-2, one of two wells and one stiff."""
+    random = np.random.default_rng(seed)
+    wells = np.where(random.random(n_frames) < 0.8, -1.2, 1.9)
+    soft, stiff = wells + 0.45 * random.normal(size=n_frames), 3.0 + 0.1 * random.normal(size=n_frames)
+
+    def end(angle, side):
+        return np.stack([np.full(n_frames, side), np.cos(angle), np.sin(angle)], axis=-1)
+
+    b, c = np.zeros((n_frames, 3)), np.tile([1.4, 0.0, 0.0], (n_frames, 1))
+    return 0.1 * np.stack([end(0 * soft, -0.6), b, c, end(soft, 2.0), end(stiff, 2.1)], axis=1)
+
+
+SOFT_AND_STIFF = ((0, 1, 2, 3), (0, 1, 2, 4))
+
+
+def test_frames_are_drawn_as_often_as_it_is_said_and_barriers_like_basins():
+    frames, share = chains(20_000, seed=3), 0.6
+    even = even_draw(frames, SOFT_AND_STIFF, share, (0.001, 0.02))
+    assert even.quadruplets.tolist() == [[0, 1, 2, 3]]  # the other one has no barrier
+    n = 400_000
+    drawn = np.bincount(np.asarray(jax.jit(even.draw, static_argnums=1)(jax.random.key(4), n)), minlength=len(frames))
+    expected = n / len(frames) * np.asarray(even.drawn)
+    assert np.asarray(even.drawn).mean() == pytest.approx(1, abs=1e-5)
+    assert np.mean((drawn - expected) ** 2 / expected) == pytest.approx(1, abs=4 * np.sqrt(2 / len(frames)))
+
+    angle = statistics.torsions(frames, SOFT_AND_STIFF)[:, 0]
+    bins = np.histogram(angle, bins=36, range=(-180, 180), weights=drawn)[0] / n
+    there = np.histogram(angle, bins=36, range=(-180, 180))[0] / len(frames)
+    visited = there > 0
+    even_share = (bins - (1 - share) * there)[visited] / share * visited.sum()
+    many = (there > 1 / (30 * visited.sum()))[visited]  # not limited by the greatest gain
+    assert 10 < many.sum() < visited.sum() and np.ptp(even_share[many]) < 0.1
+    assert (even_share[~many] < even_share[many].min()).all()
+
+
+@dataclass(frozen=True)
+class Barriers(BlurredGaussian):
+    n_particles: int = 5
+
+    def energy(self, weights, positions, log_noise, cell=None):
+        return 2000 * positions[3, 1] ** 3  # its score is large at the barriers of chains()
+
+
+def test_drawing_evenly_does_not_change_what_is_best():
+    """<g_sigma(y) f(y)> over all snapshots is <f(y) g_sigma(y) / g(x)> over those that were drawn, for any f."""
+    frames, n = chains(20_000, seed=3), 40_000
+    even = even_draw(frames, SOFT_AND_STIFF, 0.6, (0.001, 0.02))
+    chosen = np.asarray(even.draw(jax.random.key(5), n))
+    twice = jnp.asarray(np.tile(frames, (2, 1, 1)), dtype=jnp.float32)
+
+    @jax.jit
+    def values(x, log_noise, key):
+        y = x + jnp.exp(log_noise) * jax.random.normal(key, x.shape)
+        f = jnp.stack([jnp.ones(len(y)), y[:, 3, 2] > 0, 100 * (y[:, 3, 2] - y[:, 4, 1]) ** 2])
+        return f * jax.vmap(even.relevance, (0, None))(y, log_noise)
+
+    for noise in (0.0011, 0.017):
+        straight = values(twice, np.log(noise), jax.random.key(6))
+        drawn = values(twice[chosen], np.log(noise), jax.random.key(7)) / even.drawn[chosen]
+        errors = np.hypot(straight.std(axis=1), drawn.std(axis=1)) / np.sqrt(n)
+        assert (np.abs(drawn.mean(axis=1) - straight.mean(axis=1)) < 4 * errors).all()
+        assert (errors < 0.04 * straight.mean(axis=1)).all()
+
+    # and in the loss: drawn frames, against all frames at their relevance
+    loss = jax.jit(partial(denoising_loss, Barriers(), None, noise_range=(0.019, 0.02)))
+    relevance = jax.tree_util.Partial(even.relevance)
+    some = float(loss(Frames(twice[chosen]), key=jax.random.key(8), relevance=(relevance, even.drawn[chosen])))
+    every = float(loss(Frames(twice), key=jax.random.key(9), relevance=(relevance, jnp.ones(n))))
+    plain = float(loss(Frames(twice), key=jax.random.key(9)))
+    assert some == pytest.approx(every, abs=0.001) and plain < every - 0.006
+
+
+def test_a_blurred_frame_counts_by_its_torsion_at_that_noise():
+    even = even_draw(chains(20_000, seed=3), SOFT_AND_STIFF, 0.6, (0.001, 0.1))
+    x = chains(40, seed=11)
+    angle = statistics.torsions(x, SOFT_AND_STIFF)[:, 0]
+    for noise, level in ((0.001, 0), (0.1, 15), (0.0101, 8)):
+        gains = np.asarray(even.gains[level, 0])[((angle + 180) // 10).astype(int)]
+        found = jax.jit(jax.vmap(even.relevance, (0, None)))(x.astype(np.float32), np.log(noise))
+        np.testing.assert_allclose(found, 0.4 + 0.6 * gains, rtol=1e-5)
+    assert np.ptp(even.gains[15, 0]) < 0.2 * np.ptp(even.gains[0, 0])  # all angles are as frequent there
+
+
+def test_without_a_soft_torsion_frames_are_drawn_as_they_come():
+    frames = chains(200, seed=3)
+    assert even_draw(frames, SOFT_AND_STIFF, 0.0, (0.001, 0.1)) is None
+    assert even_draw(frames, SOFT_AND_STIFF[1:], 0.5, (0.001, 0.1)) is None
+    assert even_draw(frames, (), 0.5, (0.001, 0.1)) is None
 
 
 # The loop

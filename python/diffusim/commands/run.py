@@ -240,6 +240,20 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _outcome(
+    n_values: int,
+    acceptance: float | None,
+    step_factor: float | None = None,
+    kinetic_temperature: float | None = None,
+) -> str:
+    if acceptance is not None:
+        return f"acceptance {acceptance:.3f}" + (f"   step {step_factor:.3g} × the given one" if step_factor else "")
+    if kinetic_temperature is not None:
+        spread = 100 * math.sqrt(2 / n_values)
+        return f"kinetic temperature of the last frame {kinetic_temperature:.4g} K, which varies by {spread:.2g} %"
+    return ""
+
+
 class _Core:
     """Steps in the Rust core."""
 
@@ -287,13 +301,8 @@ class _Core:
 
     def outcome(self) -> str:
         """What else there is to say about the steps."""
-        statistics = self._simulation.statistics
-        if statistics.acceptance is not None:
-            tuned = f"   step {statistics.step_factor:.3g} × the given one" if statistics.step_factor else ""
-            return f"acceptance {statistics.acceptance:.3f}{tuned}"
-        if statistics.kinetic_temperature is not None:
-            return f"kinetic temperature of the last frame {statistics.kinetic_temperature:.4g} K"
-        return ""
+        s = self._simulation.statistics
+        return _outcome(self._simulation.positions.size, s.acceptance, s.step_factor, s.kinetic_temperature)
 
     def positions(self) -> np.ndarray:
         return self._simulation.positions
@@ -365,7 +374,13 @@ class _OpenMM:
         return self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
 
     def outcome(self) -> str:
-        return ""
+        adapter = self._integrator.getAdapter()
+        temperature = self._integrator.computeSystemTemperature() if adapter == "langevin" else None
+        return _outcome(
+            self.positions().size,
+            self._integrator.getAcceptance() if adapter == "mala" else None,
+            kinetic_temperature=temperature and temperature.value_in_unit(self._unit.kelvin),
+        )
 
     def positions(self) -> np.ndarray:
         state = self._context.getState(positions=True)

@@ -57,6 +57,9 @@ class DiffusionIntegrator(openmm.Integrator):
         checkMasses: bool = True,
         copies: int | None = None,
         lambdaName: str = LAMBDA,
+        sampler: str = "sequential",
+        window: int | None = None,
+        tolerance: unit.Quantity | float | None = None,
     ):
         """
         model          model file, its bytes, or a diffusim.Model, also a blend of two
@@ -77,6 +80,11 @@ class DiffusionIntegrator(openmm.Integrator):
                        or one with `particles`: one), with a warning where these are several
         lambdaName     the parameter of the Context that the lambda of a blend follows (theory 7): a DiffusionForce of
                        the same blend defines it, or any other Force; without one lambda stays as it is
+        sampler        "sequential"; "time-parallel": step(n) takes many steps at once, to a tolerance, if no Force is
+                       a bias (theory 12); "auto": that where it takes less time. A Simulation goes ten steps at a time,
+                       which is a short window: call integrator.step(n)
+        window, tolerance   of "time-parallel": frames that a sweep works on, and by how much a final frame may still
+                       change, nm; by default those of diffusim.Simulation
 
         A mass of 0 freezes a particle. Raises openmm.OpenMMException; what does not fit the System is found when the
         Context is created.
@@ -99,6 +107,15 @@ class DiffusionIntegrator(openmm.Integrator):
                 if not float(text) > 0:
                     raise ValueError(f"{name} is {value}; expected a positive number")
         node.set("adapter", adapter)
+        node.set("sampler", sampler)
+        if window is not None:
+            if operator.index(window) < 2:
+                raise ValueError(f"window is {window}; expected 2 or more frames")
+            node.set("window", str(window))
+        if tolerance is not None:
+            node.set("tolerance", text := _text(tolerance, unit.nanometer))
+            if not float(text) >= 0:
+                raise ValueError(f"tolerance is {tolerance}; expected 0 or a positive number")
         node.set("device", device)
         node.set("randomSeed", str(_checked_seed(seed)))
         node.set("checkMasses", str(int(checkMasses)))
@@ -131,6 +148,14 @@ class DiffusionIntegrator(openmm.Integrator):
     def getAdapter(self) -> str:
         """How a step is taken, by the names of the constructor."""
         return _plugin.get("get_adapter", self, c_char_p).decode()
+
+    def getSampler(self) -> str:
+        """How many steps are taken: "sequential", "time-parallel" or "auto"."""
+        return _plugin.get("get_sampler", self, c_char_p).decode()
+
+    def getStepsPerSweep(self) -> float:
+        """Steps that became final in a time-parallel sweep, on average since the Context was created."""
+        return _plugin.get("get_steps_per_sweep", self)
 
     def getDevice(self) -> str:
         """Where the core computes, as it was set."""

@@ -51,6 +51,7 @@ for _name, _arguments in {
     "get_spring": [POINTER(c_double)],
     "set_spring": [c_double],
     "get_adapter": [POINTER(c_char_p)],
+    "get_sampler": [POINTER(c_char_p)],
     "get_device": [POINTER(c_char_p)],
     "get_seed": [POINTER(c_int64)],
     "set_seed": [c_int64],
@@ -60,6 +61,7 @@ for _name, _arguments in {
     "compute_configurational_temperature": [POINTER(c_double)],
     "compute_system_temperature": [POINTER(c_double)],
     "get_largest_score": [POINTER(c_double)],
+    "get_steps_per_sweep": [POINTER(c_double)],
     "get_acceptance": [POINTER(c_double)],
     "get_last_status": [POINTER(c_int64)],
 }.items():

@@ -8,6 +8,8 @@ from diffusim._library import DiffusimError
 from diffusim.openmm._integrator import DiffusionForce, DiffusionIntegrator
 from diffusim.openmm._system import ModelLike, as_model, system, topology
 
+HAVE_DERIVATIVES = ("Reference", "CPU")  # a Force that is computed on the host can report dE/dlambda there
+
 
 def simulation(
     model: ModelLike,
@@ -22,9 +24,12 @@ def simulation(
     platform: openmm.Platform | str = "Reference",
     frame: int = 0,
     copies: int = 1,
+    sampler: str = "sequential",
+    window: int | None = None,
+    tolerance: unit.Quantity | float | None = None,
 ) -> app.Simulation:
     """A Simulation of the model's molecule, ready to step. The lambda of a blend of two models is the parameter
-    `diffusim_lambda` of its Context.
+    `diffusim_lambda` of its Context, and its States report dE/dlambda (platforms Reference and CPU).
 
     temperature  kelvin; the training temperature by default
     platform     Reference by default: the score is computed by the core, and nothing is gained from another platform
@@ -48,13 +53,17 @@ def simulation(
         device=device,
         seed=seed,
         copies=copies,
+        sampler=sampler,
+        window=window,
+        tolerance=tolerance,
     )
     if isinstance(platform, str):
         platform = openmm.Platform.getPlatform(platform)
     made = system(loaded, copies)
     if loaded.parts:  # lambda becomes a parameter of the Context, and dE/dlambda known to its States
         force = DiffusionForce(loaded, copies=copies)
-        force.addEnergyParameterDerivative()
+        if platform.getName() in HAVE_DERIVATIVES:
+            force.addEnergyParameterDerivative()
         made.addForce(force)
     result = app.Simulation(topology(loaded, copies), made, integrator, platform)
     result.context.setPositions(start[(frame + np.arange(copies)) % len(start)].reshape(-1, 3))

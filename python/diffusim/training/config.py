@@ -79,6 +79,7 @@ class TrainingSettings:
     average: float = _setting(0.05, "training", "Fraction of the steps that the averaged weights remember.")
     evaluations: int = _setting(50, "training", "How often the held-out loss is measured.")
     patience: int = _setting(20, "training", "Evaluations without gain before it stops early.")
+    torsion_share: float = _setting(0.5, "training", "Share of the frames drawn evenly over the torsions; 0: none.")
     seed: int = _setting(0, "training", "Same seed, same machine: same model.")
 
     def __post_init__(self):
@@ -105,7 +106,7 @@ class TrainingSettings:
             _demand(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", widths, "widths such as 192-192-192")
         good = self.fokker_planck_weight is None or self.fokker_planck_weight >= 0
         _demand(good, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
-        for name in ("fokker_planck_ramp", "force_weight", "learning_rate_end"):
+        for name in ("fokker_planck_ramp", "force_weight", "learning_rate_end", "torsion_share"):
             _demand(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("warm_up", "average"):
             _demand(0 <= getattr(self, name) < 1, name, getattr(self, name), "a fraction, 0 or more and below 1")

@@ -13,6 +13,7 @@ the inverse variance of such a target, were its two parts independent: 1 / ((1 -
 sigma^2 without forces and v + sigma^2 with all of them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -51,28 +52,35 @@ def denoising_loss(
     key: jax.Array,
     force_weight: float | jax.Array = 1.0,
     force_variance: float | jax.Array = 1.0,
+    relevance: tuple[Callable[[jax.Array, jax.Array], jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Mean of |s(x + sigma xi, sigma) - target|^2 per coordinate, over frames and noise levels (nm), weighted as above.
 
     `force_variance` is v above, nm^2. Two things take most of the variance away and leave the mean: each frame is used
     with xi and with -xi, so that the term linear in xi cancels at small sigma; and |xi|^2 is replaced by its mean.
+    `relevance` is g_sigma, a function of frame and ln sigma, and g of each frame: what was blurred counts
+    g_sigma(x + sigma xi) / g(x) (even.py).
     """
     key_noise, key_xi = jax.random.split(key)
     log_noise = log_noise_levels(key_noise, *noise_range, len(frames.positions))
     xi = jax.random.normal(key_xi, frames.positions.shape)
 
-    def one(frame, log_noise, xi):
+    of_blurred, drawn = (None, jnp.ones(len(xi))) if relevance is None else relevance
+
+    def one(frame, log_noise, xi, drawn):
         noise = jnp.exp(log_noise)
-        found = noise * score(network, weights, frame.positions + noise * xi, log_noise, frame.cells)
+        blurred = frame.positions + noise * xi
+        counts = 1.0 if of_blurred is None else of_blurred(blurred, log_noise) / drawn
+        found = noise * score(network, weights, blurred, log_noise, frame.cells)
         if frame.forces is None:
-            return 1 + jnp.mean((found + xi) ** 2 - xi**2)
+            return 1 + counts * jnp.mean((found + xi) ** 2 - xi**2)
         w = force_weight * force_variance / (force_variance + noise**2)
         missed = found + (1 - w) * xi - w * noise * frame.forces
         weight = 1 / ((1 - w) ** 2 + w**2 * noise**2 / force_variance)
-        return weight * jnp.mean(missed**2 + (1 - w) ** 2 * (1 - xi**2))
+        return counts * weight * jnp.mean(missed**2 + (1 - w) ** 2 * (1 - xi**2))
 
-    frames, log_noise = jax.tree.map(lambda a: jnp.concatenate([a, a]), (frames, log_noise))
-    return jnp.mean(jax.vmap(one)(frames, log_noise, jnp.concatenate([xi, -xi])))
+    frames, log_noise, drawn = jax.tree.map(lambda a: jnp.concatenate([a, a]), (frames, log_noise, drawn))
+    return jnp.mean(jax.vmap(one)(frames, log_noise, jnp.concatenate([xi, -xi]), drawn))
 
 
 def fokker_planck_loss(

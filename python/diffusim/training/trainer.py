@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from diffusim import model_file
 from diffusim.training.choices import permutation_table
 from diffusim.training.config import SettingsError, TrainingSettings, as_dict
+from diffusim.training.even import EvenDraw, even_draw
 from diffusim.training.kinds import Network, Weights
 from diffusim.training.losses import GROUP, Frames, denoising_loss, fokker_planck_loss
 
@@ -105,12 +106,14 @@ class _State(NamedTuple):
 
 
 class _Constants(NamedTuple):
-    """What is the same in every step: the training frames, their force variance (nm^2), the permutations, the key."""
+    """What is the same in every step: the training frames, their force variance (nm^2), the permutations, the key, how
+    frames are drawn."""
 
     frames: Frames
     force_variance: jax.Array
     permutations: tuple[jax.Array, ...]
     key: jax.Array
+    even: EvenDraw | None
 
 
 def train(
@@ -145,6 +148,9 @@ def train(
         force_variance=jnp.ones(()) if training.forces is None else 1 / jnp.mean(training.forces**2),
         permutations=tuple(jnp.asarray(permutation_table(p, network.n_particles)) for p in settings.symmetries),
         key=key_steps,
+        even=even_draw(
+            np.asarray(training.positions), settings.quadruplets, settings.torsion_share, _noise_ranges(network)[0]
+        ),
     )
     permuted = _permuted(training, constants.permutations, key_permutations)
     weights = network.initial_weights(key_start, np.asarray(permuted.positions))
@@ -281,11 +287,10 @@ def _advance(network, settings, state, constants, n_steps):
     key = jax.random.fold_in(constants.key, state.recoveries)
     damping = 0.5**state.recoveries
 
-    def loss(weights, frames, key, fp_weight):
+    def loss(weights, frames, key, fp_weight, relevance):
         key_denoising, key_fp = jax.random.split(key)
-        total = denoising_loss(
-            network, weights, frames, noise_range, key_denoising, settings.force_weight, constants.force_variance
-        )
+        force = settings.force_weight, constants.force_variance
+        total = denoising_loss(network, weights, frames, noise_range, key_denoising, *force, relevance)
         if settings.fokker_planck_weight > 0:
             few = frames.take(slice(FOKKER_PLANCK_FRAMES))
             total += fp_weight * fokker_planck_loss(network, weights, few, fp_range, key_fp)
@@ -294,10 +299,15 @@ def _advance(network, settings, state, constants, n_steps):
     def one(_, carry):
         state, total = carry
         key_frames, key_loss, key_permutations = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        chosen = jax.random.randint(key_frames, (settings.batch // 2,), 0, len(constants.frames.positions))
+        n, even, relevance = settings.batch // 2, constants.even, None
+        if even is None:
+            chosen = jax.random.randint(key_frames, (n,), 0, len(constants.frames.positions))
+        else:
+            chosen = even.draw(key_frames, n)
+            relevance = even.relevance, even.drawn[chosen]
         frames = _permuted(constants.frames.take(chosen), constants.permutations, key_permutations)
         fp_weight = _fokker_planck_weight(settings, state.step)
-        value, gradient = jax.value_and_grad(loss)(state.weights, frames, key_loss, fp_weight)
+        value, gradient = jax.value_and_grad(loss)(state.weights, frames, key_loss, fp_weight, relevance)
         updates, optimizer_state = _optimizer(settings).update(gradient, state.optimizer, state.weights)
         weights = optax.apply_updates(state.weights, jax.tree.map(lambda u: damping * u, updates))
         forget = 1 - jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
