@@ -8,7 +8,7 @@ SOURCES := $(shell find src include kernels cmake plugin-openmm plugin-lammps py
            Cargo.toml Cargo.lock build.rs CMakeLists.txt pyproject.toml constraints.txt
 CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cu kernels/*.cuh tests/simt/* tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
 
-.PHONY: help install demo test test-gpu lint format bench bench-gpu accuracy docs ptx header clean
+.PHONY: help install demo test test-gpu lint format bench bench-gpu accuracy paper docs ptx header clean
 
 help:  ## say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench-gpu: install  ## speed on a GPU beside its peers; out/bench-gpu.json
 
 accuracy: install  ## learned models against the truth: out/accuracy.json; SYSTEM=butane for one of them
 	$(BIN)/python examples/accuracy $(SYSTEM)
+
+paper: install  ## the figures of the paper, redone: out/paper.json and docs/paper.md; FIGURE=butane for one of them
+	$(BIN)/python examples/paper $(FIGURE)
 
 docs:  ## the Rust documentation, in target/doc
 	cargo doc --no-deps

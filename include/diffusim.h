@@ -107,6 +107,11 @@
 // Past its end a schedule starts again.
 #define DIFFUSIM_CYCLE 1
 
+// One process's part of a system that several share: particles of its own, and copies of those around them, as a program with
+// domain decomposition has them. For models of kind `message-passing`. The caller keeps the positions. Belongs to one thread at a
+// time.
+typedef struct diffusim_domain_t diffusim_domain_t;
+
 // A score model. Immutable and safe to use from several threads; simulations keep what they need of it alive, so a model
 // may be freed while simulations run.
 typedef struct diffusim_model_t diffusim_model_t;
@@ -116,45 +121,6 @@ typedef struct diffusim_simulation_t diffusim_simulation_t;
 
 // Status of a call: DIFFUSIM_OK or one of DIFFUSIM_ERROR_*.
 typedef int32_t diffusim_status_t;
-
-// How a model is read. Fill with diffusim_model_options_init, then change what you need.
-typedef struct {
-  // sizeof(diffusim_model_options_t)
-  size_t struct_size;
-  // σ at which the score is read, nm; 0 = the level the model file names for simulations.
-  double noise_level;
-  // What messages call the model, copied; NULL = the name of its file.
-  const char *name;
-} diffusim_model_options_t;
-
-// The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
-// and, unless `energies` is NULL, `energies` `[n_frames]` in kT₀. Any return value but 0 ends the run with
-// DIFFUSIM_ERROR_CALLBACK. It gets the frames of many replicas at once, from several threads, and must neither throw, nor
-// longjmp, nor use the simulation that calls it.
-typedef int32_t (*diffusim_score_callback_t)(void *user_data,
-                                             const double *positions,
-                                             size_t n_frames,
-                                             size_t n_particles,
-                                             double *scores,
-                                             double *energies);
-
-// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
-typedef struct {
-  // sizeof(diffusim_sample_options_t)
-  size_t struct_size;
-  // Seed of the noise. A frame depends on the seed and on its number alone.
-  uint64_t seed;
-  // Number of the first frame.
-  uint32_t first_frame;
-  // Steps of reverse diffusion, two scores each; 32 by default.
-  uint32_t n_steps;
-  // σ at which frames start, nm; 0 = half the greatest noise level of the training.
-  double start_level;
-  // Langevin steps at the end; 100 by default.
-  uint64_t corrector_steps;
-  // Threads; 0 = one per core.
-  size_t n_threads;
-} diffusim_sample_options_t;
 
 // What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
 //
@@ -271,6 +237,45 @@ typedef struct {
   double evaluations_per_step;
 } diffusim_statistics_t;
 
+// How a model is read. Fill with diffusim_model_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_model_options_t)
+  size_t struct_size;
+  // σ at which the score is read, nm; 0 = the level the model file names for simulations.
+  double noise_level;
+  // What messages call the model, copied; NULL = the name of its file.
+  const char *name;
+} diffusim_model_options_t;
+
+// The caller's score function: from `positions` `[n_frames][n_particles][3]` in nm write `scores` of the same shape in 1/nm
+// and, unless `energies` is NULL, `energies` `[n_frames]` in kT₀. Any return value but 0 ends the run with
+// DIFFUSIM_ERROR_CALLBACK. It gets the frames of many replicas at once, from several threads, and must neither throw, nor
+// longjmp, nor use the simulation that calls it.
+typedef int32_t (*diffusim_score_callback_t)(void *user_data,
+                                             const double *positions,
+                                             size_t n_frames,
+                                             size_t n_particles,
+                                             double *scores,
+                                             double *energies);
+
+// How independent frames are drawn. Fill with diffusim_sample_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_sample_options_t)
+  size_t struct_size;
+  // Seed of the noise. A frame depends on the seed and on its number alone.
+  uint64_t seed;
+  // Number of the first frame.
+  uint32_t first_frame;
+  // Steps of reverse diffusion, two scores each; 32 by default.
+  uint32_t n_steps;
+  // σ at which frames start, nm; 0 = half the greatest noise level of the training.
+  double start_level;
+  // Langevin steps at the end; 100 by default.
+  uint64_t corrector_steps;
+  // Threads; 0 = one per core.
+  size_t n_threads;
+} diffusim_sample_options_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -340,6 +345,90 @@ diffusim_status_t diffusim_device_describe(const char *device,
 //
 // @since 0.1
 diffusim_status_t diffusim_device_count(size_t *n_gpus);
+
+// Create a domain of `model` for particles of `n_types` types, `types` their species: element symbols or names of beads. In
+// `options`, masses, drags and diffusion coefficients are `[n_types]`, and neither replicas nor particle ids are given; NULL for a
+// domain that only evaluates. The caller frees `*domain` with diffusim_domain_free.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED (a model of another kind, an adapter but DIFFUSIM_EULER_MARUYAMA,
+// DIFFUSIM_LEIMKUHLER_MATTHEWS and DIFFUSIM_LANGEVIN, a GPU), DIFFUSIM_ERROR_MISMATCH (unknown species), and those of diffusim_simulation_create.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_create(const diffusim_model_t *model,
+                                         const char *const *types,
+                                         size_t n_types,
+                                         const diffusim_simulation_options_t *options,
+                                         diffusim_domain_t **domain);
+
+// Free a domain; NULL is ignored.
+//
+// @since 0.1
+void diffusim_domain_free(diffusim_domain_t *domain);
+
+// Give a domain of `n_types` types new options; its particles stay.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_reconfigure(diffusim_domain_t *domain,
+                                              const diffusim_simulation_options_t *options,
+                                              size_t n_types);
+
+// How far around its own particles a domain needs copies of others, `*reach` in nm.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_reach(const diffusim_domain_t *domain,
+                                        double *reach);
+
+// Whether the whole system may be in this periodic cell, `cell` `[3][3]` in nm, or in open space where `cell` is NULL.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
+// the model's cutoff.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_check_cell(const diffusim_domain_t *domain,
+                                             const double *cell);
+
+// The particles from now on: `types` `[n_particles]` as indices, of which the first `n_owned` are the domain's own, with the ids
+// that key their noise in `particle_ids` `[n_owned]`; the others are copies, periodic images included, of everything within
+// diffusim_domain_reach.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_set_particles(diffusim_domain_t *domain,
+                                                const uint32_t *types,
+                                                size_t n_particles,
+                                                const uint32_t *particle_ids,
+                                                size_t n_owned);
+
+// Scores that the energy of the own particles gives all of them: `positions` and `scores` `[n_particles][3]` in nm and 1/nm, copies
+// being where they are seen from here. The scores of a particle are the sum over all its copies, in all domains. Unless NULL:
+// `energies` `[n_owned]` and `virials` `[n_particles][3][3]`, parts of diffusim_model_evaluate_in_cell's, in kT₀.
+// `n_values` is the length of `positions`.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_evaluate(diffusim_domain_t *domain,
+                                           const double *positions,
+                                           size_t n_values,
+                                           double *scores,
+                                           double *energies,
+                                           double *virials);
+
+// Take step number `step` with the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` in 1/nm, summed over
+// all copies, and, unless NULL, the `forces` that act beside the model, in kJ/(mol nm). `velocities` in nm/ps, in place, go with
+// DIFFUSIM_LANGEVIN and are NULL otherwise. `n_values` is the length of each. On DIFFUSIM_ERROR_NOT_FINITE nothing has moved.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_step(diffusim_domain_t *domain,
+                                       uint64_t step,
+                                       const double *scores,
+                                       const double *forces,
+                                       double *positions,
+                                       double *velocities,
+                                       size_t n_values);
+
+// As diffusim_simulation_statistics, of this process alone.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_statistics(const diffusim_domain_t *domain,
+                                             diffusim_statistics_t *statistics);
 
 // Fill `options` with the defaults; `size` is sizeof(diffusim_model_options_t).
 //
@@ -664,6 +753,13 @@ diffusim_status_t diffusim_simulation_draw_velocities(diffusim_simulation_t *sim
 diffusim_status_t diffusim_simulation_get_step_factors(const diffusim_simulation_t *simulation,
                                                        double *factors,
                                                        size_t n_values);
+
+// The positions of all replicas in place: `*positions` `[n_replicas][n_particles][3]` in nm. They live as long as the simulation and
+// change when it does; they must not be written to.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_view_positions(const diffusim_simulation_t *simulation,
+                                                     const double **positions);
 
 // Set the periodic cell of all replicas, `cell` `[3][3]` in nm, rows are lattice vectors; NULL for none. Positions stay, and need
 // not be wrapped. A simulation starts with the cell of the model's start frames.

@@ -295,6 +295,13 @@ public:
         check(diffusim_simulation_get_positions(get(), positions.data(), DIFFUSIM_FLOAT64, positions.size()));
     }
 
+    /// Positions in place: they live as long as the simulation and change when it does.
+    const double* view_positions() const {
+        const double* positions = nullptr;
+        check(diffusim_simulation_view_positions(get(), &positions));
+        return positions;
+    }
+
     /// [n_replicas][n_particles][3], nm/ps; with DIFFUSIM_LANGEVIN.
     void set_velocities(const std::vector<double>& velocities) {
         check(diffusim_simulation_set_velocities(get(), velocities.data(), DIFFUSIM_FLOAT64, velocities.size()));
@@ -403,6 +410,75 @@ private:
     std::unique_ptr<diffusim_simulation_t, deleter> handle_;
     std::size_t n_values_;
     std::size_t n_replicas_;
+};
+
+/// One process's part of a system that several share: particles of its own, and copies of those around them. Move-only.
+class domain {
+public:
+    /// For particles of these types, species by name. `options`, by type, may be nullptr: then it only evaluates.
+    domain(const model& model, const std::vector<std::string>& types, const diffusim_simulation_options_t* options)
+        : n_types_(types.size()) {
+        std::vector<const char*> names;
+        for (const std::string& name : types)
+            names.push_back(name.c_str());
+        diffusim_domain_t* handle = nullptr;
+        check(diffusim_domain_create(model.get(), names.data(), names.size(), options, &handle));
+        handle_.reset(handle);
+    }
+
+    /// New options; the particles stay.
+    void reconfigure(const diffusim_simulation_options_t& options) {
+        check(diffusim_domain_reconfigure(get(), &options, n_types_));
+    }
+
+    /// How far around its own particles it needs copies of others, nm.
+    double reach() const {
+        double reach = 0;
+        check(diffusim_domain_reach(get(), &reach));
+        return reach;
+    }
+
+    /// Throw unless the whole system may be in this cell, [3][3] in nm; nullptr for open space.
+    void check_cell(const double* cell) const { check(diffusim_domain_check_cell(get(), cell)); }
+
+    /// The particles from now on, by type; those with ids are its own and come first.
+    void set_particles(const std::vector<std::uint32_t>& types, const std::vector<std::uint32_t>& particle_ids) {
+        check(
+            diffusim_domain_set_particles(get(), types.data(), types.size(), particle_ids.data(), particle_ids.size()));
+    }
+
+    /// Scores [n_particles][3], 1/nm, that the energy of its own particles gives all of them; and, unless nullptr,
+    /// energies [n_owned] and virials [n_particles][3][3], kT₀.
+    void evaluate(const std::vector<double>& positions, double* scores, double* energies = nullptr,
+                  double* virials = nullptr) {
+        check(diffusim_domain_evaluate(get(), positions.data(), positions.size(), scores, energies, virials));
+    }
+
+    /// Step number `step` of its own particles: `n_values` numbers of positions (nm, in place), of their scores, summed
+    /// over all copies, unless nullptr of the forces beside the model, kJ/(mol nm), and with DIFFUSIM_LANGEVIN of their
+    /// velocities (nm/ps, in place; else nullptr).
+    void step(std::uint64_t step, const double* scores, const double* forces, double* positions, double* velocities,
+              std::size_t n_values) {
+        check(diffusim_domain_step(get(), step, scores, forces, positions, velocities, n_values));
+    }
+
+    diffusim_statistics_t statistics() const {
+        diffusim_statistics_t statistics = {};
+        statistics.struct_size = sizeof statistics;
+        check(diffusim_domain_statistics(get(), &statistics));
+        return statistics;
+    }
+
+    /// The handle, still owned by this object.
+    diffusim_domain_t* get() const noexcept { return handle_.get(); }
+
+private:
+    struct deleter {
+        void operator()(diffusim_domain_t* handle) const noexcept { diffusim_domain_free(handle); }
+    };
+
+    std::unique_ptr<diffusim_domain_t, deleter> handle_;
+    std::size_t n_types_;
 };
 
 } // namespace diffusim

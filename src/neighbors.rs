@@ -6,11 +6,14 @@
 
 use crate::cell::Cell;
 use crate::error::{Result, bail};
+use rayon::prelude::*;
 
 /// Skin in units of the cutoff. Overdamped steps are large: a thin skin would be rebuilt every few of them.
 const SKIN: f64 = 0.3;
 /// Open frames up to this size list all pairs, once and for all.
 const ALL_PAIRS: usize = 64;
+/// Particles that one thread takes at a time.
+const PER_TASK: usize = 64;
 /// Positions this many cells away from the origin have lost their digits.
 const FARTHEST: f64 = 1e6;
 
@@ -24,11 +27,23 @@ pub struct Neighbor {
     image: [i32; 3],
 }
 
+/// Some particles of which the neighbours matter, and the neighbours of those, and so on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Owned {
+    /// They are the first so many.
+    pub count: usize,
+    /// Shells of neighbours around them whose own neighbours matter, too.
+    pub shells: usize,
+}
+
 /// The neighbours of every particle of one frame. All memory is kept for the next one.
 #[derive(Default)]
 pub struct Neighbors {
     cutoff: f64,
     cell: Option<Cell>,
+    owned: Option<Owned>,
+    /// Of each particle, whether its neighbours matter; empty where all do.
+    matters: Vec<bool>,
     /// Positions the list was built from.
     built_at: Vec<f64>,
     /// The list of particle i is `entries[first[i]..first[i + 1]]`.
@@ -37,6 +52,15 @@ pub struct Neighbors {
     /// Of each entry, the lattice vector to add to x_j; empty in open space.
     translations: Vec<[f64; 3]>,
     bins: Bins,
+    parts: Vec<Part>,
+}
+
+/// What one task contributes to a list: entries of some particles, where those of each end, and where their reverses stand.
+#[derive(Default)]
+struct Part {
+    entries: Vec<Neighbor>,
+    ends: Vec<usize>,
+    reverses: Vec<u32>,
 }
 
 /// Particles sorted into boxes.
@@ -51,17 +75,26 @@ struct Bins {
 }
 
 impl Neighbors {
-    /// Make the list good for `positions` `[n][3]` (nm); whether it had to be built anew.
-    pub fn update(&mut self, positions: &[f64], cell: Option<&Cell>, cutoff: f64) -> Result<bool> {
+    /// Make the list good for `positions` `[n][3]` (nm); whether it had to be built anew. With `owned`, in open space, pairs of
+    /// particles that both do not matter are left out.
+    pub fn update(
+        &mut self,
+        positions: &[f64],
+        cell: Option<&Cell>,
+        cutoff: f64,
+        owned: Option<Owned>,
+    ) -> Result<bool> {
         let same = self.cutoff == cutoff
+            && self.owned == owned
             && self.built_at.len() == positions.len()
             && self.cell.as_ref() == cell
             && !self.first.is_empty();
-        let all_pairs = cell.is_none() && positions.len() / 3 <= ALL_PAIRS;
+        let all_pairs = cell.is_none() && owned.is_none() && positions.len() / 3 <= ALL_PAIRS;
         if same && (all_pairs || !self.has_moved(positions)) {
             return Ok(false);
         }
         self.cutoff = cutoff;
+        self.owned = owned;
         if self.cell.as_ref() != cell {
             self.cell = cell.cloned();
         }
@@ -109,37 +142,87 @@ impl Neighbors {
     fn build(&mut self, radius: f64) -> Result<()> {
         let n = self.built_at.len() / 3;
         self.bins.fill(&self.built_at, self.cell.as_ref(), radius)?;
+        self.mark(radius);
         self.first.clear();
         self.entries.clear();
         self.translations.clear();
-        for i in 0..n {
-            self.first.push(self.entries.len());
-            self.find(i, radius);
-            self.entries[self.first[i]..].sort_unstable_by_key(|e| (e.particle, e.image));
+        let mut parts = std::mem::take(&mut self.parts);
+        let n_tasks = n.div_ceil(PER_TASK);
+        parts.resize_with(n_tasks.max(parts.len()), Part::default);
+        for part in &mut parts {
+            part.entries.clear();
+            part.ends.clear();
+            part.reverses.clear();
         }
-        self.first.push(self.entries.len());
+        self.in_tasks(&mut parts[..n_tasks], |list, i, part| {
+            let start = part.entries.len();
+            list.find(i, radius, &mut part.entries);
+            part.entries[start..].sort_unstable_by_key(|e| (e.particle, e.image));
+            part.ends.push(part.entries.len());
+        });
+        self.first.push(0);
+        for part in &parts[..n_tasks] {
+            let before = self.entries.len();
+            self.first.extend(part.ends.iter().map(|end| before + end));
+            self.entries.extend_from_slice(&part.entries);
+        }
         if self.entries.len() > u32::MAX as usize {
             bail!(InvalidArgument, "{n} particles have {} neighbours; too many", self.entries.len());
         }
-        for i in 0..n {
-            for e in self.first[i]..self.first[i + 1] {
-                let Neighbor { particle, image, .. } = self.entries[e];
-                let of_j = self.first[particle as usize]..self.first[particle as usize + 1];
+        self.in_tasks(&mut parts[..n_tasks], |list, i, part| {
+            for e in list.of(i) {
+                let Neighbor { particle, image, .. } = list.entries[e];
+                let of_j = list.of(particle as usize);
                 let key = (i as u32, image.map(|n| -n));
-                let found = self.entries[of_j.clone()].binary_search_by_key(&key, |e| (e.particle, e.image));
+                let found = list.entries[of_j.clone()].binary_search_by_key(&key, |e| (e.particle, e.image));
                 // A pair at the very edge of the list may be seen from one side only: it is far beyond the cutoff.
-                self.entries[e].reverse = found.map_or(e, |k| of_j.start + k) as u32;
-                if let Some(cell) = &self.cell {
-                    self.translations.push(cell.translation(image));
-                }
+                part.reverses.push(found.map_or(e, |k| of_j.start + k) as u32);
             }
+        });
+        let reverses = parts[..n_tasks].iter().flat_map(|part| &part.reverses);
+        self.entries.iter_mut().zip(reverses).for_each(|(entry, reverse)| entry.reverse = *reverse);
+        if let Some(cell) = &self.cell {
+            self.translations.extend(self.entries.iter().map(|e| cell.translation(e.image)));
         }
+        self.parts = parts;
         Ok(())
     }
 
-    /// Append all entries of particle `i`.
-    fn find(&mut self, i: usize, radius: f64) {
+    /// Run `work` for every particle with the part it belongs to, on the threads of the pool that this thread belongs to.
+    fn in_tasks(&self, parts: &mut [Part], work: impl Fn(&Self, usize, &mut Part) + Sync) {
+        let n = self.built_at.len() / 3;
+        let task = |(t, part): (usize, &mut Part)| {
+            (t * PER_TASK..n.min((t + 1) * PER_TASK)).for_each(|i| work(self, i, part));
+        };
+        if rayon::current_thread_index().is_some() {
+            parts.par_iter_mut().enumerate().for_each(task);
+        } else {
+            parts.iter_mut().enumerate().for_each(task);
+        }
+    }
+
+    /// Which particles matter: the owned ones, and those within so many radii of a box around them.
+    fn mark(&mut self, radius: f64) {
+        self.matters.clear();
+        let Some(Owned { count, shells }) = self.owned else { return };
+        let particles = self.built_at.as_chunks::<3>().0;
+        let (mut low, mut high) = ([f64::INFINITY; 3], [f64::NEG_INFINITY; 3]);
+        for x in &particles[..count] {
+            low = std::array::from_fn(|c| low[c].min(x[c]));
+            high = std::array::from_fn(|c| high[c].max(x[c]));
+        }
+        let reach = shells as f64 * radius;
+        self.matters.extend(particles.iter().enumerate().map(|(i, x)| {
+            let near = |c: usize| x[c] >= low[c] - reach && x[c] <= high[c] + reach;
+            i < count || shells > 0 && (0..3).all(near)
+        }));
+    }
+
+    /// Append all entries of particle `i` to `entries`.
+    fn find(&self, i: usize, radius: f64, entries: &mut Vec<Neighbor>) {
         let (home, own) = self.bins.home[i];
+        let matters = |i: usize| self.matters.get(i).copied().unwrap_or(true);
+        let i_matters = matters(i);
         let x: [f64; 3] = std::array::from_fn(|c| self.built_at[3 * i + c]);
         let cell = self.cell.as_ref();
         // How many boxes away a neighbour may be.
@@ -165,7 +248,7 @@ impl Neighbors {
                     for &j in self.bins.members(at) {
                         let ju = j as usize;
                         let image = std::array::from_fn(|k| shift[k] - self.bins.home[ju].0[k] + home[k]);
-                        if ju == i && image == [0; 3] {
+                        if ju == i && image == [0; 3] || !i_matters && !matters(ju) {
                             continue;
                         }
                         let y = &self.built_at[3 * ju..3 * ju + 3];
@@ -176,7 +259,7 @@ impl Neighbors {
                         };
                         let d: [f64; 3] = std::array::from_fn(|c| y[c] - x[c] + t[c]);
                         if d[0] * d[0] + d[1] * d[1] + d[2] * d[2] < radius * radius {
-                            self.entries.push(Neighbor { particle: j, reverse: 0, image });
+                            entries.push(Neighbor { particle: j, reverse: 0, image });
                         }
                     }
                 }
@@ -313,15 +396,38 @@ mod tests {
         for (n, cell) in [(7, None), (300, None), (90, Some(&skewed)), (40, Some(&thin)), (1, Some(&thin))] {
             let mut x = positions(n, 1.7);
             let mut list = Neighbors::default();
-            assert!(list.update(&x, cell, 0.61).unwrap());
+            assert!(list.update(&x, cell, 0.61, None).unwrap());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
             // Still good after a small move, built anew after a large one.
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 0.05 * (i as f64).sin());
-            assert!(!list.update(&x, cell, 0.61).unwrap());
+            assert!(!list.update(&x, cell, 0.61, None).unwrap());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 3.05 * (i as f64).cos());
-            assert!(list.update(&x, cell, 0.61).unwrap() || n <= ALL_PAIRS && cell.is_none());
+            assert!(list.update(&x, cell, 0.61, None).unwrap() || n <= ALL_PAIRS && cell.is_none());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
+        }
+    }
+
+    /// Of a chain of owned particles and others around them, exactly the pairs that matter.
+    #[test]
+    fn pairs_that_do_not_matter_are_left_out() {
+        let x = positions(90, 1.7);
+        for (count, shells) in [(0, 1), (20, 0), (20, 1), (90, 0)] {
+            let mut list = Neighbors::default();
+            let owned = Owned { count, shells };
+            list.update(&x, None, 0.61, Some(owned)).unwrap();
+            let found = listed(&list, &x, 0.61);
+            let all = brute_force(&x, None, 0.61);
+            assert!(found.iter().all(|pair| all.contains(pair)));
+            // Those with an owned particle, and with a neighbour of one.
+            let near = |i: usize| i < count || all.iter().any(|(a, b, _)| *a == i && *b < count);
+            let needed = |i: usize| i < count || shells > 0 && near(i);
+            for pair in all.iter().filter(|(i, j, _)| needed(*i) || needed(*j)) {
+                assert!(found.contains(pair), "{owned:?} {pair:?}");
+            }
+            if shells == 0 {
+                assert!(found.iter().all(|(i, j, _)| *i < count || *j < count));
+            }
         }
     }
 
@@ -329,7 +435,7 @@ mod tests {
     fn positions_that_are_no_numbers_are_errors() {
         let mut x = positions(70, 1.0);
         x[31] = f64::NAN;
-        let error = Neighbors::default().update(&x, None, 0.5).unwrap_err().to_string();
+        let error = Neighbors::default().update(&x, None, 0.5, None).unwrap_err().to_string();
         assert!(error.contains("particle 10"), "{error}");
     }
 }

@@ -3,11 +3,13 @@
 mod common;
 
 use common::{fixture, simulation};
+use diffusim::adapter::Adapter;
 use diffusim::cell::Cell;
 use diffusim::model::message_passing::Hyperparameters;
 use diffusim::model::{Frames, MessagePassing, Metadata, Model, Outputs, Scratch};
 use diffusim::noise::normals;
-use diffusim::sampler::{Options, StepSize};
+use diffusim::sampler::{Domain, Options, Sampler, StepSize};
+use diffusim::schedule::Mobility;
 use safetensors::SafeTensors;
 use std::sync::Arc;
 
@@ -336,4 +338,154 @@ fn unknown_species_are_named() {
     assert!(
         common::network().for_species(&["C"]).err().unwrap().to_string().contains("cannot be given others")
     );
+}
+
+/// Eight copies of the periodic fixture's cell, jiggled, and the cell around them.
+fn eight_cells(model: &Model) -> (Arc<Model>, Vec<f64>, Cell) {
+    let cell = model.start_cell().unwrap();
+    let x = start(model);
+    let mut all = Vec::new();
+    for n in 0..8 {
+        let t = cell.translation([n & 1, n >> 1 & 1, n >> 2]);
+        all.extend(x.iter().enumerate().map(|(i, x)| x + t[i % 3]));
+    }
+    for (i, x) in all.iter_mut().enumerate() {
+        *x += 0.01 * normals(9, 0, i as u32, 3)[0] as f64;
+    }
+    let own: Vec<&str> = model.metadata().particles.iter().map(|p| p.species()).collect();
+    let whole = model.for_species(&own.repeat(8)).unwrap();
+    (Arc::new(whole), all, Cell::new(cell.vectors().map(|v| v.map(|x| 2.0 * x))).unwrap())
+}
+
+/// The threads of a frame that is shared out over them do not show in its bits.
+#[test]
+fn large_frames_have_the_same_bits_on_any_number_of_threads() {
+    let (model, x, cell) = eight_cells(&model(FIXTURES[1]));
+    assert!(model.n_particles() > 128);
+    let positions: Vec<Vec<f64>> = [1, 2, 3]
+        .into_iter()
+        .map(|n_threads| {
+            let mut s = simulation(&model, options(1, n_threads));
+            s.set_cell(Some(cell.clone())).unwrap();
+            s.set_positions(&x).unwrap();
+            s.step(20).unwrap();
+            s.positions().to_vec()
+        })
+        .collect();
+    assert_ne!(positions[0], x);
+    assert_eq!(positions[0], positions[1]);
+    assert_eq!(positions[0], positions[2]);
+}
+
+/// A particle of a domain: its number in the whole system and where it is seen from there.
+type Copies = Vec<(usize, [f64; 3])>;
+
+/// Owned particles of part `part` of `n_parts` slabs, and copies of all others within `reach` of one of them.
+fn slab(x: &[f64], cell: &Cell, reach: f64, part: usize, n_parts: usize) -> (Copies, usize) {
+    let wrapped: Vec<[f64; 3]> = x.as_chunks::<3>().0.iter().map(|x| cell.wrap(*x)).collect();
+    let is_own = |x: [f64; 3]| (cell.fractional(x)[0] * n_parts as f64) as usize == part;
+    let own: Copies = wrapped.iter().copied().enumerate().filter(|(_, x)| is_own(*x)).collect();
+    let mut all = own.clone();
+    for n in 0..125 {
+        let n = [n % 5 - 2, n / 5 % 5 - 2, n / 25 - 2];
+        let t = cell.translation(n);
+        for (i, x) in wrapped.iter().enumerate() {
+            let y: [f64; 3] = std::array::from_fn(|c| x[c] + t[c]);
+            let near = |(_, x): &(usize, [f64; 3])| {
+                (0..3).map(|c| (x[c] - y[c]).powi(2)).sum::<f64>() <= reach * reach
+            };
+            if !(n == [0; 3] && is_own(*x)) && own.iter().any(near) {
+                all.push((i, y));
+            }
+        }
+    }
+    (all, own.len())
+}
+
+/// Scores, energies and virials of domains add up to those of the whole, and their particles move as the whole's do.
+#[test]
+fn domains_are_parts_of_the_whole() {
+    for adapter in [Adapter::LeimkuhlerMatthews, Adapter::Langevin] {
+        domains_with(adapter);
+    }
+    assert!(Domain::new(&common::network(), &["C"], None).is_err());
+    for (refused, words) in [
+        (
+            Options { adapter: Adapter::Heun, ..options(1, 1) },
+            "LeimkuhlerMatthews, EulerMaruyama or Langevin",
+        ),
+        (Options { sampler: Sampler::TimeParallel, ..options(1, 1) }, "sequential sampler"),
+        (Options { device: "cuda".into(), ..options(1, 1) }, "CPU only"),
+        (options(2, 1), "one replica"),
+    ] {
+        let error = Domain::new(&model(FIXTURES[1]), &["C"], Some(refused)).err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+fn domains_with(adapter: Adapter) {
+    let mut options = options(1, 2);
+    options.adapter = adapter;
+    if adapter == Adapter::Langevin {
+        options.step_size = StepSize::TimeStep(0.0017);
+        options.mobility = Some(Mobility::FrictionRate(3.1));
+    }
+    let file = model(FIXTURES[1]);
+    let (model, mut x, cell) = eight_cells(&file);
+    let known = |name: &str| if name == "C" { 0 } else { 1 };
+    let types: Vec<u32> = model.metadata().particles.iter().map(|p| known(p.species())).collect();
+    let mut whole = simulation(&model, options.clone());
+    whole.set_cell(Some(cell.clone())).unwrap();
+    whole.set_positions(&x).unwrap();
+    let has_velocities = adapter == Adapter::Langevin;
+    let mut velocities = if has_velocities { whole.velocities().unwrap().to_vec() } else { Vec::new() };
+    let mut domains: Vec<Domain> =
+        (0..3).map(|_| Domain::new(&file, &["C", "N"], Some(options.clone())).unwrap()).collect();
+    assert_eq!(domains[0].reach(), 3.0 * 0.55);
+    for step in 0..4 {
+        let (expected, expected_energy, expected_virial) = evaluate(&model, &x, Some(&cell));
+        let (mut scores, mut energy, mut virial) = (vec![0.0; x.len()], 0.0, [0.0; 9]);
+        let mut parts = Vec::new();
+        for (d, domain) in domains.iter_mut().enumerate() {
+            let (copies, n_owned) = slab(&x, &cell, domain.reach() + 1e-9, d, 3);
+            assert!(0 < n_owned && n_owned < model.n_particles() && copies.len() > 2 * n_owned);
+            let here: Vec<u32> = copies.iter().map(|(i, _)| types[*i]).collect();
+            let ids: Vec<u32> = copies[..n_owned].iter().map(|(i, _)| *i as u32).collect();
+            domain.set_particles(&here, &ids).unwrap();
+            let at: Vec<f64> = copies.iter().flat_map(|(_, x)| *x).collect();
+            let (mut s, mut e) = (vec![f64::NAN; at.len()], vec![f64::NAN; n_owned]);
+            let mut w = vec![[f64::NAN; 9]; copies.len()];
+            domain.evaluate(&at, &mut s, Some(&mut e), Some(&mut w)).unwrap();
+            for ((i, _), s) in copies.iter().zip(s.as_chunks::<3>().0) {
+                (0..3).for_each(|c| scores[3 * i + c] += s[c]);
+            }
+            energy += e.iter().sum::<f64>();
+            w.iter().for_each(|w| (0..9).for_each(|k| virial[k] += w[k]));
+            parts.push(ids);
+        }
+        assert!(largest_error(&scores, &expected) < 1e-6, "{}", largest_error(&scores, &expected));
+        assert!((energy - expected_energy[0]).abs() < 1e-6 * energy.abs());
+        assert!(
+            largest_error(&virial, &expected_virial) < 2e-6,
+            "{}",
+            largest_error(&virial, &expected_virial)
+        );
+        for (domain, ids) in domains.iter_mut().zip(&parts) {
+            let of = |array: &[f64]| -> Vec<f64> {
+                ids.iter().flat_map(|i| array.iter().skip(3 * *i as usize).take(3).copied()).collect()
+            };
+            let mut own = of(&x);
+            let mut own_velocities = of(&velocities);
+            domain.step(step, &of(&scores), None, &mut own, &mut own_velocities).unwrap();
+            for (i, to) in ids.iter().zip(own_velocities.as_chunks::<3>().0) {
+                velocities[3 * *i as usize..][..3].copy_from_slice(to);
+            }
+            for (i, to) in ids.iter().zip(own.as_chunks::<3>().0) {
+                x[3 * *i as usize..][..3].copy_from_slice(to);
+            }
+        }
+        whole.step(1).unwrap();
+        let moved: f64 = largest_error(&x, whole.positions());
+        assert!(moved < 1e-9, "{moved}");
+    }
 }

@@ -5,7 +5,8 @@ mod common;
 use common::{ADAPTERS, analytic, network, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::error::Error;
-use diffusim::model::Model;
+use diffusim::model::curvature::largest_curvature;
+use diffusim::model::{Frames, Model};
 use diffusim::sampler::{Options, Simulation, StepSize};
 use diffusim::schedule::{End, Mobility, SpringSchedule, TemperatureSchedule};
 use serde_json::json;
@@ -392,6 +393,46 @@ fn the_last_step_number_is_not_overrun() {
     assert!(s.step_biased(&[0.0; 3]).unwrap_err().to_string().contains("exceed"));
     assert!(s.step(1).is_err());
     assert_eq!(s.step_count(), u64::MAX);
+}
+
+/// Wells of bounded curvature know theirs; of other models the curvature is asked for when a run fails.
+#[test]
+fn springs_too_soft_for_models_without_metadata_are_named_too() {
+    let harmonic = analytic("harmonic", 2, 290.0, json!({"stiffness": 600.0}));
+    let narrow = json!({"weight": 1.3, "mean": [[0.9, 0.2, -0.4]], "spread": [0.05, 0.08, 0.11]});
+    let wide = json!({"weight": 2.1, "mean": [[-0.9, 0.1, 0.3]], "spread": [0.2, 0.3, 0.25]});
+    let mixture = analytic("gaussian-mixture", 1, 290.0, json!({"components": [narrow, wide]}));
+    assert_eq!(harmonic.metadata().largest_curvature, Some(600.0));
+    let bound = mixture.metadata().largest_curvature.unwrap();
+    assert!((bound - 400.0).abs() < 1e-9);
+    let measured = |x: &[f64]| largest_curvature(&**mixture.score(), Frames::open(x)).unwrap();
+    assert!((measured(&[0.9, 0.2, -0.4]) / bound - 1.0).abs() < 1e-5);
+    assert!((measured(&[-0.9, 0.1, 0.3]) * 0.04 - 1.0).abs() < 1e-5);
+    assert!(measured(&[0.1, 0.15, 0.0]) < bound);
+    for (model, spring) in [(&harmonic, 149.0), (&mixture, 99.0)] {
+        let soft = Options { step_size: StepSize::Spring(spring), allow_unstable: false, ..options() };
+        assert!(matches!(Simulation::new(model.clone(), soft), Err(Error::Unstable(_))));
+    }
+
+    let spring = |x: &[f64], scores: &mut [f64], _: Option<&mut [f64]>| {
+        scores.iter_mut().zip(x).for_each(|(s, x)| *s = -70.0 * x);
+        Ok(())
+    };
+    let model = Arc::new(Model::callback(2, 290.0, Box::new(spring)).unwrap());
+    let soft = Options { step_size: StepSize::EffectiveStep(0.03), n_replicas: 3, ..options() };
+    let error = simulation(&model, soft.clone()).step(10_000).unwrap_err();
+    let expected = "The spring 1.667e1 /nm² is too soft for the stiffest mode there (7.000e1 /nm²), which needs more than \
+                    1.750e1.";
+    assert!(matches!(error, Error::NotFinite(_)) && error.to_string().ends_with(expected), "{error}");
+    // Not where something else went wrong.
+    let firm = Options { step_size: StepSize::EffectiveStep(0.02), ..soft };
+    let error = simulation(&model, firm).step_biased(&[1e7; 18]).unwrap_err().to_string();
+    assert!(
+        error.ends_with(
+            "Use a stiffer spring (a smaller time step), or start from a frame like the training data."
+        ),
+        "{error}"
+    );
 }
 
 /// At fixed D a colder moment means a larger drift (theory 5), and β scales the step: both are seen by the stability check.

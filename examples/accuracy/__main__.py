@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "examples" / folder) for folder in ("alkanes", "surfaces")]
+sys.path += [str(ROOT / "examples" / folder) for folder in ("alkanes", "lennard-jones", "surfaces")]
 
 from diffusim.terminal import console, say, seconds  # noqa: E402
 
@@ -29,6 +29,7 @@ SYSTEMS = {  # the module whose measure(system, picture) gives the rows
     "alkane": "measure_alkanes",
     "ala2-5bead": "measure_ala2",
     "ala2": "measure_ala2",
+    "lennard-jones": "measure_lennard_jones",
 }
 
 

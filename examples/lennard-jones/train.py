@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from make_reference import CUTOFF, MASS, TEMPERATURE
+from fluid import CUTOFF, MASS, TEMPERATURE
 
 from diffusim import Model, model_file
 from diffusim.training.message_passing import MessagePassingNetwork, nearest

@@ -7,10 +7,13 @@
 #include "errors.h"
 #include "force.h"
 #include "group.h"
+#include "input.h"
 #include "kspace.h"
 #include "modify.h"
+#include "neighbor.h"
 #include "pair_diffusim.h"
 #include "update.h"
+#include "variable.h"
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -26,7 +29,8 @@ namespace {
 const char STYLE[] = "fix diffusim";
 const char WHO[] =
     " Here particles are the atoms of a molecule by their IDs, replicas the molecules by theirs, both from 0.";
-constexpr double RESTART_LAYOUT = 1;
+constexpr double RESTART_LAYOUT = 2;
+constexpr int COMPLETE = 9; // numbers of an atom: its score and its virial
 
 std::string number(double value) {
     char text[32];
@@ -66,18 +70,27 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
     centroidstressflag = CENTROID_NOTAVAIL;
     scalar_flag = extscalar = 1;
     vector_flag = 1;
-    size_vector = 6;
+    size_vector = 8;
     extvector = -1;
-    static int extensive[6] = {1, 0, 0, 0, 0, 0};
+    static int extensive[8] = {1, 0, 0, 0, 0, 0, 1, 0};
     extlist = extensive;
     global_freq = 1;
+    comm_reverse = COMPLETE;
 
     attempt(FLERR, [&] {
-        const Units units = parse(narg, arg);
+        units_ = parse(narg, arg);
         model_ = load_model(path_, world);
+        if (!blend_path_.empty()) {
+            ends_[0] = std::move(model_);
+            ends_[1] = load_model(blend_path_, world);
+            model_ = std::make_unique<diffusim::model>(diffusim::model::blend(*ends_[0], *ends_[1], 0));
+        }
         const auto contains = [this](int i) { return (atom->mask[i] & groupbit) != 0; };
-        molecules_ = std::make_unique<Molecules>(lammps, *model_, std::string("group '") + group->names[igroup] + "'",
-                                                 contains, elements_, units);
+        const std::string what = std::string("group '") + group->names[igroup] + "'";
+        if (model_->is_periodic())
+            neighborhood_ = std::make_unique<Neighborhood>(lammps, *model_, what, contains, elements_, units_);
+        else
+            molecules_ = std::make_unique<Molecules>(lammps, *model_, what, contains, elements_, units_);
     });
 }
 
@@ -102,6 +115,16 @@ Units FixDiffusim::parse(int narg, char** arg) {
         {"spring", &diffusim_simulation_options_t::spring},
         {"effective_step", &diffusim_simulation_options_t::effective_step},
     };
+    const struct {
+        const char* name;
+        std::int32_t value;
+    } ADAPTERS[] = {
+        {"lm", DIFFUSIM_LEIMKUHLER_MATTHEWS},
+        {"em", DIFFUSIM_EULER_MARUYAMA},
+        {"heun", DIFFUSIM_HEUN},
+        {"mala", DIFFUSIM_MALA},
+        {"langevin", DIFFUSIM_LANGEVIN},
+    };
     bool automatic = false;
     char** scale = nullptr;
     for (int i = 5; i < narg;) {
@@ -117,10 +140,21 @@ Units FixDiffusim::parse(int narg, char** arg) {
             path_ = value();
         } else if (keyword == "adapter") {
             const std::string name = value();
-            if (name != "lm" && name != "em")
-                throw std::runtime_error("adapter '" + name +
-                                         "' is not known; expected lm (Leimkuhler-Matthews) or em (Euler-Maruyama)");
-            keywords_.adapter = name == "lm" ? DIFFUSIM_LEIMKUHLER_MATTHEWS : DIFFUSIM_EULER_MARUYAMA;
+            const auto adapter = std::find_if(std::begin(ADAPTERS), std::end(ADAPTERS),
+                                              [&](const auto& row) { return name == row.name; });
+            if (adapter == std::end(ADAPTERS))
+                throw std::runtime_error(
+                    "adapter '" + name +
+                    "' is not known; expected lm (Leimkuhler-Matthews), em (Euler-Maruyama), heun, "
+                    "mala (Metropolis) or langevin (with velocities)");
+            keywords_.adapter = adapter->value;
+        } else if (keyword == "blend") {
+            blend_path_ = value();
+            const std::string text = value();
+            if (utils::strmatch(text, "^v_"))
+                lambda_variable_ = text.substr(2);
+            else
+                wanted_lambda_ = utils::numeric(FLERR, text, false, lmp);
         } else if (keyword == "device") {
             device_ = device_of_rank(value(), world);
             keywords_.device = device_.c_str();
@@ -147,7 +181,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
             throw std::runtime_error(
                 "keyword '" + keyword +
                 "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
-                "adapter, device, scale or types");
+                "adapter, blend, device, scale or types");
         }
     }
     if (path_.empty())
@@ -170,22 +204,45 @@ int FixDiffusim::setmask() { return INITIAL_INTEGRATE | POST_NEIGHBOR | POST_FOR
 
 diffusim::simulation_options FixDiffusim::options() const {
     diffusim::simulation_options options = keywords_;
-    options.temperature = temperature_ * molecules_->units().temperature;
+    options.temperature = temperature_ * units_.temperature;
     options.seed = seed_;
-    options.masses = molecules_->masses().data();
+    options.masses = neighborhood_ ? neighborhood_->masses().data() : molecules_->masses().data();
     options.n_threads = static_cast<std::size_t>(comm->nthreads); // LAMMPS's own: OMP_NUM_THREADS or package omp
     if (uses_time_step_)
-        options.time_step = update->dt * molecules_->units().time;
+        options.time_step = update->dt * units_.time;
     return options;
 }
 
 void FixDiffusim::init() {
     attempt(FLERR, [&] {
         refuse_what_cannot_run();
-        molecules_->find();
+        if (neighborhood_)
+            neighborhood_->check(true);
+        else
+            molecules_->find();
         create();
+        follow_lambda();
     });
     report();
+}
+
+/** Set the λ of a blend to what the script says: a number, or the value of a variable at this time. Collective. */
+void FixDiffusim::follow_lambda() {
+    if (!ends_[1])
+        return;
+    if (!lambda_variable_.empty()) {
+        const int variable = input->variable->find(lambda_variable_.c_str());
+        if (variable < 0 || !input->variable->equalstyle(variable))
+            throw std::runtime_error("blend wants its lambda from variable '" + lambda_variable_ +
+                                     "', which does not exist or is not of style equal");
+        modify->clearstep_compute();
+        wanted_lambda_ = input->variable->compute_equal(variable);
+        modify->addstep_compute(update->ntimestep + 1);
+    }
+    if (at_lambda_ && simulation_->lambda() == wanted_lambda_)
+        return;
+    simulation_->set_lambda(wanted_lambda_);
+    at_lambda_ = std::make_unique<diffusim::model>(diffusim::model::blend(*ends_[0], *ends_[1], wanted_lambda_));
 }
 
 void FixDiffusim::refuse_what_cannot_run() const {
@@ -233,6 +290,16 @@ bool FixDiffusim::shares_atoms(const std::function<bool(int)>& also) const {
 }
 
 void FixDiffusim::create() {
+    if (neighborhood_) {
+        neighborhood_->configure(options());
+        // There may be no pair style to ask for ghosts, and they must be there before the first step.
+        const double needed = neighborhood_->reach() + neighbor->skin;
+        comm->cutghostuser = std::max(comm->cutghostuser, needed);
+        if (!is_set_up_)
+            step_ = restored_ ? restored_step_ : static_cast<std::uint64_t>(update->ntimestep);
+        is_set_up_ = true;
+        return;
+    }
     std::vector<std::uint32_t> ids; // in the first molecule; the others differ by the number of the replica
     for (std::size_t i = 0; i < model_->n_particles(); i++)
         ids.push_back(static_cast<std::uint32_t>(molecules_->order()[i] - 1));
@@ -245,8 +312,9 @@ void FixDiffusim::create() {
         first[rank] = n_molecules * rank / n_ranks;
     const bool shared = n_ranks > 1 && n_molecules >= n_ranks;
     options.n_replicas = shared ? first[comm->me + 1] - first[comm->me] : n_molecules;
+    n_replicas_ = options.n_replicas;
     options.first_replica = shared ? static_cast<std::uint32_t>(first[comm->me]) : 0;
-    if (simulation_ && held_.size() == n_values) {
+    if (simulation_ && n_values_ == n_values) {
         simulation_->reconfigure(options);
         return;
     }
@@ -263,12 +331,17 @@ void FixDiffusim::create() {
                                : restored_ ? restored_step_
                                            : static_cast<std::uint64_t>(update->ntimestep);
     simulation_ = std::make_unique<diffusim::simulation>(*model_, options);
-    held_.resize(n_values);
-    if (restored_positions_.size() == n_values) {
-        held_ = restored_positions_;
-        give_positions();
-    }
+    is_set_up_ = true;
+    n_values_ = n_values;
+    gathered_.resize(shared ? n_values : 0);
+    held_ = shared ? gathered_.data() : simulation_->view_positions();
+    held_velocities_.resize(has_velocities() ? n_values : 0);
+    if (restored_positions_.size() == n_values)
+        give_positions(restored_positions_);
     simulation_->set_step_count(step);
+    are_velocities_drawn_ = has_velocities() && restored_velocities_.size() != n_values;
+    if (has_velocities() && !are_velocities_drawn_)
+        give_velocities(restored_velocities_);
     take_positions();
 }
 
@@ -281,26 +354,47 @@ const std::vector<double>& FixDiffusim::share(const std::vector<double>& all) {
     return share_;
 }
 
-/** From `held_` to the core. Collective. */
-void FixDiffusim::give_positions() {
-    const std::string failure = first_failure(failure_of([&] { simulation_->set_positions(share(held_)); }), world);
+/** From all molecules' to the core of every rank. Collective. */
+void FixDiffusim::give_positions(const std::vector<double>& positions) {
+    const std::string failure = first_failure(failure_of([&] { simulation_->set_positions(share(positions)); }), world);
     if (!failure.empty())
         throw std::runtime_error(failure + WHO);
+    take_positions();
 }
 
-/** From the core of every rank to `held_`. Collective. */
+/** The same for velocities. */
+void FixDiffusim::give_velocities(const std::vector<double>& velocities) {
+    const std::string failure =
+        first_failure(failure_of([&] { simulation_->set_velocities(share(velocities)); }), world);
+    if (!failure.empty())
+        throw std::runtime_error(failure + WHO);
+    take_positions();
+}
+
+/** From the core of every rank to `held_`, which is the core's own where there is one, and `held_velocities_`.
+ * Collective. */
 void FixDiffusim::take_positions() {
+    if (has_velocities() && share_sizes_.empty())
+        simulation_->get_velocities(held_velocities_);
+    else if (has_velocities()) {
+        simulation_->get_velocities(share_);
+        MPI_Allgatherv(share_.data(), share_sizes_[comm->me], MPI_DOUBLE, held_velocities_.data(), share_sizes_.data(),
+                       share_starts_.data(), MPI_DOUBLE, world);
+    }
     if (share_sizes_.empty())
-        return simulation_->get_positions(held_);
-    simulation_->get_positions(share_);
-    MPI_Allgatherv(share_.data(), share_sizes_[comm->me], MPI_DOUBLE, held_.data(), share_sizes_.data(),
-                   share_starts_.data(), MPI_DOUBLE, world);
+        return;
+    MPI_Allgatherv(simulation_->view_positions(), share_sizes_[comm->me], MPI_DOUBLE, gathered_.data(),
+                   share_sizes_.data(), share_starts_.data(), MPI_DOUBLE, world);
+}
+
+diffusim_statistics_t FixDiffusim::statistics() const {
+    return neighborhood_ ? neighborhood_->statistics() : simulation_->statistics();
 }
 
 /** Say what the run is, and what about it is likely not meant. */
 void FixDiffusim::report() const {
-    const diffusim_statistics_t now = simulation_->statistics();
-    const Units& units = molecules_->units();
+    const diffusim_statistics_t now = statistics();
+    const Units& units = units_;
     std::string bias;
     const auto add = [&bias](const std::string& name) { bias += (bias.empty() ? "" : ", ") + name; };
     if (force->pair && std::strcmp(force->pair_style, "zero") != 0)
@@ -320,10 +414,12 @@ void FixDiffusim::report() const {
         return;
 
     std::string text = std::string("diffusim ") + diffusim_version() + ": fix " + id + " moves " +
-                       std::to_string(molecules_->n_molecules()) + " x " + std::to_string(model_->n_particles()) +
-                       " atoms by " + path_ + "\n  spring " + number(now.spring * units.length * units.length) +
-                       " /length^2, effective step " + number(now.effective_step / units.length / units.length) +
-                       " length^2";
+                       (neighborhood_ ? "the atoms of group " + std::string(group->names[igroup])
+                                      : std::to_string(molecules_->n_molecules()) + " x " +
+                                            std::to_string(model_->n_particles()) + " atoms") +
+                       " by " + path_ + (blend_path_.empty() ? "" : " blended with " + blend_path_) + "\n  spring " +
+                       number(now.spring * units.length * units.length) + " /length^2, effective step " +
+                       number(now.effective_step / units.length / units.length) + " length^2";
     if (now.diffusion_coefficient > 0)
         text += ", D " + number(now.diffusion_coefficient / units.diffusion()) + " length^2/time, a step lasts " +
                 number(now.time_step / units.time);
@@ -343,6 +439,8 @@ void FixDiffusim::report() const {
 
 void FixDiffusim::setup_post_neighbor() {
     attempt(FLERR, [&] {
+        if (neighborhood_)
+            return neighborhood_->locate();
         molecules_->locate();
         pull();
     });
@@ -351,13 +449,16 @@ void FixDiffusim::setup_post_neighbor() {
 void FixDiffusim::post_neighbor() {
     attempt(FLERR, [&] {
         expect_setup();
-        molecules_->locate();
+        if (neighborhood_)
+            neighborhood_->locate();
+        else
+            molecules_->locate();
     });
 }
 
 /** LAMMPS calls fixes that it has not set up where a run skips that. */
 void FixDiffusim::expect_setup() const {
-    if (!simulation_)
+    if (!is_set_up_)
         throw std::runtime_error("this fix was defined after the last run was set up; leave 'pre no' out of this run");
 }
 
@@ -369,29 +470,103 @@ bool FixDiffusim::pull(bool with_forces) {
         molecules_->locate();
     else if (molecules_->untouched()) // on the only rank
         return with_forces && molecules_->any_force() && molecules_->gather(nullptr, forces);
-    const bool any_force = molecules_->gather(&positions_, forces);
-    const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * molecules_->units().length;
+    const bool any_force = molecules_->gather(&positions_, forces, has_velocities() ? &velocities_ : nullptr);
+    const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * units_.length;
     constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
-    const bool same = std::equal(positions_.begin(), positions_.end(), held_.begin(), [box](double x, double held) {
+    const bool same = std::equal(positions_.begin(), positions_.end(), held_, [box](double x, double held) {
         return std::abs(x - held) <= ROUNDING * (std::abs(held) + box);
     });
     if (!same) {
         molecules_->check_whole(positions_);
-        held_ = positions_;
-        give_positions();
+        give_positions(positions_);
     }
+    if (has_velocities())
+        pull_velocities();
     return any_force;
+}
+
+/** Take over LAMMPS's velocities where they are others than the core's; but the core's first ones, drawn at the
+   temperature, are there to be used by a script that sets none. Collective. */
+void FixDiffusim::pull_velocities() {
+    const bool none = std::all_of(velocities_.begin(), velocities_.end(), [](double v) { return v == 0; });
+    constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
+    const bool same = std::equal(velocities_.begin(), velocities_.end(), held_velocities_.begin(),
+                                 [](double v, double held) { return std::abs(v - held) <= ROUNDING * std::abs(held); });
+    if (are_velocities_drawn_ && none)
+        molecules_->scatter_velocities(held_velocities_.data());
+    else if (!same)
+        give_velocities(velocities_);
+    are_velocities_drawn_ = false;
 }
 
 /** Put the core's positions into LAMMPS's atoms. Collective. */
 void FixDiffusim::push() {
     take_positions();
     molecules_->scatter(held_);
+    if (has_velocities())
+        molecules_->scatter_velocities(held_velocities_.data());
+}
+
+// ---- periodic models: positions stay with LAMMPS, and every rank evaluates its own atoms
+// --------------------------------
+
+/** Evaluate at the present positions, and complete the scores of this rank's atoms. Collective. */
+void FixDiffusim::evaluate() {
+    const std::string failure = failure_of([&] { neighborhood_->evaluate(evflag); });
+    if (!failure.empty()) // perhaps on this rank only
+        error->one(FLERR, STYLE + (": " + failure));
+    const double unit = energy_unit(*model_) / units_.energy;
+    const std::vector<double>&energies = neighborhood_->energies(), &virials = neighborhood_->virials();
+    energy_ = unit * std::accumulate(energies.begin(), energies.end(), 0.0);
+
+    // What the atoms here give to others, and what they are given in return: scores and, for each atom, virials.
+    width_ = evflag && vflag_atom ? COMPLETE : 3;
+    of_atoms_.assign(width_ * static_cast<std::size_t>(atom->nlocal + atom->nghost), 0.0);
+    const std::vector<int>& indices = neighborhood_->indices();
+    for (std::size_t k = 0; k < indices.size(); k++) {
+        double* of_atom = &of_atoms_[width_ * static_cast<std::size_t>(indices[k])];
+        std::copy_n(&neighborhood_->scores()[3 * k], 3, of_atom);
+        for (int c = 0; evflag && c < 6; c++) {
+            const double v = unit * virial_component(&virials[9 * k], c);
+            if (vflag_global)
+                virial[c] += v;
+            if (vflag_atom)
+                of_atom[3 + c] = v;
+        }
+    }
+    comm->reverse_comm(this, width_);
+    scores_.resize(3 * neighborhood_->n_owned());
+    for (std::size_t k = 0; k < neighborhood_->n_owned(); k++) {
+        const double* of_atom = &of_atoms_[width_ * static_cast<std::size_t>(indices[k])];
+        std::copy_n(of_atom, 3, &scores_[3 * k]);
+        for (int c = 0; width_ == COMPLETE && c < 6; c++)
+            vatom[indices[k]][c] += of_atom[3 + c];
+    }
+}
+
+int FixDiffusim::pack_reverse_comm(int n, int first, double* buffer) {
+    const auto from = of_atoms_.begin() + static_cast<std::ptrdiff_t>(width_) * first;
+    std::copy_n(from, width_ * n, buffer);
+    return width_ * n;
+}
+
+void FixDiffusim::unpack_reverse_comm(int n, int* list, double* buffer) {
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < width_; c++)
+            of_atoms_[static_cast<std::size_t>(width_) * list[i] + c] += *buffer++;
 }
 
 void FixDiffusim::initial_integrate(int) {
     attempt(FLERR, [&] {
         expect_setup();
+        if (neighborhood_) {
+            const std::string failure = failure_of([&] { neighborhood_->step(step_, scores_); });
+            if (!failure.empty()) // perhaps on this rank only
+                error->one(FLERR, STYLE + (": " + failure));
+            step_++;
+            return;
+        }
+        follow_lambda();
         const bool biased = pull(true);
         std::string failure = failure_of([&] { // then the core has gone back to the last good frame
             if (biased)
@@ -409,14 +584,16 @@ void FixDiffusim::initial_integrate(int) {
 
 void FixDiffusim::post_force(int vflag) {
     v_init(vflag);
-    if (!evflag)
+    if (!evflag && !neighborhood_)
         return;
     attempt(FLERR, [&] {
         expect_setup();
+        if (neighborhood_)
+            return evaluate();
         pull();
-        std::vector<double> scores(held_.size());
-        model_->evaluate(held_.data(), molecules_->n_molecules(), scores.data());
-        const double unit = energy_unit(*model_) / molecules_->units().energy;
+        std::vector<double> scores(n_values_);
+        model().evaluate(held_, molecules_->n_molecules(), scores.data());
+        const double unit = energy_unit(*model_) / units_.energy;
         for (const Molecules::Atom& a : molecules_->local()) {
             const double *x = &held_[3 * a.place], *s = &scores[3 * a.place];
             double v[6] = {x[0] * s[0], x[1] * s[1], x[2] * s[2], x[0] * s[1], x[0] * s[2], x[1] * s[2]};
@@ -428,13 +605,13 @@ void FixDiffusim::post_force(int vflag) {
 }
 
 void FixDiffusim::reset_dt() {
-    if (simulation_)
+    if (is_set_up_)
         attempt(FLERR, [&] { create(); });
 }
 
 void FixDiffusim::reset_target(double temperature) {
     temperature_ = temperature;
-    if (simulation_)
+    if (is_set_up_)
         attempt(FLERR, [&] { create(); });
 }
 
@@ -448,10 +625,12 @@ void* FixDiffusim::extract(const char* name, int& dimension) {
 void FixDiffusim::write_restart(FILE* file) {
     if (comm->me != 0)
         return;
-    std::vector<double> list = {RESTART_LAYOUT, 0, static_cast<double>(held_.size())};
-    if (simulation_)
-        list[1] = static_cast<double>(simulation_->step_count());
-    list.insert(list.end(), held_.begin(), held_.end());
+    std::vector<double> list = {RESTART_LAYOUT, 0, static_cast<double>(n_values_),
+                                static_cast<double>(held_velocities_.size())};
+    if (is_set_up_)
+        list[1] = static_cast<double>(neighborhood_ ? step_ : simulation_->step_count());
+    list.insert(list.end(), held_, held_ + n_values_);
+    list.insert(list.end(), held_velocities_.begin(), held_velocities_.end());
     const int size = static_cast<int>(list.size() * sizeof(double));
     std::fwrite(&size, sizeof size, 1, file);
     std::fwrite(list.data(), sizeof(double), list.size(), file);
@@ -465,51 +644,83 @@ void FixDiffusim::restart(char* buffer) {
                             ", expected " + number(RESTART_LAYOUT) + "); start from a data file"));
     restored_ = true;
     restored_step_ = static_cast<std::uint64_t>(list[1]);
-    restored_positions_.assign(list + 3, list + 3 + static_cast<std::size_t>(list[2]));
+    const double *positions = list + 4, *velocities = positions + static_cast<std::size_t>(list[2]);
+    restored_positions_.assign(positions, velocities);
+    restored_velocities_.assign(velocities, velocities + static_cast<std::size_t>(list[3]));
 }
 
 // ---- outputs ----------------------------------------------------------------------------------------------------
 
 double FixDiffusim::compute_scalar() {
     double energy = 0;
-    if (simulation_)
+    if (neighborhood_)
+        MPI_Allreduce(&energy_, &energy, 1, MPI_DOUBLE, MPI_SUM, world);
+    else if (simulation_)
         attempt(FLERR, [&] {
             pull();
-            std::vector<double> scores(held_.size()), energies(molecules_->n_molecules());
-            model_->evaluate(held_.data(), energies.size(), scores.data(), energies.data());
+            std::vector<double> scores(n_values_), energies(molecules_->n_molecules());
+            model().evaluate(held_, energies.size(), scores.data(), energies.data());
             energy = std::accumulate(energies.begin(), energies.end(), 0.0);
-            energy *= energy_unit(*model_) / molecules_->units().energy;
+            energy *= energy_unit(*model_) / units_.energy;
         });
     return energy;
 }
 
 double FixDiffusim::compute_vector(int i) {
     double value = 0;
-    if (simulation_)
+    if (is_set_up_)
         attempt(FLERR, [&] { value = quantity(i); });
     return value;
 }
 
 double FixDiffusim::quantity(int i) {
-    const Units& units = molecules_->units();
-    const diffusim_statistics_t now = simulation_->statistics();
+    const Units& units = units_;
+    const diffusim_statistics_t now = statistics();
     double largest = 0;
     switch (i) {
     case 0:
         return compute_scalar();
     case 1:
+        if (neighborhood_)
+            throw std::runtime_error("output 2, the configurational temperature, is not known for periodic models");
         pull();
-        return model_->configurational_temperature(held_.data(), molecules_->n_molecules()) / units.temperature;
+        return model().configurational_temperature(held_, molecules_->n_molecules()) / units.temperature;
     case 2:
         MPI_Allreduce(&now.largest_score, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
         return largest * units.length;
     case 3:
-        return static_cast<double>(now.steps);
+        return static_cast<double>(neighborhood_ ? step_ : now.steps);
     case 4:
         return now.spring * units.length * units.length;
-    default:
+    case 5:
         return now.time_step / units.time;
+    case 6:
+        return energy_unit(*model_) / units.energy * over_replicas([this] {
+                   double sum = 0;
+                   if (ends_[1]) {
+                       pull();
+                       const std::vector<double> ends = simulation_->component_energies();
+                       for (std::size_t i = 0; i < ends.size(); i += 2)
+                           sum += ends[i + 1] - ends[i];
+                   }
+                   return sum;
+               });
+    default:
+        if (neighborhood_)
+            return 0;
+        return over_replicas([&] { return now.acceptance * static_cast<double>(n_replicas_); }) /
+               over_replicas([&] { return static_cast<double>(n_replicas_); });
     }
+}
+
+/** The sum, over all replicas, of what `sum` gives for those of this rank. Collective. */
+template <class Sum>
+double FixDiffusim::over_replicas(Sum&& sum) const {
+    const double mine = sum();
+    double all = mine;
+    if (!share_sizes_.empty())
+        MPI_Allreduce(&mine, &all, 1, MPI_DOUBLE, MPI_SUM, world);
+    return all;
 }
 
 } // namespace diffusim_lammps

@@ -9,6 +9,7 @@
 
 #include "fix.h"
 #include "molecules.h"
+#include "neighborhood.h"
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,11 +19,12 @@ namespace diffusim_lammps {
 /**
  * Moves the molecules of its group by the score of a model. The model replaces the force field: the total force on the
  * atoms, of whatever other styles and fixes compute, acts on top of it as a bias. Velocities have no meaning and are
- * left alone.
+ * left alone, but with the adapter that has some.
  *
  * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number
- * of ranks. The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them,
- * and are taken over where they differ by more than that.
+ * of ranks. (Periodic models are shared out over the ranks instead: Neighborhood.) The core's positions, in nm and
+ * unwrapped, are the ones that count; LAMMPS's are rounded copies of them, and are taken over where they differ by more
+ * than that.
  */
 class __attribute__((visibility("default"))) FixDiffusim : public LAMMPS_NS::Fix {
 public:
@@ -40,9 +42,12 @@ public:
     void write_restart(FILE* file) override;
     void restart(char* buffer) override;
     void* extract(const char* name, int& dimension) override;
+    int pack_reverse_comm(int n, int first, double* buffer) override;
+    void unpack_reverse_comm(int n, int* list, double* buffer) override;
     /** Learned energy of all molecules. */
     double compute_scalar() override;
-    /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step. */
+    /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step,
+       derivative of the energy by the lambda of a blend, fraction of accepted proposals. */
     double compute_vector(int i) override;
 
 private:
@@ -59,10 +64,19 @@ private:
     void report() const;
     bool pull(bool with_forces = false);
     void push();
-    void give_positions();
+    void give_positions(const std::vector<double>& positions);
+    void give_velocities(const std::vector<double>& velocities);
+    void pull_velocities();
+    bool has_velocities() const { return keywords_.adapter == DIFFUSIM_LANGEVIN; }
     void take_positions();
     const std::vector<double>& share(const std::vector<double>& all);
     double quantity(int i);
+    diffusim_statistics_t statistics() const;
+    void evaluate();
+    void follow_lambda();
+    const diffusim::model& model() const { return at_lambda_ ? *at_lambda_ : *model_; }
+    template <class Sum>
+    double over_replicas(Sum&& sum) const;
 
     double temperature_; // in the script's unit, as other fixes read it
     unsigned long long seed_;
@@ -73,18 +87,37 @@ private:
     std::vector<std::string> elements_;
 
     std::unique_ptr<diffusim::model> model_;
-    std::unique_ptr<Molecules> molecules_;
+    // The two models of a blend and the blend as it is now; what its lambda should be, or the variable that says so.
+    std::unique_ptr<diffusim::model> ends_[2], at_lambda_;
+    std::string blend_path_, lambda_variable_;
+    double wanted_lambda_ = 0;
+    Units units_ = {};                           // of the input script
+    std::unique_ptr<Molecules> molecules_;       // one of the two
+    std::unique_ptr<Neighborhood> neighborhood_; // for a periodic model
+    bool is_set_up_ = false;
     std::unique_ptr<diffusim::simulation> simulation_;
-    std::vector<double> positions_, held_, forces_; // of all molecules: LAMMPS's and the core's, nm; kJ/(mol nm)
+    // Of all molecules: LAMMPS's positions and the core's, nm; forces, kJ/(mol nm).
+    std::vector<double> positions_, gathered_, forces_;
+    std::vector<double> velocities_, held_velocities_; // LAMMPS's and the core's, nm/ps
+    bool are_velocities_drawn_ = false;                // and LAMMPS has not seen them yet
+    const double* held_ = nullptr;              // the core's positions, in place where this rank moves all molecules
+    std::size_t n_values_ = 0, n_replicas_ = 0; // numbers of all molecules; molecules that this rank moves
 
     // Which of these numbers belong to each rank's molecules; empty where every rank moves all of them.
     std::vector<int> share_sizes_, share_starts_;
     std::vector<double> share_;
 
+    // With a periodic model: the next step, complete scores of this rank's atoms (1/nm), its share of the energy, and
+    // what it exchanges with others, so many numbers for each atom and ghost.
+    std::uint64_t step_ = 0;
+    std::vector<double> scores_, of_atoms_;
+    double energy_ = 0;
+    int width_ = 3;
+
     // From a restart file, until there is a simulation to continue.
     bool restored_ = false;
     std::uint64_t restored_step_ = 0;
-    std::vector<double> restored_positions_;
+    std::vector<double> restored_positions_, restored_velocities_;
 };
 
 } // namespace diffusim_lammps

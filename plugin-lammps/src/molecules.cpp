@@ -9,6 +9,7 @@
 #include "update.h"
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 using namespace LAMMPS_NS;
@@ -83,15 +84,8 @@ std::string first_failure(const std::string& mine, MPI_Comm world) {
 
 std::unique_ptr<diffusim::model> load_model(const std::string& path, MPI_Comm world) {
     std::unique_ptr<diffusim::model> model;
-    const std::string failure =
-        first_failure(failure_of([&] {
-                          model = std::make_unique<diffusim::model>(diffusim::model::load(path));
-                          if (model->is_periodic())
-                              throw std::runtime_error(
-                                  model->name() + " is a periodic model, which LAMMPS does not run yet; use OpenMM "
-                                                  "or diffusim's own simulations");
-                      }),
-                      world);
+    const std::string failure = first_failure(
+        failure_of([&] { model = std::make_unique<diffusim::model>(diffusim::model::load(path)); }), world);
     if (!failure.empty())
         throw std::runtime_error(failure);
     return model;
@@ -226,19 +220,26 @@ void Molecules::locate() {
     images_.clear();
     shifts_.assign(3 * local_.size(), 0);
     written_.clear();
+    written_velocities_.clear();
     for (const Atom& a : local_) {
         domain->unmap_inv(&shifts_[3 * places.size()], atom->image[a.index]);
         images_.push_back(atom->image[a.index]);
         places.push_back(a.place);
     }
+    contiguous_ = in_order_ = true;
+    for (std::size_t k = 1; k < local_.size(); k++) {
+        contiguous_ &= local_[k].index == local_[0].index + static_cast<int>(k);
+        in_order_ &= local_[k].place == local_[0].place + k;
+    }
+    shifted_ = std::any_of(shifts_.begin(), shifts_.end(), [](double shift) { return shift != 0; });
     counts_.resize(comm->nprocs);
     const int count = static_cast<int>(places.size());
     MPI_Allgather(&count, 1, MPI_INT, counts_.data(), 1, MPI_INT, world);
     places_of_ranks_ = gather_all(places, world);
 }
 
-bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forces) {
-    const int width = (positions ? 3 : 0) + (forces ? 3 : 0);
+bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forces, std::vector<double>* velocities) {
+    const int width = 3 * ((positions != nullptr) + (forces != nullptr) + (velocities != nullptr));
     sent_.resize(width * local_.size());
     double* next = sent_.data();
     for (const Atom& a : local_) {
@@ -251,6 +252,11 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
         if (forces) {
             for (int c = 0; c < 3; c++)
                 next[c] = atom->f[a.index][c] * units_.force();
+            next += 3;
+        }
+        if (velocities) {
+            for (int c = 0; c < 3; c++)
+                next[c] = atom->v[a.index][c] * units_.velocity();
             next += 3;
         }
     }
@@ -267,7 +273,7 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
     }
     bool any_force = false;
     const double* from = all->data();
-    for (std::vector<double>* to : {positions, forces})
+    for (std::vector<double>* to : {positions, forces, velocities})
         if (to)
             to->resize(3 * order_.size());
     for (const std::size_t place : places_of_ranks_) {
@@ -280,22 +286,51 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
             any_force |= from[0] != 0 || from[1] != 0 || from[2] != 0;
             from += 3;
         }
+        if (velocities) {
+            std::copy_n(from, 3, velocities->data() + 3 * place);
+            from += 3;
+        }
     }
     return any_force;
 }
 
-void Molecules::scatter(const std::vector<double>& positions) {
+void Molecules::scatter(const double* positions) {
     written_.resize(3 * local_.size());
+    const double length = units_.length;
+    if (contiguous_ && in_order_ && !shifted_ && !local_.empty()) {
+        double* __restrict x = atom->x[local_[0].index];
+        double* __restrict written = written_.data();
+        const double* __restrict from = positions + 3 * local_[0].place;
+        for (std::size_t i = 0; i < written_.size(); i++)
+            written[i] = x[i] = from[i] / length;
+        return;
+    }
     for (std::size_t k = 0; k < local_.size(); k++) {
         double* x = atom->x[local_[k].index];
         for (int c = 0; c < 3; c++)
-            written_[3 * k + c] = x[c] = positions[3 * local_[k].place + c] / units_.length + shifts_[3 * k + c];
+            written_[3 * k + c] = x[c] = positions[3 * local_[k].place + c] / length + shifts_[3 * k + c];
     }
+}
+
+void Molecules::scatter_velocities(const double* velocities) {
+    written_velocities_.resize(3 * local_.size());
+    for (std::size_t k = 0; k < local_.size(); k++)
+        for (int c = 0; c < 3; c++)
+            written_velocities_[3 * k + c] = atom->v[local_[k].index][c] =
+                velocities[3 * local_[k].place + c] / units_.velocity();
 }
 
 bool Molecules::untouched() const {
     if (comm->nprocs > 1 || written_.empty())
         return false;
+    for (std::size_t i = 0; i < written_velocities_.size(); i++)
+        if (atom->v[local_[i / 3].index][i % 3] != written_velocities_[i])
+            return false;
+    if (contiguous_) {
+        const int first = local_[0].index;
+        return std::memcmp(atom->x[first], written_.data(), written_.size() * sizeof(double)) == 0 &&
+               std::memcmp(atom->image + first, images_.data(), images_.size() * sizeof(imageint)) == 0;
+    }
     bool same = true;
     for (std::size_t k = 0; k < local_.size(); k++) {
         const double *x = atom->x[local_[k].index], *written = &written_[3 * k];
@@ -306,6 +341,16 @@ bool Molecules::untouched() const {
 }
 
 bool Molecules::any_force() const {
+    if (contiguous_ && !local_.empty()) {
+        const double* f = atom->f[local_[0].index];
+        std::uint64_t bits = 0; // but those of the signs; compilers make vectors of it
+        for (std::size_t i = 0; i < 3 * local_.size(); i++) {
+            std::uint64_t of_force;
+            std::memcpy(&of_force, f + i, sizeof of_force);
+            bits |= of_force << 1;
+        }
+        return bits != 0;
+    }
     bool any = false;
     for (const Atom& a : local_) {
         const double* f = atom->f[a.index];

@@ -43,11 +43,14 @@ public:
     void find();
     /** Learn which rank has which atoms now. Collective. */
     void locate();
-    /** Unwrapped positions [n_molecules][n_particles][3] in nm and the total forces on them in kJ/(mol nm), of all
-       ranks, into what is not nullptr; returns whether any of the forces is not zero. Collective. */
-    bool gather(std::vector<double>* positions, std::vector<double>* forces = nullptr);
+    /** Unwrapped positions [n_molecules][n_particles][3] in nm, the total forces on them in kJ/(mol nm) and velocities
+       in nm/ps, of all ranks, into what is not nullptr; returns whether any of the forces is not zero. Collective. */
+    bool gather(std::vector<double>* positions, std::vector<double>* forces = nullptr,
+                std::vector<double>* velocities = nullptr);
     /** Put `positions`, as of gather(), into the atoms of this rank, and remember them for untouched(). */
-    void scatter(const std::vector<double>& positions);
+    void scatter(const double* positions);
+    /** The same for velocities. */
+    void scatter_velocities(const double* velocities);
     /** Whether there is one rank, and its atoms are to the last bit where scatter() has put them. */
     bool untouched() const;
     /** Whether any atom of this rank feels a force. */
@@ -80,7 +83,9 @@ private:
     std::vector<Atom> local_;
     // Of each of them, in LAMMPS's length: from unwrapped to wrapped positions, and what scatter() has written.
     std::vector<LAMMPS_NS::imageint> images_;
-    std::vector<double> shifts_, written_;
+    std::vector<double> shifts_, written_, written_velocities_;
+    // Whether they stand together in LAMMPS's arrays, and in the order of their places; whether any shift is not zero.
+    bool contiguous_ = false, in_order_ = false, shifted_ = false;
     std::vector<int> counts_; // atoms of each rank
     std::vector<std::size_t> places_of_ranks_;
     std::vector<double> sent_, received_;

@@ -56,8 +56,13 @@ void PairDiffusim::coeff(int narg, char** arg) {
         elements_.push_back(std::strcmp(arg[2 + type], "NULL") == 0 ? "" : arg[2 + type]);
     attempt(FLERR, [&] {
         model_ = load_model(arg[2], world);
-        molecules_ = std::make_unique<Molecules>(
-            lmp, *model_, "pair_coeff * *", [this](int i) { return acts_on(atom->type[i]); }, elements_, units_);
+        const auto contains = [this](int i) { return acts_on(atom->type[i]); };
+        molecules_.reset();
+        neighborhood_.reset();
+        if (model_->is_periodic())
+            neighborhood_ = std::make_unique<Neighborhood>(lmp, *model_, "pair_coeff * *", contains, elements_, units_);
+        else
+            molecules_ = std::make_unique<Molecules>(lmp, *model_, "pair_coeff * *", contains, elements_, units_);
     });
     if (!allocated) {
         memory->create(setflag, n + 1, n + 1, "pair:setflag");
@@ -72,11 +77,20 @@ void PairDiffusim::coeff(int narg, char** arg) {
 void PairDiffusim::init_style() {
     if (utils::strmatch(update->integrate_style, "^respa"))
         error->all(FLERR, "pair_style diffusim: run_style respa is not supported; use run_style verlet");
-    attempt(FLERR, [&] { molecules_->find(); });
+    attempt(FLERR, [&] {
+        if (neighborhood_)
+            neighborhood_->check(false);
+        else
+            molecules_->find();
+    });
 }
+
+double PairDiffusim::init_one(int, int) { return neighborhood_ ? neighborhood_->reach() : 0; }
 
 void PairDiffusim::setup() {
     attempt(FLERR, [&] {
+        if (neighborhood_)
+            return neighborhood_->locate();
         molecules_->locate();
         molecules_->gather(&positions_);
         molecules_->check_whole(positions_);
@@ -86,6 +100,8 @@ void PairDiffusim::setup() {
 void PairDiffusim::compute(int eflag, int vflag) {
     ev_init(eflag, vflag);
     attempt(FLERR, [&] {
+        if (neighborhood_)
+            return compute_periodic();
         if (neighbor->ago == 0)
             molecules_->locate();
         molecules_->gather(&positions_);
@@ -111,8 +127,7 @@ void PairDiffusim::compute(int eflag, int vflag) {
         if (!failure.empty()) // perhaps on this rank only
             error->one(FLERR, "pair_style diffusim: " + failure);
 
-        const Units& units = molecules_->units();
-        const double energy_scale = energy_unit(*model_) / units.energy, force_scale = energy_scale * units.length;
+        const double energy_scale = energy_unit(*model_) / units_.energy, force_scale = energy_scale * units_.length;
         for (const Molecules::Atom& a : molecules_->local()) {
             const std::size_t frame = frame_of_[a.place / n];
             const double* x = &positions_[3 * a.place];
@@ -135,6 +150,36 @@ void PairDiffusim::compute(int eflag, int vflag) {
             }
         }
     });
+}
+
+/** Forces on the atoms of this rank and on ghosts, which LAMMPS sends to their owners. */
+void PairDiffusim::compute_periodic() {
+    if (neighbor->ago == 0)
+        neighborhood_->locate();
+    const std::string failure = failure_of([&] { neighborhood_->evaluate(vflag_either); });
+    if (!failure.empty()) // perhaps on this rank only
+        error->one(FLERR, "pair_style diffusim: " + failure);
+    const double energy_scale = energy_unit(*model_) / units_.energy, force_scale = energy_scale * units_.length;
+    const std::vector<int>& indices = neighborhood_->indices();
+    for (std::size_t k = 0; k < indices.size(); k++) {
+        const int i = indices[k];
+        for (int c = 0; c < 3; c++)
+            atom->f[i][c] += force_scale * neighborhood_->scores()[3 * k + c];
+        if (k < neighborhood_->n_owned()) {
+            const double energy = energy_scale * neighborhood_->energies()[k];
+            if (eflag_global)
+                eng_vdwl += energy;
+            if (eflag_atom)
+                eatom[i] += energy;
+        }
+        for (int c = 0; vflag_either && c < 6; c++) {
+            const double v = energy_scale * virial_component(&neighborhood_->virials()[9 * k], c);
+            if (vflag_global)
+                virial[c] += v;
+            if (vflag_atom)
+                vatom[i][c] += v;
+        }
+    }
 }
 
 } // namespace diffusim_lammps

@@ -9,6 +9,7 @@
 #define DIFFUSIM_LAMMPS_PAIR_DIFFUSIM_H
 
 #include "molecules.h"
+#include "neighborhood.h"
 #include "pair.h"
 #include <memory>
 #include <string>
@@ -18,7 +19,8 @@ namespace diffusim_lammps {
 
 /**
  * Acts on the atoms whose type has an element (not NULL). A rank evaluates the molecules it has atoms of, so that no
- * forces are communicated; the energy of a molecule is counted where its first atom is.
+ * forces are communicated; the energy of a molecule is counted where its first atom is. With a periodic model a rank
+ * evaluates its own atoms, and the forces on ghosts are sent to their owners.
  */
 class __attribute__((visibility("default"))) PairDiffusim : public LAMMPS_NS::Pair {
 public:
@@ -28,7 +30,7 @@ public:
     void settings(int narg, char** arg) override;
     void coeff(int narg, char** arg) override;
     void init_style() override;
-    double init_one(int, int) override { return 0; }
+    double init_one(int, int) override;
     void setup() override;
     void compute(int eflag, int vflag) override;
 
@@ -36,13 +38,15 @@ public:
     bool acts_on(int type) const { return !elements_.empty() && !elements_[type].empty(); }
 
 private:
+    void compute_periodic();
     template <class Body>
     void attempt(const char* file, int line, Body&& body) const;
 
     Units units_ = {};                  // of the input script
     std::vector<std::string> elements_; // of each type, from 1
     std::unique_ptr<diffusim::model> model_;
-    std::unique_ptr<Molecules> molecules_;
+    std::unique_ptr<Molecules> molecules_;       // one of the two
+    std::unique_ptr<Neighborhood> neighborhood_; // for a periodic model
     std::vector<double> positions_, frames_, scores_, energies_;
     std::vector<std::size_t> frame_of_; // where, per molecule
 };

@@ -22,6 +22,7 @@ struct Units {
     double temperature = 1; // K
 
     double force() const { return energy / length; }            // kJ/(mol nm)
+    double velocity() const { return length / time; }           // nm/ps
     double diffusion() const { return length * length / time; } // nm²/ps
     double drag() const { return mass / time; }                 // amu/ps
 };

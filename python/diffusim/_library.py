@@ -175,6 +175,7 @@ CALLS = {
     "diffusim_simulation_reconfigure": [c_void_p, POINTER(SimulationOptions)],
     "diffusim_simulation_set_positions": [c_void_p, c_void_p, c_int32, c_size_t],
     "diffusim_simulation_get_positions": [c_void_p, c_void_p, c_int32, c_size_t],
+    "diffusim_simulation_view_positions": [c_void_p, POINTER(_DOUBLES)],
     "diffusim_simulation_set_velocities": [c_void_p, c_void_p, c_int32, c_size_t],
     "diffusim_simulation_get_velocities": [c_void_p, c_void_p, c_int32, c_size_t],
     "diffusim_simulation_draw_velocities": [c_void_p],
@@ -193,6 +194,14 @@ CALLS = {
     "diffusim_simulation_checkpoint_size": [c_void_p, _SIZE],
     "diffusim_simulation_checkpoint": [c_void_p, c_void_p, c_size_t],
     "diffusim_simulation_restore": [c_void_p, c_char_p, c_size_t],
+    "diffusim_domain_create": [c_void_p, POINTER(c_char_p), c_size_t, POINTER(SimulationOptions), POINTER(c_void_p)],
+    "diffusim_domain_reconfigure": [c_void_p, POINTER(SimulationOptions), c_size_t],
+    "diffusim_domain_reach": [c_void_p, _DOUBLES],
+    "diffusim_domain_check_cell": [c_void_p, _DOUBLES],
+    "diffusim_domain_set_particles": [c_void_p, POINTER(c_uint32), c_size_t, POINTER(c_uint32), c_size_t],
+    "diffusim_domain_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES, _DOUBLES],
+    "diffusim_domain_step": [c_void_p, c_uint64, *4 * (_DOUBLES,), c_size_t],
+    "diffusim_domain_statistics": [c_void_p, POINTER(SimulationStatistics)],
     "diffusim_spring_from_time_step": [c_double, c_double, c_double, _DOUBLES],
     "diffusim_time_step_from_spring": [c_double, c_double, c_double, _DOUBLES],
     "diffusim_diffusion_from_friction_rate": [c_double, c_double, c_double, _DOUBLES],
@@ -208,6 +217,7 @@ OTHERS = {
     "diffusim_model_is_periodic": (c_int32, [c_void_p]),
     "diffusim_model_free": (None, [c_void_p]),
     "diffusim_simulation_free": (None, [c_void_p]),
+    "diffusim_domain_free": (None, [c_void_p]),
 }
 
 

@@ -10,8 +10,8 @@ What changes with lambda is a blend of two models (`Model.blend`), the energy of
     ladder = exchange.run(2000)
     alchemy.mbar(ladder)  # free energies [6] in kT, relative to the first lambda
 
-Errors come from independent ladders: `free_energies([ladder, ...], alchemy.mbar)`. BAR and MBAR are pymbar's
-(`pip install 'diffusim[alchemy]'`).
+Errors come from independent ladders (another `first_replica` each): `free_energies([ladder, ...], alchemy.mbar)`. BAR
+and MBAR are pymbar's (`pip install 'diffusim[alchemy]'`).
 """
 
 import io
@@ -122,7 +122,8 @@ class ReplicaExchange:
         exchange: bool = True,
         **options,
     ):
-        """Walker w starts at the w-th lambda, from the model's start frame number w.
+        """Walker w starts at the w-th lambda, from the model's start frame number w. Give independent exchanges another
+        `first_replica` each: walkers, and so their start frames and their noise, are numbered from there.
 
         lambdas   ascending; 0 to 1 where the model is a blend
         bias      (positions [n_particles, 3] in nm, lambda) -> (energy in kJ/mol, forces [n_particles, 3] in
@@ -145,13 +146,15 @@ class ReplicaExchange:
             )
         if steps < 1:
             raise DiffusimError(f"steps is {steps}; expected 1 or more", Status.INVALID_ARGUMENT)
-        if options.get("n_replicas", 1) != 1 or "first_replica" in options:
+        if options.get("n_replicas", 1) != 1:
             raise DiffusimError(
-                "walkers are numbered by the exchange; leave out n_replicas and first_replica", Status.INVALID_ARGUMENT
+                f"n_replicas is {options['n_replicas']}, but a walker is one replica; make several exchanges",
+                Status.INVALID_ARGUMENT,
             )
+        self._first = options.pop("first_replica", 0)
         options = {"n_threads": 1} | options
-        count = range(len(self.lambdas))
-        self.walkers = [Simulation(model, seed=self.seed, first_replica=w, **options) for w in count]
+        numbers = range(self._first, self._first + len(self.lambdas))
+        self.walkers = [Simulation(model, seed=self.seed, first_replica=w, **options) for w in numbers]
         self._walker_at = np.arange(len(self.lambdas))  # which walker is at each lambda
         self._start = self.walkers[0].step_count
         self._put()
@@ -238,7 +241,7 @@ class ReplicaExchange:
     def _swap(self, reduced: np.ndarray, tried: np.ndarray, made: np.ndarray) -> None:
         """Swap neighbours; the random numbers are a function of seed and step, so that a checkpoint continues them."""
         round_ = (self.walkers[0].step_count - self._start) // self.steps
-        uniform = np.random.default_rng([self.seed, round_]).random(len(self.lambdas))
+        uniform = np.random.default_rng([self.seed, self._first, round_]).random(len(self.lambdas))
         walker_at = self._walker_at.copy()
         for k in range(round_ % 2, len(self.lambdas) - 1, 2):
             change = reduced[k + 1, k] + reduced[k, k + 1] - reduced[k, k] - reduced[k + 1, k + 1]

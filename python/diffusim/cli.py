@@ -1,4 +1,4 @@
-"""The command line: `diffusim train | run | sample | report | info | doctor`."""
+"""The command line: `diffusim train | run | sample | report | bound | info | doctor`."""
 
 import sys
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from diffusim import terminal
+from diffusim.commands.bound import bound
 from diffusim.commands.doctor import doctor
 from diffusim.commands.info import info
 from diffusim.commands.report import report
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, run, sample, report, info, doctor):
+for command in (train, run, sample, report, bound, info, doctor):
     app.command()(command)
 
 

@@ -351,6 +351,50 @@ class Statistics:
     evaluations_per_step: float | None
 
 
+class Domain:
+    """One process's part of a system that several share, as a program with domain decomposition has it.
+
+    For models of kind `message-passing`, whose energy is a sum over particles that reaches `reach` far. The process has
+    particles of its own and, within that distance of them, copies of all others, periodic images included. What it
+    finds is added up with what the others find: energies, virials, and the scores of a particle over all its copies.
+    Steps are the caller's (in C and C++ diffusim_domain_step takes them).
+    """
+
+    def __init__(self, model: Model, types: Sequence[str]):
+        """A domain of `model` with particles of `types`, element symbols or bead names."""
+        self._handle = c_void_p()
+        names = (c_char_p * len(types))(*(name.encode() for name in types))
+        _library.call("diffusim_domain_create", model._handle, names, len(types), None, byref(self._handle))
+        weakref.finalize(self, _library.library().diffusim_domain_free, self._handle)
+
+    @property
+    def reach(self) -> float:
+        """How far around its own particles a domain needs copies of others, nm."""
+        reach = c_double()
+        _library.call("diffusim_domain_reach", self._handle, byref(reach))
+        return reach.value
+
+    def evaluate(
+        self, positions: np.ndarray, types: Sequence[int], n_owned: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores [n, 3] by the energy of the first `n_owned` particles, their energies, and virials [n, 3, 3].
+
+        `positions` [n, 3] (nm) are those of the own particles and then of the copies, where they are seen from here;
+        `types` [n] are indices into the types of the domain. Units are those of `Model.evaluate_in_cell`.
+        """
+        types = np.ascontiguousarray(types, dtype=np.uint32)
+        positions = np.ascontiguousarray(positions, dtype=float)
+        _expect_shape("positions", positions, (types.size, 3))
+        _expect_whole("n_owned", n_owned, types.size + 1)
+        scores, energies, virials = np.empty_like(positions), np.empty(n_owned), np.empty((types.size, 3, 3))
+        numbers = types.ctypes.data_as(POINTER(c_uint32))
+        ids = np.arange(n_owned, dtype=np.uint32).ctypes.data_as(POINTER(c_uint32))
+        _library.call("diffusim_domain_set_particles", self._handle, numbers, types.size, ids, n_owned)
+        outputs = (_doubles(scores), _doubles(energies), _doubles(virials))
+        _library.call("diffusim_domain_evaluate", self._handle, _doubles(positions), positions.size, *outputs)
+        return scores, energies, virials
+
+
 class Simulation:
     """Replicas of one system moved by a model, frame after frame (theory 2-5, 8-11). For one thread at a time."""
 

@@ -78,8 +78,8 @@ def progress(label: str, text: str, total: int, unit: str = "steps") -> Iterator
 def describe_model(model: "Model", path: str) -> str:
     """A model in one line."""
     metadata = model.metadata
-    snapshots = metadata.get("training", {}) or {}
-    n_snapshots = (snapshots.get("snapshots") or {}).get("n_frames")
+    snapshots = (metadata.get("training") or {}).get("snapshots")
+    n_snapshots = snapshots.get("n_frames") if isinstance(snapshots, dict) else None  # others may say it in words
     trained = f"{metadata['training_temperature']:g} K"
     if n_snapshots:
         trained = f"trained at {trained} on {n_snapshots:,} snapshots"

@@ -298,7 +298,7 @@ impl Cpu {
         let mut chunks: Vec<Chunk> = replicas.clone().step_by(size as usize).map(chunk).collect();
         chunks[0].largest_score = largest_score;
         let batch = ((0..*n_threads).map(|_| Scratch::default()).collect(), None);
-        let n_threads = chunks.len().min(*n_threads);
+        let n_threads = chunks.len().saturating_mul(model.threads_per_frame()).min(*n_threads);
         let threads = if n_threads == 1 { None } else { Some(Threads::start(n_threads)?) };
         Ok(Cpu { chunks, threads, batch })
     }

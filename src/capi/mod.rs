@@ -10,13 +10,15 @@
 
 mod conversions;
 mod device;
+mod domain;
 mod model;
 mod simulation;
 
 use crate::error::{Error, Result, bail};
-use std::cell::RefCell;
+use std::cell::{RefCell, UnsafeCell};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Status of a call: DIFFUSIM_OK or one of DIFFUSIM_ERROR_*.
 pub type diffusim_status_t = i32;
@@ -110,6 +112,49 @@ fn guard(body: impl FnOnce() -> Result<()>) -> diffusim_status_t {
         Error::Io(_) => DIFFUSIM_ERROR_IO,
         Error::Callback(_) => DIFFUSIM_ERROR_CALLBACK,
         Error::Device(_) => DIFFUSIM_ERROR_DEVICE,
+    }
+}
+
+/// What a handle holds that changes: it belongs to one call at a time.
+struct Exclusive<T> {
+    value: UnsafeCell<T>,
+    /// A call is under way.
+    busy: AtomicBool,
+    /// A panic went through it.
+    poisoned: AtomicBool,
+}
+
+impl<T> Exclusive<T> {
+    fn new(value: T) -> Self {
+        Exclusive {
+            value: UnsafeCell::new(value),
+            busy: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Run `body` on the value, called `name` in messages, unless it is in use or a panic has gone through it.
+    unsafe fn with(&self, name: &str, body: impl FnOnce(&mut T) -> Result<()>) -> diffusim_status_t {
+        if self.poisoned.load(Ordering::Relaxed) {
+            set_last_error(&format!(
+                "this {name} can only be freed: an earlier call on it met a defect of diffusim"
+            ));
+            return DIFFUSIM_ERROR_INTERNAL;
+        }
+        if self.busy.swap(true, Ordering::Acquire) {
+            return guard(|| {
+                bail!(
+                    InvalidArgument,
+                    "the {name} is in use, by another thread or by the caller of this callback"
+                )
+            });
+        }
+        let status = guard(|| body(&mut *self.value.get()));
+        if status == DIFFUSIM_ERROR_INTERNAL {
+            self.poisoned.store(true, Ordering::Relaxed);
+        }
+        self.busy.store(false, Ordering::Release);
+        status
     }
 }
 

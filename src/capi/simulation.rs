@@ -3,13 +3,11 @@
 use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
-use crate::sampler::{Jacobian, Options, Sampler, Simulation, StepSize};
+use crate::sampler::{Jacobian, Options, Sampler, Simulation, Statistics, StepSize};
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
 use std::borrow::Cow;
-use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Euler–Maruyama: the harmonic adapter as it is (theory 2).
 pub const DIFFUSIM_EULER_MARUYAMA: i32 = 0;
@@ -48,13 +46,7 @@ pub const DIFFUSIM_HOLD_LAST: i32 = 0;
 pub const DIFFUSIM_CYCLE: i32 = 1;
 
 /// Replicas of one system, moved by a model. Belongs to one thread at a time.
-pub struct diffusim_simulation_t {
-    simulation: UnsafeCell<Simulation>,
-    /// A call is under way.
-    busy: AtomicBool,
-    /// A panic went through it.
-    poisoned: AtomicBool,
-}
+pub struct diffusim_simulation_t(Exclusive<Simulation>);
 
 /// What a simulation is told besides its model. Fill with diffusim_simulation_options_init, then change what you need.
 ///
@@ -177,7 +169,7 @@ pub unsafe extern "C" fn diffusim_simulation_options_init(
     guard(|| write_struct(options, size, OPTIONS, "diffusim_simulation_options"))
 }
 
-unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -> Result<Options> {
+pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particles: usize) -> Result<Options> {
     let c = read_options(c, OPTIONS, "diffusim_simulation_options")?;
     let given = |x: f64| (x != 0.0).then_some(x);
     let array = |pointer: *const f64, len: usize, name: &str| -> Result<Option<Vec<f64>>> {
@@ -304,11 +296,7 @@ pub unsafe extern "C" fn diffusim_simulation_create(
         let model = reference(model, "model")?.model.clone();
         let options = convert(options, model.n_particles())?;
         let simulation = Simulation::new(model, options)?;
-        *out = Box::into_raw(Box::new(diffusim_simulation_t {
-            simulation: UnsafeCell::new(simulation),
-            busy: AtomicBool::new(false),
-            poisoned: AtomicBool::new(false),
-        }));
+        *out = Box::into_raw(Box::new(diffusim_simulation_t(Exclusive::new(simulation))));
         Ok(())
     })
 }
@@ -331,28 +319,10 @@ unsafe fn with(
     simulation: *const diffusim_simulation_t,
     body: impl FnOnce(&mut Simulation) -> Result<()>,
 ) -> diffusim_status_t {
-    let handle = match reference(simulation, "simulation") {
-        Ok(handle) => handle,
-        Err(error) => return guard(|| Err(error)),
-    };
-    if handle.poisoned.load(Ordering::Relaxed) {
-        set_last_error("this simulation can only be freed: an earlier call on it met a defect of diffusim");
-        return DIFFUSIM_ERROR_INTERNAL;
+    match reference(simulation, "simulation") {
+        Ok(handle) => handle.0.with("simulation", body),
+        Err(error) => guard(|| Err(error)),
     }
-    if handle.busy.swap(true, Ordering::Acquire) {
-        return guard(|| {
-            bail!(
-                InvalidArgument,
-                "the simulation is in use, by another thread or by the caller of this callback"
-            )
-        });
-    }
-    let status = guard(|| body(&mut *handle.simulation.get()));
-    if status == DIFFUSIM_ERROR_INTERNAL {
-        handle.poisoned.store(true, Ordering::Relaxed);
-    }
-    handle.busy.store(false, Ordering::Release);
-    status
 }
 
 /// Give a simulation new options; positions and step count stay, and so must the number of replicas.
@@ -452,6 +422,21 @@ pub unsafe extern "C" fn diffusim_simulation_get_step_factors(
     with(simulation, |s| {
         let known: Vec<f64> = s.step_factors().collect();
         write_numbers(&known, factors.cast(), DIFFUSIM_FLOAT64, n_values, "factors")
+    })
+}
+
+/// The positions of all replicas in place: `*positions` `[n_replicas][n_particles][3]` in nm. They live as long as the simulation and
+/// change when it does; they must not be written to.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_view_positions(
+    simulation: *const diffusim_simulation_t,
+    positions: *mut *const f64,
+) -> diffusim_status_t {
+    with(simulation, |s| {
+        *output(positions, "positions")? = s.positions().as_ptr();
+        Ok(())
     })
 }
 
@@ -711,32 +696,37 @@ pub unsafe extern "C" fn diffusim_simulation_statistics(
     simulation: *const diffusim_simulation_t,
     statistics: *mut diffusim_statistics_t,
 ) -> diffusim_status_t {
-    with(simulation, |s| {
-        let size = *reference(statistics.cast::<usize>(), "statistics")?;
-        let known = s.statistics();
-        let value = diffusim_statistics_t {
-            struct_size: size,
-            steps: known.steps,
-            score_evaluations: known.score_evaluations,
-            largest_score: known.largest_score,
-            spring: 0.5 / known.effective_step,
-            effective_step: known.effective_step,
-            time_step: known.time_step.unwrap_or(0.0),
-            temperature: known.temperature,
-            diffusion_coefficient: known.diffusion_coefficient.unwrap_or(0.0),
-            stability_limit: known.stability_limit.unwrap_or(0.0),
-            seed: s.options().seed,
-            acceptance: known.acceptance.unwrap_or(0.0),
-            step_factor: known.step_factor.unwrap_or(0.0),
-            kinetic_energy: known.kinetic_energy.unwrap_or(0.0),
-            kinetic_temperature: known.kinetic_temperature.unwrap_or(0.0),
-            rounds: known.sweeps.rounds,
-            sweeps: known.sweeps.sweeps,
-            steps_per_sweep: known.sweeps.steps_per_sweep().unwrap_or(0.0),
-            evaluations_per_step: known.sweeps.evaluations_per_step().unwrap_or(0.0),
-        };
-        write_struct(statistics, size, value, "diffusim_statistics")
-    })
+    with(simulation, |s| write_statistics(statistics, s.statistics(), s.options().seed))
+}
+
+pub(super) unsafe fn write_statistics(
+    statistics: *mut diffusim_statistics_t,
+    known: Statistics,
+    seed: u64,
+) -> Result<()> {
+    let size = *reference(statistics.cast::<usize>(), "statistics")?;
+    let value = diffusim_statistics_t {
+        struct_size: size,
+        steps: known.steps,
+        score_evaluations: known.score_evaluations,
+        largest_score: known.largest_score,
+        spring: 0.5 / known.effective_step,
+        effective_step: known.effective_step,
+        time_step: known.time_step.unwrap_or(0.0),
+        temperature: known.temperature,
+        diffusion_coefficient: known.diffusion_coefficient.unwrap_or(0.0),
+        stability_limit: known.stability_limit.unwrap_or(0.0),
+        seed,
+        acceptance: known.acceptance.unwrap_or(0.0),
+        step_factor: known.step_factor.unwrap_or(0.0),
+        kinetic_energy: known.kinetic_energy.unwrap_or(0.0),
+        kinetic_temperature: known.kinetic_temperature.unwrap_or(0.0),
+        rounds: known.sweeps.rounds,
+        sweeps: known.sweeps.sweeps,
+        steps_per_sweep: known.sweeps.steps_per_sweep().unwrap_or(0.0),
+        evaluations_per_step: known.sweeps.evaluations_per_step().unwrap_or(0.0),
+    };
+    write_struct(statistics, size, value, "diffusim_statistics")
 }
 
 /// Bytes of a checkpoint.

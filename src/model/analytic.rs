@@ -152,6 +152,25 @@ impl Analytic {
         Ok(Analytic { n_particles, potential, noise_level: 0.0 })
     }
 
+    /// The same density blurred to σ (nm), where that is known.
+    pub fn blurred(&self, noise_level: f64) -> Option<Self> {
+        matches!(self.potential, Potential::GaussianMixture { .. })
+            .then(|| Analytic { noise_level, ..self.clone() })
+    }
+
+    /// Largest eigenvalue (1/nm²) of the Hessian over all positions, where it is bounded and known. Of a mixture it is at most
+    /// that of its narrowest component, which a frame deep in that one attains.
+    pub fn largest_curvature(&self) -> Option<f64> {
+        match &self.potential {
+            Potential::Harmonic { stiffness } => Some(*stiffness),
+            Potential::GaussianMixture { components } => {
+                let narrowest = components.iter().flat_map(|c| c.spread).fold(f64::INFINITY, f64::min);
+                Some(1.0 / (narrowest.powi(2) + self.noise_level.powi(2)))
+            }
+            _ => None,
+        }
+    }
+
     /// Energy of one frame; its gradient is *subtracted* from `score`, which starts at zero.
     fn frame(&self, x: &[f64], score: &mut [f64]) -> f64 {
         match &self.potential {
@@ -314,8 +333,7 @@ impl ScoreModel for Analytic {
     }
 
     fn at_noise_level(&self, noise_level: f64) -> Option<Arc<dyn ScoreModel>> {
-        matches!(self.potential, Potential::GaussianMixture { .. })
-            .then(|| Arc::new(Analytic { noise_level, ..self.clone() }) as Arc<dyn ScoreModel>)
+        Some(Arc::new(self.blurred(noise_level)?))
     }
 }
 

@@ -225,17 +225,19 @@ impl Model {
             let analytic =
                 Analytic::new(metadata.n_particles, potential).map_err(|e| wrong(e.to_string()))?;
             let wanted = noise_level.or(metadata.noise_levels.map(|levels| levels.simulation));
-            match (wanted.and_then(|level| analytic.at_noise_level(level)), noise_level) {
+            let analytic = match (wanted.and_then(|level| analytic.blurred(level)), noise_level) {
                 (Some(blurred), _) => {
                     level = wanted;
                     blurred
                 }
-                (None, None) => Arc::new(analytic),
+                (None, None) => analytic,
                 (None, Some(level)) => bail!(
                     InvalidArgument,
                     "{name} is an analytic model and has no noise level; {level} nm was asked for"
                 ),
-            }
+            };
+            metadata.largest_curvature = metadata.largest_curvature.or(analytic.largest_curvature());
+            Arc::new(analytic)
         };
         let sha256 = hex(&Sha256::digest(bytes.as_deref().unwrap_or(json.as_bytes())));
         let known = vec![true; metadata.particles.len()];
@@ -513,6 +515,11 @@ impl Model {
     /// The description as it stands in the file.
     pub fn metadata_json(&self) -> &str {
         &self.metadata_json
+    }
+
+    /// The network of a transferable model.
+    pub fn transferable(&self) -> Option<&Arc<MessagePassing>> {
+        self.transferable.as_ref()
     }
 
     /// The score itself.

@@ -107,6 +107,11 @@ pub trait ScoreModel: Send + Sync {
         1
     }
 
+    /// Threads that a single frame can make use of: those of the pool that [`ScoreModel::evaluate`] is called from, if any.
+    fn threads_per_frame(&self) -> usize {
+        1
+    }
+
     /// The same density blurred to another σ (nm) of the training's range, sharing the weights (theory §9); `None` for a
     /// model of one density.
     fn at_noise_level(&self, _noise_level: f64) -> Option<Arc<dyn ScoreModel>> {
@@ -126,6 +131,8 @@ pub struct Scratch {
     /// For models that work on a copy of the frames.
     pub(crate) frames: Vec<f64>,
     pub(crate) message_passing: message_passing::Workspace<f32>,
+    /// Of the particles of a domain.
+    pub(crate) species: Vec<u16>,
     /// For models that wrap another one.
     pub(crate) inner: Option<Box<Scratch>>,
     /// For models that wrap two.

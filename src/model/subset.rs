@@ -82,4 +82,8 @@ impl ScoreModel for Subset {
     fn preferred_batch(&self) -> usize {
         self.inner.preferred_batch()
     }
+
+    fn threads_per_frame(&self) -> usize {
+        self.inner.threads_per_frame()
+    }
 }

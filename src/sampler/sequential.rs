@@ -7,6 +7,7 @@ use crate::adapter::{Adapter, Tuning};
 use crate::backend::{self, Backend, Device, Failure, Job, Placement, Replicas, threads};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
+use crate::model::curvature::largest_curvature;
 use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
 use crate::noise::normals;
 use crate::schedule::BOLTZMANN;
@@ -181,6 +182,15 @@ pub struct Statistics {
     pub kinetic_temperature: Option<f64>,
     /// What the time-parallel sampler did.
     pub sweeps: Sweeps,
+}
+
+/// In words, why a step with this score could not be taken.
+pub(super) fn what_failed(score: f64) -> String {
+    if score.is_finite() {
+        format!("a particle ran away (score {score:.3e} /nm)")
+    } else {
+        "score is not finite".into()
+    }
 }
 
 impl Simulation {
@@ -645,13 +655,9 @@ impl Simulation {
 
     fn describe(&self, frame: usize, particle: usize, step: u64, score: f64, positions: &[f64]) -> Error {
         let metadata = self.model.metadata();
-        let what = if score.is_finite() {
-            format!("a particle ran away (score {score:.3e} /nm)")
-        } else {
-            "score is not finite".into()
-        };
         let mut text = format!(
-            "{what} at step {step} (replica {}, particle {particle}). The last good frame (step {}) was kept.",
+            "{} at step {step} (replica {}, particle {particle}). The last good frame (step {}) was kept.",
+            what_failed(score),
             self.options.first_replica as usize + frame,
             self.step
         );
@@ -669,8 +675,32 @@ impl Simulation {
                  in the snapshots {least:.3} to {greatest:.3}."
             );
         }
-        text += " Use a stiffer spring (a smaller time step), or start from a frame like the training data.";
+        text += &match self.softness(frame) {
+            Some(curvature) => format!(
+                " The spring {:.3e} /nm² is too soft for the stiffest mode there ({curvature:.3e} /nm²), which needs more than \
+                 {:.3e}.",
+                0.5 / self.statistics().effective_step,
+                curvature / 4.0
+            ),
+            None => {
+                " Use a stiffer spring (a smaller time step), or start from a frame like the training data."
+                    .into()
+            }
+        };
         Error::NotFinite(text)
+    }
+
+    /// Curvature of the current frame, if it makes the step unstable (theory §2). Models that state theirs are checked before
+    /// anything moves; of the others it is asked only now, when it costs nothing that matters.
+    fn softness(&self, frame: usize) -> Option<f64> {
+        if self.options.adapter.has_velocities() {
+            return None; // its step has another limit
+        }
+        let n = 3 * self.model.n_particles();
+        let positions = &self.state.positions[frame * n..][..n];
+        let frames = Frames { positions, cell: self.cell.as_ref() };
+        let curvature = largest_curvature(&*self.score, frames).ok()?;
+        (self.statistics().effective_step * curvature >= 2.0).then_some(curvature)
     }
 
     /// What was done so far.

@@ -246,6 +246,9 @@ static void simulations(const diffusim_model_t* network) {
           "dtype is 9");
     FAILS(diffusim_simulation_get_positions(simulation, positions, DIFFUSIM_FLOAT64, n - 1),
           DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 45");
+    const double* view;
+    OK(diffusim_simulation_view_positions(simulation, &view));
+    TRUE(memcmp(view, positions, sizeof positions) == 0);
     OK(diffusim_simulation_evaluate(simulation, scores, n, energies));
     TRUE(isfinite(energies[2]));
 
@@ -474,6 +477,77 @@ static void periodic(const char* path, const diffusim_model_t* network) {
     diffusim_model_free(model);
 }
 
+/* Three particles in open space as two domains: the one that owns the first two, and the one that owns the third. */
+static void domains(const char* path) {
+    diffusim_model_t* model;
+    OK(diffusim_model_load(path, NULL, &model));
+    const char* species[2] = {"C", "Xe"};
+    diffusim_domain_t* domain;
+    FAILS(diffusim_domain_create(model, species, 2, NULL, &domain), DIFFUSIM_ERROR_MISMATCH, "particle 1 is 'Xe'");
+    species[1] = "N";
+    OK(diffusim_domain_create(model, species, 2, NULL, &domain));
+    double reach, energies[3], scores[9], virials[27], cell[9];
+    OK(diffusim_domain_reach(domain, &reach));
+    TRUE(fabs(reach - 3 * 0.55) < 1e-12);
+    OK(diffusim_model_start_cell(model, cell));
+    OK(diffusim_domain_check_cell(domain, cell));
+    FAILS(diffusim_domain_check_cell(domain, NULL), DIFFUSIM_ERROR_MISMATCH, "none was given");
+
+    const double positions[9] = {0.0, 0.0, 0.0, 0.31, 0.02, 0.0, 0.1, 0.29, -0.04};
+    const uint32_t types[3] = {0, 1, 1}, other_types[3] = {1, 0, 1}, ids[3] = {4, 0, 7}, wrong[3] = {0, 2, 1};
+    FAILS(diffusim_domain_set_particles(domain, wrong, 3, ids, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "particle 1 is of type 2");
+    FAILS(diffusim_domain_set_particles(domain, types, 2, ids, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "3 particles are the domain's own, of 2");
+    OK(diffusim_domain_set_particles(domain, types, 3, ids, 3));
+    OK(diffusim_domain_evaluate(domain, positions, 9, scores, energies, virials));
+    FAILS(diffusim_domain_evaluate(domain, positions, 6, scores, NULL, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "positions holds 6 numbers; expected 9");
+    double part[9], other_part[9], owned[3];
+    OK(diffusim_domain_set_particles(domain, types, 3, ids, 2));
+    OK(diffusim_domain_evaluate(domain, positions, 9, part, owned, NULL));
+    const double turned[9] = {positions[6], positions[7], positions[8], positions[0], positions[1],
+                              positions[2], positions[3], positions[4], positions[5]};
+    OK(diffusim_domain_set_particles(domain, other_types, 3, ids + 2, 1));
+    OK(diffusim_domain_evaluate(domain, turned, 9, other_part, owned + 2, NULL));
+    for (int i = 0; i < 9; i++)
+        TRUE(fabs(part[i] + other_part[(i + 3) % 9] - scores[i]) < 1e-5 * (fabs(scores[0]) + fabs(scores[3])));
+    for (int i = 0; i < 3; i++)
+        TRUE(fabs(owned[i] - energies[i]) < 1e-5 * fabs(energies[i]));
+
+    double moved[9];
+    memcpy(moved, positions, sizeof moved);
+    FAILS(diffusim_domain_step(domain, 5, scores, NULL, moved, NULL, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "without options");
+    diffusim_statistics_t statistics = {.struct_size = sizeof statistics};
+    FAILS(diffusim_domain_statistics(domain, &statistics), DIFFUSIM_ERROR_INVALID_ARGUMENT, "without options");
+    diffusim_simulation_options_t options;
+    OK(diffusim_simulation_options_init(&options, sizeof options));
+    options.effective_step = 1.3e-6;
+    options.adapter = DIFFUSIM_MALA;
+    FAILS(diffusim_domain_reconfigure(domain, &options, 2), DIFFUSIM_ERROR_UNSUPPORTED, "LeimkuhlerMatthews");
+    options.adapter = DIFFUSIM_LEIMKUHLER_MATTHEWS;
+    OK(diffusim_domain_reconfigure(domain, &options, 2));
+    OK(diffusim_domain_set_particles(domain, types, 3, ids, 3));
+    FAILS(diffusim_domain_step(domain, 5, scores, NULL, moved, NULL, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "positions holds 3 numbers; expected 9");
+    const double forces[9] = {30.0};
+    OK(diffusim_domain_step(domain, 5, scores, forces, moved, NULL, 9));
+    TRUE(moved[0] != positions[0] && fabs(moved[0] - positions[0]) < 0.1);
+    double velocities[9] = {0.7};
+    FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, velocities, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "velocities holds 9 numbers; expected 0");
+    scores[4] = NAN;
+    memcpy(moved, positions, sizeof moved);
+    FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, NULL, 9), DIFFUSIM_ERROR_NOT_FINITE, "(particle id 0)");
+    TRUE(memcmp(moved, positions, sizeof moved) == 0);
+    OK(diffusim_domain_statistics(domain, &statistics));
+    TRUE(fabs(statistics.effective_step - 1.3e-6) < 1e-12 && statistics.steps == 7);
+    diffusim_domain_free(domain);
+    diffusim_domain_free(NULL);
+    diffusim_model_free(model);
+}
+
 int main(int argc, char** argv) {
     TRUE(argc == 3);
     TRUE(diffusim_abi_version() == DIFFUSIM_ABI_VERSION);
@@ -490,6 +564,7 @@ int main(int argc, char** argv) {
     blends(network);
     devices();
     periodic(argv[2], network);
+    domains(argv[2]);
     diffusim_model_free(network);
     return 0;
 }

@@ -113,3 +113,38 @@ def test_forces_on_atoms_that_the_model_does_not_move_do_not_reach_it(tmp_path):
     lr.run(tmp_path, lr.header("net.data") + FIX + lines + dumped("a") + "run 9\n")
     (forces,) = follow(tmp_path, "a")
     assert (forces[:, [0, 2, 4]] == 0).all() and (forces[:, [1, 3]] != 0).all()
+
+
+def test_metadynamics_gives_the_exact_free_energy(tmp_path):
+    """COLVARS on a double well, F(x) = kT h ((x/a)^2 - 1)^2: within 1 kJ/mol up to 10 kJ/mol, by reweighting frames
+    under the final bias with exp(V/kT).
+    """
+    barrier, half_width = 5.5, 0.7  # kT, nm
+    kt = lr.BOLTZMANN * lr.TRAINED
+    lr.analytic(tmp_path / "m.safetensors", "double-well", 1, barrier=barrier, half_width=half_width, stiffness=23.0)
+    lr.write_beads(tmp_path / "beads.data", np.array([[[-half_width, 0.02, -0.03]]]), (12.3,), "real")
+    variable = (
+        "colvar {\nname x\nwidth 0.25\nlowerBoundary -14\nupperBoundary 14\nhardLowerBoundary on\n"
+        "hardUpperBoundary on\ndistanceZ {\nmain { atomNumbers 1 }\nref { dummyAtom (0, 0, 0) }\naxis (1, 0, 0)\n}\n}\n"
+    )
+    for name, every in (("fill", 50), ("frozen", 1_000_000_000)):
+        (tmp_path / f"{name}.colvars").write_text(
+            f"colvarsTrajFrequency 8\n{variable}metadynamics {{\nname hills\ncolvars x\nhillWeight 0.3\nhillWidth 10\n"
+            f"newHillFrequency {every}\nwellTempered on\nbiasTemperature {6 * lr.TRAINED}\noutputEnergy on\n}}\n"
+        )
+    lr.run(
+        tmp_path,
+        lr.header("beads.data")
+        + f"fix 1 all diffusim {lr.TRAINED} 48291 model m.safetensors spring 2.0\n"
+        + "fix 2 all colvars fill.colvars output fill tstat 1\nrun 60000\nunfix 2\n"
+        + "fix 2 all colvars frozen.colvars input fill output frozen tstat 1\nrun 160000\n",
+    )
+    _, x, bias = np.loadtxt(tmp_path / "frozen.colvars.traj", comments="#").T
+    edges = np.linspace(-1.0, 1.0, 26)
+    centres = (edges[1:] + edges[:-1]) / 2
+    weights = np.histogram(0.1 * x, edges, weights=np.exp(4.184 * bias / kt))[0]
+    exact = kt * barrier * ((centres / half_width) ** 2 - 1) ** 2
+    p, q = weights / weights.sum(), np.exp(-exact / kt)
+    apart = kt * np.abs(np.log(p) - np.log(q / q.sum()))
+    assert apart[exact < 10].max() < 1.0
+    assert exact[len(exact) // 2] > 10

@@ -237,3 +237,114 @@ fix 2 first nve
     core.step(50)
     assert np.array_equal(last[5:], core.positions[0])
     assert np.array_equal(last[:5], first[:5])
+
+
+@pytest.mark.parametrize(("adapter", "name"), [("heun", "heun"), ("mala", "mala")])
+def test_adapters_that_take_no_bias(tmp_path, adapter, name):
+    """The core's trajectory, on 1 rank and with molecules shared out over 2; an error where a force acts."""
+    model = diffusim.Model(lr.NETWORK)
+    write_data(tmp_path / "net.data", model, "nano", n_molecules=3)
+    script = lr.header("net.data", "nano") + (
+        f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} effective_step 1.7e-4 adapter {adapter}\n"
+        f"thermo_style custom step f_1[8] f_1[4]\nthermo 60\n{lr.dump(60)}"
+    )
+    core = diffusim.Simulation(model, 331.0, effective_step=1.7e-4, seed=7, n_replicas=3, adapter=name)
+    core.step(60)
+    for n_ranks in (1, 2):
+        row = lr.thermo(lr.run(tmp_path, script + "run 60\n", n_ranks))[-1]
+        assert np.array_equal(lr.frames(tmp_path)[-1], core.positions.reshape(-1, 3))
+        acceptance = core.statistics.acceptance or 0.0
+        assert row[1:] == pytest.approx([acceptance, 60], rel=1e-6)
+        assert (acceptance > 0) == (adapter == "mala") and acceptance < 1
+    error = lr.error_of(tmp_path, script + "fix 2 all addforce 0.3 0 0\nrun 5\n")
+    assert "needs the bias at both ends" in error
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_blend_of_two_models(tmp_path, n_ranks):
+    """E = (1 - lambda) E_a + lambda E_b with lambda from a variable: the core's trajectory, energy and derivative."""
+    n_molecules, n_steps = 3, 40
+    ends = [lr.analytic(tmp_path / f"{k}.safetensors", "harmonic", 3, stiffness=k) for k in (37.0, 61.0)]
+    start = 0.3 * np.random.default_rng(5).normal(size=(n_molecules, 3, 3))
+    lr.write_beads(tmp_path / "beads.data", start, lr.MASSES, "nano")
+    script = (
+        lr.header("beads.data", "nano", "f f f")
+        + f"""
+variable lambda equal 0.2+0.01*step
+fix 1 all diffusim 345.0 4711 model 37.0.safetensors effective_step 0.0021 blend 61.0.safetensors v_lambda
+thermo_style custom step f_1 f_1[7]
+thermo_modify norm no
+thermo {n_steps // 2}
+{lr.dump(n_steps // 2)}run {n_steps}
+"""
+    )
+    core = diffusim.Simulation(
+        diffusim.Model.blend(*ends, 0.2), 345.0, effective_step=0.0021, seed=4711, n_replicas=n_molecules
+    )
+    core.positions = start
+    output = lr.run(tmp_path, script, n_ranks)
+    unit = lr.BOLTZMANN * lr.TRAINED / lr.ENERGY["nano"]
+    for frame, row in zip(lr.frames(tmp_path), lr.thermo(output), strict=True):
+        assert np.array_equal(frame, core.positions.reshape(-1, 3))
+        a, b = core.component_energies.T
+        expected = unit * np.array([core.energies.sum(), (b - a).sum()])
+        assert row[1:] == pytest.approx(expected, rel=1e-6)
+        for _ in range(n_steps // 2):
+            core.lambda_ = 0.2 + 0.01 * (core.step_count + 1)
+            core.step(1)
+    for change, words in [
+        ("v_lambda", ["variable 'other'", "style equal"]),
+        ("0.2+0.01*step", ["lambda is 1.", "expected 0"]),
+    ]:
+        other = script.replace(change, {"v_lambda": "v_other"}.get(change, "0.9+0.01*step"))
+        error = lr.error_of(tmp_path, other, n_ranks)
+        assert all(word in error for word in ["fix diffusim: ", *words]), error
+
+
+@pytest.mark.parametrize(("units", "n_ranks", "given"), [("real", 1, False), ("metal", 2, True)])
+def test_langevin_has_velocities(tmp_path, units, n_ranks, given):
+    """The core's positions and velocities, bit for bit; LAMMPS's temperature is the kinetic one; restart files."""
+    n_molecules, time_step, friction = 4, 0.017, 3.3  # ps, 1/ps
+    length, time = lr.UNITS[units][0], lr.TIME[units]
+    model = lr.analytic(tmp_path / "m.safetensors", "harmonic", 3, stiffness=37.0)
+    start = 0.2 * np.random.default_rng(6).normal(size=(n_molecules, 3, 3))
+    lr.write_beads(tmp_path / "beads.data", start, lr.MASSES, units)
+    fix = f"fix 1 all diffusim 345.0 4711 model m.safetensors friction {friction * time!r} adapter langevin\n"
+    script = (
+        lr.header("beads.data", units, "f f f")
+        + ("velocity all create 200 99 loop geom mom no\n" if given else "")
+        + f"timestep {time_step / time!r}\n{fix}"
+    )
+    output = f"""
+compute_modify thermo_temp extra/dof 0
+thermo_style custom step temp
+thermo 30
+{lr.dump(30)}{lr.dump(30, "v.dump", "vx vy vz")}run 30
+"""
+    table = lr.thermo(lr.run(tmp_path, script + output + "write_restart half.restart\nrun 30\n", n_ranks))
+    frames, velocities = lr.frames(tmp_path), lr.frames(tmp_path, "v.dump")
+    core = diffusim.Simulation(
+        model,
+        345.0,
+        time_step=time_step / time * time,
+        friction_rate=friction * time * (1 / time),
+        masses=lr.MASSES,
+        seed=4711,
+        n_replicas=n_molecules,
+        adapter="langevin",
+    )
+    core.positions = (start / length) * length
+    unit = length / time
+    if given:
+        core.velocities = (velocities[0] * unit).reshape(core.velocities.shape)
+    for frame, v in zip(frames, velocities, strict=True):
+        assert frame.reshape(start.shape) == pytest.approx(core.positions / length, rel=1e-12)
+        assert v.reshape(start.shape) == pytest.approx(core.velocities / unit, rel=1e-12)
+        core.step(30)
+    assert np.abs(frames[-1] - frames[0]).max() > 0.05 / length
+    masses = np.array(lr.MASSES * n_molecules)
+    kinetic = (masses * ((velocities[-1] * unit) ** 2).sum(axis=1)).sum() / (9 * n_molecules * lr.BOLTZMANN)
+    assert table[-1, 1] == pytest.approx(kinetic, rel=1e-4)
+    lr.run(tmp_path, "read_restart half.restart\n" + fix + output)
+    assert np.array_equal(lr.frames(tmp_path)[-1], frames[-1])
+    assert np.array_equal(lr.frames(tmp_path, "v.dump")[-1], velocities[-1])

@@ -189,12 +189,6 @@ def test_score_that_is_not_finite_keeps_the_last_good_frame(data):
     assert "last good frame" in error
 
 
-def test_periodic_model(data):
-    model = lr.NETWORK.with_name("message_passing_periodic.safetensors")
-    error = lr.error_of(data, lr.header("net.data") + f"fix 1 all diffusim 300 7 model {model} spring 3\nrun 5\n")
-    assert "is a periodic model, which LAMMPS does not run yet" in error
-
-
 def test_pair_style(data):
     header = lr.header("net.data")
     assert "takes no arguments" in lr.error_of(data, header + "pair_style diffusim 5.0\n")

@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import diffusim
+from diffusim import terminal
 from diffusim.report import statistics
 from diffusim.report.ensemble import Ensemble
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "surfaces")]
+sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "lennard-jones", "surfaces")]
 
 import alkanes  # noqa: E402
 import barriers  # noqa: E402
 import common  # noqa: E402
+import fluid  # noqa: E402
 import make_reference as alkane_reference  # noqa: E402
 import measure_ala2  # noqa: E402
+import measure_lennard_jones  # noqa: E402
 import surfaces  # noqa: E402
 
 
@@ -168,3 +172,25 @@ def test_unknown_systems_are_named():
         [sys.executable, ROOT / "examples" / "accuracy", "benzene"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and "there is no system benzene; known are double-well" in done.stderr
+
+
+def test_radial_distribution_and_its_largest_error():
+    """Of an ideal gas it is 1 within its statistics; an error in one bin is found there, and none below the peak."""
+    random, n, length = np.random.default_rng(8), 500, 1.7
+    edges = np.linspace(0.2, 0.8, 25)
+    gas = random.uniform(0, length, (40, n, 3))
+    g = fluid.radial_distribution(gas, length, edges)
+    pairs = 40 * n * (n - 1) / 2 * 4 / 3 * np.pi * np.diff(edges**3) / length**3
+    assert np.abs(g.mean(axis=0) - 1) == pytest.approx(0, abs=4.5 / np.sqrt(pairs.min()))
+    expected = np.where(np.arange(24) < 3, 0.1, 1.0)
+    found = np.tile(expected, (50, 1)) + 0.001 * random.normal(size=(50, 24))
+    found[:, 1] += 0.05
+    found[:, 9] += 0.03
+    value, at, error = measure_lennard_jones.largest_error(found, expected, np.full(24, 0.0007))
+    assert at == 9 and abs(value - 0.03) < 4.5 * error
+    assert error == pytest.approx(np.hypot(0.0007, 0.001 / np.sqrt(50)), rel=0.1)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.safetensors")), ids=lambda path: path.stem)
+def test_every_example_can_be_described(path):
+    assert path.name in terminal.describe_model(diffusim.Model(path), path.name)

@@ -1,13 +1,16 @@
 """Blends of two models and what is computed with them, against closed forms. No parameter is 1."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffusim import DiffusimError, Model, Simulation, alchemy
 
+ROOT = Path(__file__).parents[2]
 T0 = 250.0
 STIFFNESS = 40.0
 WEIGHT, SPREAD = 2.7, (0.13, 0.21, 0.17)
@@ -325,7 +328,7 @@ def test_an_exchange_is_repeatable_and_continues_from_its_checkpoint():
         ([0.0, 1.2], {}, "lambda is 1.2; expected 0"),
         ([0.0, 1.0], {"model": "harmonic"}, "nothing depends on lambda: harmonic is no blend"),
         ([0.0, 1.0], {"steps": 0}, "steps is 0; expected 1 or more"),
-        ([0.0, 1.0], {"n_replicas": 3}, "leave out n_replicas"),
+        ([0.0, 1.0], {"n_replicas": 3}, "n_replicas is 3, but a walker is one replica"),
     ],
 )
 def test_a_wrong_exchange_is_one_sentence(lambdas, changes, sentence):
@@ -343,6 +346,15 @@ def test_wrong_ladders_are_one_sentence():
         alchemy.Ladder.from_energies([0, 1], energies, -1)
     with pytest.raises(DiffusimError, match="1 ladders were given"):
         alchemy.free_energies([alchemy.Ladder.from_energies([0, 1], energies)])
+
+
+def test_the_example_agrees_with_frames_that_were_never_tied():
+    program, model = ROOT / "examples/python/alchemy.py", ROOT / "examples/ala2/ala2.safetensors"
+    done = subprocess.run([sys.executable, program, model, "20"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tied, error, free, free_error = map(float, re.findall(r"\d+\.\d+", done.stdout.split("with the tie")[1]))
+    assert error < 0.2 and free_error < 0.05
+    assert abs(tied - free) < 4 * np.hypot(error, free_error)
 
 
 def test_pymbar_leaves_jax_alone():

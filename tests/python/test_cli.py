@@ -53,6 +53,54 @@ def test_info_shows_what_the_file_says(command):
         assert text in out
 
 
+def test_info_advises_on_the_step(command):
+    model = ALA2 / "ala2.safetensors"
+    status, out, _ = command("info", model, "--advise", "--friction", "500")
+    assert status == 0
+    curvature = float(re.search(r"stiffest +\S+ /nm² in 64 start frames, (\S+) /nm²", out)[1])
+    assert 0.5 < curvature / Model(model).metadata["largest_curvature"] < 2
+    softest = float(re.search(r"too soft +k below (\S+)", out)[1])
+    spring, tau = map(float, re.search(r"advice +k = (\S+) /nm², τ = (\S+) nm²", out).groups())
+    assert softest == pytest.approx(curvature / 4, rel=0.01) and spring == pytest.approx(curvature / 0.8, rel=0.01)
+    assert re.search(r"k / nm⁻² +τ / nm² +τ × stiffest +Δt / ps +euler-maruyama", out)
+    assert re.search(r" 0.4 +\S+ +\+25.0% +\+0.0% +-4.8%\n", out), out  # 1/(1 - .4/2), exact, (1 - .2)/(1 - .2 + .04)
+    assert not re.search(r"unstable *\n *\n", out)
+    status, out, err = command("info", model, "--advise", "--spring", str(0.9 * softest))
+    assert status == 1 and "is too soft: this model needs more than" in err and "unstable" in out
+    assert command("info", model, "--advise", "--spring", str(1.2 * softest))[0] == 0
+
+
+def test_bound_says_what_a_step_is_good_for(command, tmp_path):
+    """Of a harmonic model, whose L is known: the bound at one step, the steps wanted, and a measurement."""
+    model = tmp_path / "harmonic.json"
+    description = {"format_version": 1, "kind": "harmonic", "n_particles": 2, "length_unit": "nm"}
+    model.write_text(json.dumps(description | {"training_temperature": 290, "hyperparameters": {"stiffness": 70.0}}))
+    arguments = ["bound", model, "--horizon", "3ps", "--diffusion", "0.02", "--effective-step", "0.001"]
+    status, out, _ = command(*arguments, "--score-error", "0.5")
+    assert status == 0
+    assert "0.06 nm² of D t = 3 ps" in out and "L = 70 /nm², d = 6 coordinates" in out
+    assert "60 of τ = 0.001 nm², k = 500 /nm²" in out
+    assert "KL ≤ 0.0075 (score) + 1.81 (step) = 1.81" in out  # .06 x .25/2; 4900 x 60 (6e-6 + 420e-9/3)
+    assert re.search(r"wanted +1,0[67]\d steps", out) and "total variation ≤ 0.224" in out, out  # 4900 x 6 x .0036/.1
+    picture = tmp_path / "kl.png"
+    burn = ["--burn-in", "0.1", "--steps", "16", "--paths", "200"]
+    status, out, err = command(*arguments, "--reference", model, *burn, "-o", picture)
+    assert status == 0, err
+    rows = json.loads(picture.with_suffix(".json").read_text())["rows"]
+    assert [row["n_steps"] for row in rows] == [1, 2, 4, 8, 16] and picture.stat().st_size > 10_000
+    exact = 70 * 6 / 2 * 16 * (0.06 / 16 + np.expm1(-70 * 0.06 / 16) / 70)  # theory (15)
+    measured = rows[-1]["total"]
+    assert abs(measured["value"] - exact) < 4 * measured["error"] < 0.2 * exact
+    assert all(row["total"]["value"] < row["bound_total"] for row in rows)
+    flat = tmp_path / "flat.json"
+    flat.write_text(json.dumps(description | {"kind": "free", "training_temperature": 290, "hyperparameters": {}}))
+    status, _, err = command("bound", flat, "--horizon", "0.1nm2")
+    assert status == 1 and "neither states its largest curvature" in err
+    soft = ["--spring", "3", "--curvature", "70"]
+    status, out, _ = command("bound", flat, "--horizon", "0.1nm2", *soft)
+    assert status == 0 and "at this step the bound says nothing about whole paths" in out
+
+
 def test_doctor_finds_everything(command):
     status, out, _ = command("doctor")
     assert status == 0, out
@@ -158,7 +206,7 @@ def test_run_takes_every_adapter(command):
     for engine in ("core", "openmm"):
         status, out, _ = command("run", SMALL, *steps, *inertial, "--engine", engine)
         assert status == 0
-        said.add(re.search(r"kinetic temperature of the last frame [\d.]+ K", out).group())
+        said.add(re.search(r"kinetic temperature of the last frame [\d.]+ K, which varies by 37 %", out).group())
     assert len(said) == 1
     status, out, _ = command("run", SMALL, *steps, "--adapter", "mala", "--engine", "openmm")
     assert status == 0 and re.search(r"acceptance 0\.\d+", out), out
@@ -278,7 +326,22 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
     Path("folder.dcd").mkdir()
     data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb"]
     for arguments, sentence in (
+        (["bound", SMALL, "--horizon", "100ps"], "--horizon 100ps is physical time and needs --diffusion"),
+        (["bound", SMALL, "--horizon", "-3nm2"], "--horizon is -3nm2; expected a positive length"),
+        (["bound", SMALL, "--horizon", "3 parsec"], "expected a number and its unit"),
+        (["bound", SMALL, "--horizon", "3nm2", "--diffusion", "-2"], "--diffusion is -2; expected a positive number"),
+        (["bound", SMALL, "--horizon", "3nm2", "--score-error", "-2"], "--score-error is -2; expected 0 or more"),
+        (["bound", SMALL, "--horizon", "3nm2", "--spring", "9", "--effective-step", "1"], "give one of them"),
+        (["bound", SMALL, "--horizon", "3nm2", "-o", "a.png"], "give a truth with --system or --reference"),
+        (["bound", SMALL, "--horizon", "3nm2", "--system", SMALL, "--reference", SMALL], "are two truths"),
+        (["bound", SMALL, "--horizon", "3nm2", "--system", "gone.xml"], "there is no file gone.xml"),
+        (["bound", SMALL, "--horizon", "3nm2", "--system", ALA2 / "ala2.pdb"], "is no System written by OpenMM"),
+        (["bound", ALA2 / "ala2.pdb", "--horizon", "3nm2"], "is not a readable safetensors file"),
         (["info", "gone.safetensors"], "gone.safetensors"),
+        (["info", SMALL, "--spring", "3"], "--spring is for --advise"),
+        (["info", SMALL, "--advise", "--spring", "-3"], "--spring is -3; expected a positive number"),
+        (["info", SMALL, "--advise", "--friction", "3", "--diffusion", "2"], "give one of them"),
+        (["info", SMALL, "--advise", "--data", "gone.npz"], "there is no file gone.npz"),
         (["info", ALA2 / "ala2.pdb"], "ala2.pdb is not a readable safetensors file"),
         (["run", "m.safetensors", "-o", "a.xtc"], "ends in .dcd"),
         (["run", "m.safetensors", "-o", "no/a.dcd"], "no directory no"),

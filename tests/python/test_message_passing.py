@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffusim import DiffusimError, Model, Simulation
+from diffusim import DiffusimError, Domain, Model, Simulation
 from diffusim.training.message_passing import MessagePassingNetwork, nearest
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -79,6 +79,35 @@ def test_other_particles_and_cells():
         simulation.cell = np.eye(3)
     with pytest.raises(DiffusimError, match="particle 1 is 'Xe'"):
         model.for_species(["C", "Xe"])
+
+
+def test_domains_add_up():
+    """Two halves of a cell, each with all images that may matter around it."""
+    _, _, model, fixture = load("message_passing_periodic")
+    x, cell = np.array(fixture["positions"][0]), model.start_cell
+    names = [p["element"] or p["name"] for p in model.metadata["particles"]]
+    types, n = np.array([["N", "C"].index(name) for name in names]), len(names)
+    domain = Domain(model, ["N", "C"])
+    assert domain.reach == pytest.approx(3 * 0.55)
+    shifts = np.stack(np.meshgrid(*3 * [np.arange(-3, 4)], indexing="ij"), -1).reshape(-1, 3)
+    shifts = np.concatenate([[[0, 0, 0]], shifts[(shifts != 0).any(axis=1)]])
+    particles, images = np.tile(np.arange(n), len(shifts)), np.repeat(shifts @ cell, n, axis=0)
+    scores, energy, virial = np.zeros((n, 3)), 0.0, np.zeros((3, 3))
+    for own in (np.arange(n) < 7, np.arange(n) >= 7):
+        is_own = np.concatenate([own, np.zeros(len(particles) - n, bool)])
+        order = np.concatenate([np.flatnonzero(is_own), np.flatnonzero(~is_own)])
+        positions = (x[particles] + images)[order]
+        s, e, w = domain.evaluate(positions, types[particles][order], own.sum())
+        np.add.at(scores, particles[order], s)
+        energy, virial = energy + e.sum(), virial + w.sum(axis=0)
+    expected, energies, virials = model.evaluate_in_cell(x[None], cell)
+    assert scores == pytest.approx(expected[0], abs=2e-6 * np.abs(expected).max())
+    assert energy == pytest.approx(energies[0], rel=1e-6)
+    assert virial == pytest.approx(virials[0], abs=1e-5 * np.abs(virials).max())
+    with pytest.raises(DiffusimError, match="particle 1 is of type 2"):
+        domain.evaluate(x[:2], [0, 2], 1)
+    with pytest.raises(DiffusimError, match="n_owned"):
+        domain.evaluate(x[:2], [0, 1], 3)
 
 
 def test_weights_start_with_energies_of_order_one_per_particle():

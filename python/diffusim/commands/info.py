@@ -1,19 +1,49 @@
-"""`diffusim info`: what a model file says about itself."""
+"""`diffusim info`: what a model file says about itself, and which step suits it."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from diffusim.terminal import console, say, seconds
+from diffusim.terminal import console, fail, say, seconds
 
 
-def info(model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")]) -> None:
-    """Show what is in a model file: particles, units, noise levels, steps, provenance, hash."""
+def info(
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    advise: Annotated[
+        bool, typer.Option("--advise", help="Measure the stiffest mode and advise on the step instead.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Measure at these snapshots, not at the model's own.")] = None,
+    topology: Annotated[Path | None, typer.Option(help="Topology (PDB) with the atoms of the snapshots.")] = None,
+    select: Annotated[str, typer.Option(help="Atoms of the model, in mdtraj's language: 'not element H'.")] = "all",
+    unit: Annotated[str | None, typer.Option(help="Length unit of the snapshots.")] = None,
+    friction: Annotated[float | None, typer.Option(help="Friction rate, 1/ps: says time steps, too.")] = None,
+    diffusion: Annotated[
+        float | None, typer.Option(help="Diffusion coefficient of every particle, nm²/ps, in place of --friction.")
+    ] = None,
+    spring: Annotated[float | None, typer.Option(help="A spring to judge, 1/nm².")] = None,
+) -> None:
+    """Show what is in a model file: particles, units, noise levels, steps, provenance, hash.
+
+    With --advise: the largest curvature of the learned energy, which springs are too soft for it, and what a step does
+    to its stiffest mode.
+    """
+    given = {"--data": data, "--friction": friction, "--diffusion": diffusion, "--spring": spring}
+    if not advise and (useless := [flag for flag, value in given.items() if value is not None]):
+        fail(f"{useless[0]} is for --advise; add --advise, or leave it out.")
+    for flag in ("--friction", "--diffusion", "--spring"):
+        if given[flag] is not None and not 0 < given[flag] < math.inf:
+            fail(f"{flag} is {given[flag]:g}; expected a positive number.")
+    if friction is not None and diffusion is not None:
+        fail("--friction and --diffusion both say how fast particles diffuse; give one of them.")
     from diffusim.core import Model
 
     loaded = Model(model)
+    if advise:
+        _advise(loaded, _frames(loaded, data, topology, select, unit), friction, diffusion, spring)
+        return
     metadata = loaded.metadata
     say("model", f"{model}, {len(loaded.bytes) / 1e6:.2f} MB, sha256 {loaded.sha256}")
     say("kind", f"{metadata['kind']}{_network(metadata)}")
@@ -44,6 +74,68 @@ def info(model: Annotated[Path, typer.Argument(help="Model file (.safetensors)."
             table.add_row(str(i), p["name"], p["element"], residue, f"{p['mass']:.3f}", bonded)
         console.print()
         console.print(table)
+
+
+def _frames(model, data: Path | None, topology: Path | None, select: str, unit: str | None):
+    if data is None:
+        return None
+    from diffusim import snapshots
+
+    known = snapshots.read(data, topology, select, unit)
+    model.check_particles([p.element for p in known.particles], [p.name for p in known.particles])
+    return known.positions
+
+
+def _advise(model, frames, friction: float | None, diffusion: float | None, spring: float | None) -> None:
+    from diffusim import advice
+
+    found = advice.advise(model, frames)
+    at = "start frames" if frames is None else "snapshots"
+    of_frames = f"{found.curvature_of_frames:.3g} /nm² in {found.n_frames} {at}"
+    say("stiffest", f"{of_frames}, {found.curvature:.3g} /nm² in a short run from there")
+    stated = model.metadata.get("largest_curvature")
+    if stated and found.curvature > 1.2 * stated:
+        say(
+            "warning",
+            f"the file states {stated:.3g} /nm²; frames here are stiffer, so take the springs below",
+            "yellow",
+        )
+    say("too soft", f"k below {found.softest_spring:.3g} /nm², τ above {found.stability_limit:.2g} nm²: unstable")
+    say("advice", f"k = {found.spring:.3g} /nm², τ = {found.effective_step:.2g} nm²: a fifth of the limit")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    steps = [0.1 * found.effective_step, found.effective_step, found.stability_limit / 2, 0.9 * found.stability_limit]
+    if spring is not None:
+        steps = sorted([*steps, 0.5 / spring])
+    times = [_time_step(model, tau, friction, diffusion) for tau in steps]
+    headings = ["k / nm⁻²", "τ / nm²", "τ × stiffest"] + ["Δt / ps"] * (times[0] is not None)
+    for heading in [*headings, "euler-maruyama", "leimkuhler-matthews", "heun"]:
+        table.add_column(heading, justify="right")
+    for tau, time in zip(steps, times, strict=True):
+        h = tau * found.curvature
+        errors = [
+            advice.relative_variance(adapter, h) - 1 for adapter in ("euler-maruyama", "leimkuhler-matthews", "heun")
+        ]
+        texts = [f"{error:+.1%}" if math.isfinite(error) else "unstable" for error in errors]
+        cells = [f"{0.5 / tau:.3g}", f"{tau:.2g}", f"{h:.2g}"] + ([] if time is None else [f"{time:.2g}"])
+        mine = spring is not None and tau == 0.5 / spring
+        table.add_row(*cells, *texts, style="bold" if mine else "")
+    console.print()
+    console.print(table)
+    console.print("Percentages: error of the variance of the stiffest mode, were it harmonic. Softer modes have less.")
+    if spring is not None and spring <= found.softest_spring:
+        fail(f"--spring {spring:g} /nm² is too soft: this model needs more than {found.softest_spring:.3g} /nm².")
+
+
+def _time_step(model, tau: float, friction: float | None, diffusion: float | None) -> float | None:
+    """ps, of the most mobile particle."""
+    from diffusim.core import Simulation
+
+    if friction is None and diffusion is None:
+        return None
+    simulation = Simulation(
+        model, effective_step=tau, friction_rate=friction, diffusion_coefficient=diffusion, allow_unstable=True
+    )
+    return simulation.statistics.time_step
 
 
 def _network(metadata: dict) -> str:

@@ -12,6 +12,8 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diffusim import _library
 
 if TYPE_CHECKING:
@@ -54,8 +56,9 @@ def lmp_styles() -> tuple[str, list[str]]:
 def write_data(path: str | Path, model: "Model", units: str = "real", n_molecules: int = 1) -> list[str]:
     """Write a LAMMPS data file (atom_style full) of `model`'s molecule, or of copies that do not feel one another.
 
-    Molecule r has the positions of the model's start frame r mod n_frames: those that the core starts from. Returns
-    the element of each atom type, as keyword `types` of the fix and `pair_coeff` want them.
+    Molecule r has the positions of the model's start frame r mod n_frames: those that the core starts from. Of a
+    periodic model, its first start frame in its cell; `replicate` makes more of it. Returns the element of each atom
+    type, as keyword `types` of the fix and `pair_coeff` want them.
     """
     if units not in UNITS:
         raise ValueError(f"units is '{units}'; expected one of {', '.join(UNITS)}")
@@ -64,15 +67,30 @@ def write_data(path: str | Path, model: "Model", units: str = "real", n_molecule
         raise ValueError(f"{model.name} has no start positions to write")
     length, mass = UNITS[units]
     particles = model.metadata["particles"]
-    types = list(dict.fromkeys((particle["element"], particle["mass"]) for particle in particles))
+    types = list(dict.fromkeys((particle["element"] or particle["name"], particle["mass"]) for particle in particles))
     used = frames[:n_molecules]
-    bounds = zip("xyz", used.min(axis=(0, 1)) - MARGIN, used.max(axis=(0, 1)) + MARGIN, strict=True)
+    low, high, tilts = used.min(axis=(0, 1)) - MARGIN, used.max(axis=(0, 1)) + MARGIN, []
+    if model.is_periodic:
+        if n_molecules != 1:
+            raise ValueError(f"{model.name} is periodic; write it once, and let LAMMPS's `replicate` make copies")
+        cell = model.start_cell
+        if cell[0, 1] or cell[0, 2] or cell[1, 2]:
+            raise ValueError(f"the cell of {model.name} does not lie as LAMMPS wants it: a along x, b in the xy plane")
+        low, high = np.zeros(3), cell.diagonal()
+        if not np.array_equal(cell, np.diag(high)):
+            tilts = [" ".join(repr(float(cell[i, k]) / length) for i, k in ((1, 0), (2, 0), (2, 1))) + " xy xz yz"]
+    digits = ".17g" if model.is_periodic else ".6g"
+    bounds = [
+        f"{a / length:{digits}} {b / length:{digits}} {axis}lo {axis}hi"
+        for axis, a, b in zip("xyz", low, high, strict=True)
+    ]
     lines = [
         f"{model.name}: {n_molecules} x {len(particles)} particles, units {units}",
         "",
         f"{n_molecules * len(particles)} atoms",
         f"{len(types)} atom types",
-        *(f"{low / length:.6g} {high / length:.6g} {axis}lo {axis}hi" for axis, low, high in bounds),
+        *bounds,
+        *tilts,
         "",
         "Masses",
         "",
@@ -84,7 +102,7 @@ def write_data(path: str | Path, model: "Model", units: str = "real", n_molecule
     for molecule in range(n_molecules):
         frame = frames[molecule % len(frames)] / length
         for i, (particle, position) in enumerate(zip(particles, frame.tolist(), strict=True)):
-            atom_type = types.index((particle["element"], particle["mass"])) + 1
+            atom_type = types.index((particle["element"] or particle["name"], particle["mass"])) + 1
             coordinates = " ".join(map(repr, position))
             number = molecule * len(particles) + i + 1
             lines.append(f"{number} {molecule + 1} {atom_type} 0 {coordinates} # {particle['name']}")

@@ -3,16 +3,20 @@
 //! Every particle gathers: forward from its neighbours' messages, backward, as the source of messages, from the gradients of
 //! those who received them. So nobody writes where another does, and all sums have their order from the list of neighbours.
 //! ∂E/∂(x_a − x_b) of a message from a to b is kept for each entry of the list; a particle's score is the sum over its own
-//! entries and their reverses.
+//! entries and their reverses. Hence the particles of a large frame may be shared out over threads, and the bits stay the same.
 
 use super::dense::{GROUP, silu};
 use super::filter::{Interval, Place, envelope};
-use super::{Block, Message, MessagePassing, Network};
+use super::{Block, Message, Network};
 use crate::error::Result;
 use crate::lane::{CacheLine, Lanes, Packed, Real};
 use crate::model::Frames;
-use crate::neighbors::Neighbors;
+use crate::neighbors::{Neighbors, Owned};
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
+
+/// Particles that one thread takes at a time, a multiple of [`GROUP`].
+pub(super) const PER_TASK: usize = 64;
 
 /// A neighbour within the cutoff.
 #[derive(Clone, Copy, Default)]
@@ -40,6 +44,10 @@ pub(crate) struct Workspace<R> {
     /// ∂E/∂(x_a − x_b), where `a` is the particle of the entry.
     gradients: Vec<[R; 3]>,
     memory: Vec<R>,
+    /// Of the last frame: the energy of each particle, kT₀.
+    pub(super) energies: Vec<R>,
+    /// Of the last frame, where asked for: the virial of each particle's entries, kT₀.
+    pub(super) virials: Vec<[f64; 9]>,
 }
 
 /// Lengths of rows, in numbers.
@@ -176,9 +184,11 @@ struct Context<'a, R> {
     messages: &'a [R],
     /// Gradients by what the messages of this block were added to, `[n][upstream]`; on the way back.
     upstream: &'a [R],
+    /// Gradients of all entries, once they are complete.
+    gradients: &'a [[R; 3]],
 }
 
-/// A pass over the particles.
+/// A pass over some particles, whose arrays begin with the first of them.
 enum Pass<'a, R> {
     Edges {
         edges: &'a mut [Edge<R>],
@@ -197,26 +207,103 @@ enum Pass<'a, R> {
         gradients: &'a mut [[R; 3]],
         temporary: &'a mut [R],
     },
+    /// `virials` may be empty.
+    Scores {
+        scores: &'a mut [[f64; 3]],
+        virials: &'a mut [[f64; 9]],
+    },
 }
 
-/// A pass and what it reads.
+/// A pass over `particles` and what it reads.
 pub(crate) struct Job<'a, R> {
     context: Context<'a, R>,
+    particles: Range<usize>,
     pass: Pass<'a, R>,
+}
+
+impl<'a, R: Machine> Job<'a, R> {
+    /// Run it in tasks of [`PER_TASK`] particles on the threads of the pool that this thread belongs to.
+    fn spread(self) {
+        let n_tasks = self.particles.len().div_ceil(PER_TASK);
+        if n_tasks <= 1 {
+            return R::run(self);
+        }
+        let [first, second] = self.split_at(n_tasks / 2);
+        rayon::join(|| first.spread(), || second.spread());
+    }
+
+    /// The first `n_tasks` tasks, and the others.
+    fn split_at(self, n_tasks: usize) -> [Self; 2] {
+        let Job { context, particles, pass } = self;
+        let Context { layout, list, .. } = context;
+        let n = n_tasks * PER_TASK;
+        let middle = particles.start + n;
+        let n_entries = list.of(middle).start - list.of(particles.start).start;
+        let n_temporary = n_tasks * GROUP * layout.temporary();
+        let passes = match pass {
+            Pass::Edges { edges, n_edges } => {
+                let (edges, n_edges) = (edges.split_at_mut(n_entries), n_edges.split_at_mut(n));
+                [
+                    Pass::Edges { edges: edges.0, n_edges: n_edges.0 },
+                    Pass::Edges { edges: edges.1, n_edges: n_edges.1 },
+                ]
+            }
+            Pass::Forward { own, next, energies, temporary } => {
+                let row = if context.is_last() { layout.upstream() } else { layout.message() };
+                let (own, next) = (own.split_at_mut(n * layout.own()), next.split_at_mut(n * row));
+                let (energies, temporary) = (energies.split_at_mut(n), temporary.split_at_mut(n_temporary));
+                [
+                    Pass::Forward { own: own.0, next: next.0, energies: energies.0, temporary: temporary.0 },
+                    Pass::Forward { own: own.1, next: next.1, energies: energies.1, temporary: temporary.1 },
+                ]
+            }
+            Pass::Backward { own, next, gradients, temporary } => {
+                let (own, next) =
+                    (own.split_at_mut(n * layout.own()), next.split_at_mut(n * layout.upstream()));
+                let (gradients, temporary) =
+                    (gradients.split_at_mut(n_entries), temporary.split_at_mut(n_temporary));
+                [
+                    Pass::Backward {
+                        own: own.0,
+                        next: next.0,
+                        gradients: gradients.0,
+                        temporary: temporary.0,
+                    },
+                    Pass::Backward {
+                        own: own.1,
+                        next: next.1,
+                        gradients: gradients.1,
+                        temporary: temporary.1,
+                    },
+                ]
+            }
+            Pass::Scores { scores, virials } => {
+                let scores = scores.split_at_mut(n);
+                let virials = virials.split_at_mut(n.min(virials.len()));
+                [
+                    Pass::Scores { scores: scores.0, virials: virials.0 },
+                    Pass::Scores { scores: scores.1, virials: virials.1 },
+                ]
+            }
+        };
+        let mut ranges = [particles.start..middle, middle..particles.end].into_iter();
+        passes.map(|pass| Job { context, particles: ranges.next().expect("two parts"), pass })
+    }
 }
 
 impl<R: Real> Job<'_, R> {
     #[inline(always)]
     fn execute<T: Lanes<Scalar = R>>(self, zero: T) {
-        let context = self.context;
-        match self.pass {
-            Pass::Edges { edges, n_edges } => context.find_edges(edges, n_edges),
+        let Job { context, particles, pass } = self;
+        match pass {
+            Pass::Edges { edges, n_edges } => context.find_edges(particles, edges, n_edges),
             Pass::Forward { own, next, energies, temporary } => {
-                context.forward(zero, own, next, energies, temporary)
+                context.forward(zero, particles, own, next, energies, temporary)
             }
             Pass::Backward { own, next, gradients, temporary } => {
-                context.backward(zero, own, next, gradients, temporary)
+                context.backward(zero, particles, own, next, gradients, temporary)
             }
+            Pass::Scores { scores, virials } => context.scores(particles, scores, virials),
         }
     }
 }
@@ -230,7 +317,7 @@ impl WithSimd for Job<'_, f32> {
 }
 
 /// Runs a pass with what the machine has for this kind of number.
-pub(crate) trait Machine: Real {
+pub(crate) trait Machine: Real + Send + Sync {
     fn run(job: Job<Self>);
 }
 
@@ -247,42 +334,48 @@ impl Machine for f64 {
 }
 
 impl<R: Machine> Workspace<R> {
-    /// Scores (1/nm) of frame number `index` of a batch, the energy of its first `n_owned` particles and their virial (kT₀).
+    /// Scores (1/nm) of frame number `index` of a batch, its particles being of these `species`; energies and, `with_virials`,
+    /// virials of the particles stay here. Where the energy is that of the first `n_owned` particles only, the others
+    /// being copies around them in open space, scores are its gradient by all of them.
     pub(super) fn frame(
         &mut self,
-        model: &MessagePassing,
+        network: &Network,
+        species: &[u16],
         index: usize,
         frame: Frames,
-        n_owned: usize,
+        n_owned: Option<usize>,
         scores: &mut [f64],
-        energy: Option<&mut f64>,
-        virial: Option<&mut [f64; 9]>,
+        with_virials: bool,
     ) -> Result<()> {
         let Frames { positions, cell } = frame;
-        let network = &*model.network;
         if self.lists.len() <= index {
             self.lists.resize_with(index + 1, Neighbors::default);
         }
-        let list = &mut self.lists[index];
-        list.update(positions, cell, network.cutoff)?;
+        let layout = Layout::of(network);
+        let owned = n_owned.map(|count| Owned { count, shells: layout.n_blocks - 1 });
+        self.lists[index].update(positions, cell, network.cutoff, owned)?;
         let list = &self.lists[index];
-        let n = model.species.len();
+        let n = species.len();
+        let n_owned = n_owned.unwrap_or(n);
         let n_entries = list.entries().len();
         if self.edges.len() < n_entries {
             self.edges.resize_with(n_entries, Edge::default);
             self.gradients.resize(n_entries, [R::default(); 3]);
         }
         self.n_edges.resize(n.max(self.n_edges.len()), 0);
+        self.energies.resize(n.max(self.energies.len()), R::default());
+        self.virials.resize(if with_virials { n } else { 0 }, [0.0; 9]);
 
-        let layout = Layout::of(network);
+        let spreads =
+            n > PER_TASK && rayon::current_thread_index().is_some() && rayon::current_num_threads() > 1;
+        let n_tasks = if spreads { n.div_ceil(PER_TASK) } else { 1 };
         let n_groups = n.div_ceil(GROUP);
         let sizes = [
             n_groups * GROUP * layout.own(),
             (layout.n_blocks - 1) * n * layout.message(),
             n * layout.upstream(),
             n * layout.upstream(),
-            GROUP * layout.temporary(),
-            n.next_multiple_of(CacheLine::LEN),
+            n_tasks * GROUP * layout.temporary(),
         ];
         let total = sizes.iter().sum::<usize>() + CacheLine::LEN;
         if self.memory.len() < total {
@@ -290,13 +383,12 @@ impl<R: Machine> Workspace<R> {
         }
         let start = self.memory.as_ptr().align_offset(align_of::<CacheLine>()).min(CacheLine::LEN);
         let mut memory = &mut self.memory[start..];
-        let [own, messages, upstream, next_upstream, temporary, energies] =
-            sizes.map(|size| take(&mut memory, size));
+        let [own, messages, upstream, next_upstream, temporary] = sizes.map(|size| take(&mut memory, size));
 
         let context = Context {
             network,
             layout,
-            species: &model.species,
+            species,
             n_owned,
             list,
             positions,
@@ -305,8 +397,12 @@ impl<R: Machine> Workspace<R> {
             block: 0,
             messages: &[],
             upstream: &[],
+            gradients: &[],
         };
-        let run = |context: Context<R>, pass: Pass<R>| R::run(Job { context, pass });
+        let run = |context: Context<R>, pass: Pass<R>| {
+            let job = Job { context, particles: 0..n, pass };
+            if spreads { job.spread() } else { R::run(job) }
+        };
         run(context, Pass::Edges { edges: &mut self.edges, n_edges: &mut self.n_edges });
         let context = Context { edges: &self.edges, n_edges: &self.n_edges, ..context };
 
@@ -315,8 +411,8 @@ impl<R: Machine> Workspace<R> {
             let (before, after) = messages.split_at_mut(block * message_size);
             let messages = if block == 0 { &[] } else { &before[(block - 1) * message_size..] };
             let context = Context { block, messages, ..context };
-            let last = block + 1 == layout.n_blocks;
-            let next = if last { &mut *upstream } else { &mut after[..message_size] };
+            let next = if context.is_last() { &mut *upstream } else { &mut after[..message_size] };
+            let energies = &mut self.energies;
             run(context, Pass::Forward { own, next, energies, temporary });
         }
         let (mut current, mut following) = (upstream, next_upstream);
@@ -328,30 +424,8 @@ impl<R: Machine> Workspace<R> {
             run(context, Pass::Backward { own, next: following, gradients, temporary });
             std::mem::swap(&mut current, &mut following);
         }
-
-        if let Some(energy) = energy {
-            *energy = energies[..n_owned].iter().map(|e| e.to_f64()).sum();
-        }
-        let entries = list.entries();
-        let mut sum = [0.0; 9];
-        for (i, score) in scores.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-            *score = [0.0; 3];
-            for edge in context.edges_of(i) {
-                let gradient = self.gradients[edge.entry as usize];
-                let reverse = self.gradients[entries[edge.entry as usize].reverse as usize];
-                for (c, s) in score.iter_mut().enumerate() {
-                    *s += (reverse[c] - gradient[c]).to_f64();
-                }
-                if virial.is_some() {
-                    for (k, w) in sum.iter_mut().enumerate() {
-                        *w += (gradient[k / 3] * edge.direction[k % 3] * edge.distance).to_f64();
-                    }
-                }
-            }
-        }
-        if let Some(virial) = virial {
-            *virial = sum;
-        }
+        let context = Context { gradients: &self.gradients, ..context };
+        run(context, Pass::Scores { scores: scores.as_chunks_mut().0, virials: &mut self.virials });
         Ok(())
     }
 }
@@ -362,8 +436,42 @@ impl<R: Real> Context<'_, R> {
         &self.edges[self.list.of(i).start..][..self.n_edges[i] as usize]
     }
 
+    fn is_last(&self) -> bool {
+        self.block + 1 == self.layout.n_blocks
+    }
+
+    /// Whether messages of this block that go to particle `i` count in the energy.
     #[inline(always)]
-    fn find_edges(&self, edges: &mut [Edge<R>], n_edges: &mut [u32]) {
+    fn counts(&self, i: u32) -> bool {
+        !self.is_last() || (i as usize) < self.n_owned
+    }
+
+    #[inline(always)]
+    fn scores(&self, particles: Range<usize>, scores: &mut [[f64; 3]], virials: &mut [[f64; 9]]) {
+        let (entries, first) = (self.list.entries(), particles.start);
+        for (i, score) in particles.zip(scores) {
+            *score = [0.0; 3];
+            let mut virial = [0.0; 9];
+            for edge in self.edges_of(i) {
+                let gradient = self.gradients[edge.entry as usize];
+                let reverse = self.gradients[entries[edge.entry as usize].reverse as usize];
+                for (c, s) in score.iter_mut().enumerate() {
+                    *s += (reverse[c] - gradient[c]).to_f64();
+                }
+                if !virials.is_empty() {
+                    for (k, w) in virial.iter_mut().enumerate() {
+                        *w += (gradient[k / 3] * edge.direction[k % 3] * edge.distance).to_f64();
+                    }
+                }
+            }
+            if let Some(out) = virials.get_mut(i - first) {
+                *out = virial;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn find_edges(&self, particles: Range<usize>, edges: &mut [Edge<R>], n_edges: &mut [u32]) {
         let network = self.network;
         let cutoff = R::from_f64(network.cutoff);
         let density = R::from_f64((network.n_knots - 1) as f64 / network.cutoff);
@@ -371,10 +479,12 @@ impl<R: Real> Context<'_, R> {
         let zero = R::default();
         let n_species = network.species.len();
         let softening = zero.constant(network.softening_squared);
-        for (i, species) in self.species.iter().enumerate() {
+        let offset = self.list.of(particles.start).start;
+        for (i, n_edges) in particles.zip(n_edges) {
+            let species = self.species[i];
             let range = self.list.of(i);
-            let start = range.start;
-            let reach = &network.repulsion[*species as usize * n_species..][..n_species];
+            let start = range.start - offset;
+            let reach = &network.repulsion[species as usize * n_species..][..n_species];
             let mut n = 0;
             for e in range {
                 let d = self.list.difference(self.positions, i, e).map(R::from_f64);
@@ -408,7 +518,7 @@ impl<R: Real> Context<'_, R> {
                 };
                 n += 1;
             }
-            n_edges[i] = n as u32;
+            *n_edges = n as u32;
         }
     }
 
@@ -416,20 +526,22 @@ impl<R: Real> Context<'_, R> {
     fn forward<T: Lanes<Scalar = R>>(
         &self,
         zero: T,
+        range: Range<usize>,
         own: &mut [R],
         next: &mut [R],
         energies: &mut [R],
         temporary: &mut [R],
     ) {
         let Context { network, layout, block: b, .. } = *self;
-        let (f, n) = (layout.f, self.species.len());
+        let f = layout.f;
         let block = &network.blocks[b];
-        let last = b + 1 == layout.n_blocks;
+        let last = self.is_last();
         let embedding: &[f32] = bytemuck::cast_slice(&network.embedding);
-        for (g, own) in own.chunks_exact_mut(GROUP * layout.own()).enumerate().take(n.div_ceil(GROUP)) {
-            let particles = g * GROUP..n.min((g + 1) * GROUP);
-            if last && particles.start >= self.n_owned {
-                next[particles.start * layout.upstream()..particles.end * layout.upstream()]
+        let first = range.start;
+        for (start, own) in range.clone().step_by(GROUP).zip(own.chunks_exact_mut(GROUP * layout.own())) {
+            let particles = start..range.end.min(start + GROUP);
+            if last && start >= self.n_owned {
+                next[(start - first) * layout.upstream()..(particles.end - first) * layout.upstream()]
                     .fill(R::default());
                 continue;
             }
@@ -505,7 +617,7 @@ impl<R: Real> Context<'_, R> {
                 layers.apply(zero, t.s, t.hidden, slopes, t.p);
                 own[..GROUP * f].copy_from_slice(t.s);
                 for (a, i) in particles.enumerate() {
-                    let row = &mut next[i * layout.message()..][..layout.message()];
+                    let row = &mut next[(i - first) * layout.message()..][..layout.message()];
                     row[..3 * f].copy_from_slice(&t.p[a * 3 * f..][..3 * f]);
                     row[3 * f..].copy_from_slice(&t.v[a * 3 * f..][..3 * f]);
                 }
@@ -529,7 +641,8 @@ impl<R: Real> Context<'_, R> {
                     }
                     if let Some(i) = particles.clone().nth(a) {
                         let own = T::sum(row) + R::default().constant(network.output_bias);
-                        energies[i] = self.edges_of(i).iter().fold(own, |e, edge| e + edge.repulsion[0]);
+                        energies[i - first] =
+                            self.edges_of(i).iter().fold(own, |e, edge| e + edge.repulsion[0]);
                     }
                 }
                 network.readout_back.apply(zero, t.hidden, t.s);
@@ -552,7 +665,7 @@ impl<R: Real> Context<'_, R> {
                     t.x_back,
                 );
                 for (a, i) in particles.enumerate() {
-                    let row = &mut next[i * layout.upstream()..][..layout.upstream()];
+                    let row = &mut next[(i - first) * layout.upstream()..][..layout.upstream()];
                     if i < self.n_owned {
                         row[..f].copy_from_slice(&t.s[a * f..][..f]);
                         row[f..].copy_from_slice(&t.v_back[a * 3 * f..][..3 * f]);
@@ -703,17 +816,19 @@ impl<R: Real> Context<'_, R> {
     fn backward<T: Lanes<Scalar = R>>(
         &self,
         zero: T,
+        range: Range<usize>,
         own: &mut [R],
         next: &mut [R],
         gradients: &mut [[R; 3]],
         temporary: &mut [R],
     ) {
         let Context { network, layout, block: b, .. } = *self;
-        let (f, n) = (layout.f, self.species.len());
+        let f = layout.f;
         let block = &network.blocks[b];
         let row = layout.upstream();
-        for (g, own) in own.chunks_exact_mut(GROUP * layout.own()).enumerate().take(n.div_ceil(GROUP)) {
-            let particles = g * GROUP..n.min((g + 1) * GROUP);
+        let (first, offset) = (range.start, self.list.of(range.start).start);
+        for (start, own) in range.clone().step_by(GROUP).zip(own.chunks_exact_mut(GROUP * layout.own())) {
+            let particles = start..range.end.min(start + GROUP);
             let t = Temporary::split(temporary, layout);
             if b > 0 {
                 t.s.fill(R::default());
@@ -726,8 +841,12 @@ impl<R: Real> Context<'_, R> {
                         let rows: &[f32] = bytemuck::cast_slice(rows);
                         let p = T::weights(&rows[self.species[i] as usize * 2 * f..][..2 * f]);
                         for edge in self.edges_of(i) {
-                            let gradient = self.edge_of_first(zero, block, edge, p);
-                            let sum = &mut gradients[edge.entry as usize];
+                            let gradient = if self.counts(edge.particle) {
+                                self.edge_of_first(zero, block, edge, p)
+                            } else {
+                                [R::default(); 3]
+                            };
+                            let sum = &mut gradients[edge.entry as usize - offset];
                             if layout.n_blocks == 1 {
                                 *sum = [R::default(); 3];
                             }
@@ -745,11 +864,14 @@ impl<R: Real> Context<'_, R> {
                         let message = &self.messages[i * layout.message()..][..layout.message()];
                         let (p, v) = (&mut t.p[a * 3 * f..][..3 * f], &mut t.v[a * 3 * f..][..3 * f]);
                         for edge in self.edges_of(i) {
-                            let gradient = self.edge_of_later(zero, block, edge, message, p, v);
-                            let sum = &mut gradients[edge.entry as usize];
-                            if b + 1 == layout.n_blocks {
+                            let sum = &mut gradients[edge.entry as usize - offset];
+                            if self.is_last() {
                                 *sum = [R::default(); 3];
                             }
+                            if !self.counts(edge.particle) {
+                                continue;
+                            }
+                            let gradient = self.edge_of_later(zero, block, edge, message, p, v);
                             for (sum, gradient) in sum.iter_mut().zip(gradient) {
                                 *sum = *sum + gradient;
                             }
@@ -777,7 +899,7 @@ impl<R: Real> Context<'_, R> {
                     t.x_back,
                 );
                 for (a, i) in particles.enumerate() {
-                    let row = &mut next[i * row..][..row];
+                    let row = &mut next[(i - first) * row..][..row];
                     row[..f].copy_from_slice(&t.s[a * f..][..f]);
                     row[f..].copy_from_slice(&t.v[a * 3 * f..][..3 * f]);
                 }

@@ -162,11 +162,54 @@ impl MessagePassing {
     /// Energy (kT₀), scores (1/nm) and virial (kT₀) of one frame in double precision: the same formulas, for tests.
     pub fn evaluate_f64(&self, frame: Frames, scores: &mut [f64], virial: &mut [f64; 9]) -> Result<f64> {
         let mut workspace = Workspace::<f64>::default();
-        let n_owned = self.species.len();
-        let mut energy = 0.0;
-        workspace.frame(self, 0, frame, n_owned, scores, Some(&mut energy), Some(virial))?;
-        Ok(energy)
+        workspace.frame(&self.network, &self.species, 0, frame, None, scores, true)?;
+        *virial = sum(&workspace.virials);
+        Ok(workspace.energies.iter().sum())
     }
+
+    /// One process's part of a system that several share: `types` gives each particle as the index of one of this model's, and
+    /// the first `n_owned` are the process's own, the others copies of what surrounds them, images included, out to
+    /// [`MessagePassing::reach`]. Scores, `[n][3]` in 1/nm, are the gradient of the energy of the own particles by all
+    /// positions `[n][3]` (nm), so those of a particle are to be summed over all its copies; and, where asked for,
+    /// `energies` `[n_owned]` and parts of the virial `[n]`, in kT₀.
+    pub fn evaluate_domain(
+        &self,
+        positions: &[f64],
+        types: &[u32],
+        n_owned: usize,
+        scores: &mut [f64],
+        energies: Option<&mut [f64]>,
+        virials: Option<&mut [[f64; 9]]>,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let Scratch { message_passing: workspace, species, .. } = scratch;
+        species.clear();
+        species.extend(types.iter().map(|t| self.species[*t as usize]));
+        if n_owned == 0 {
+            scores.fill(0.0);
+            virials.into_iter().flatten().for_each(|w| *w = [0.0; 9]);
+            return Ok(());
+        }
+        let frame = Frames::open(positions);
+        workspace.frame(&self.network, species, 0, frame, Some(n_owned), scores, virials.is_some())?;
+        if let Some(energies) = energies {
+            energies.iter_mut().zip(&workspace.energies).for_each(|(to, e)| *to = f64::from(*e));
+        }
+        if let Some(virials) = virials {
+            virials.copy_from_slice(&workspace.virials);
+        }
+        Ok(())
+    }
+
+    /// How far away a particle may be that the energy of another depends on, nm.
+    pub fn reach(&self) -> f64 {
+        self.cutoff() * self.n_blocks() as f64
+    }
+}
+
+/// Of the virials of particles, in their order.
+fn sum(virials: &[[f64; 9]]) -> [f64; 9] {
+    virials.iter().fold([0.0; 9], |sum, w| std::array::from_fn(|k| sum[k] + w[k]))
 }
 
 impl Network {
@@ -392,10 +435,15 @@ impl ScoreModel for MessagePassing {
         let Outputs { scores, mut energies, mut virials } = outputs;
         let both = frames.positions.chunks_exact(n).zip(scores.chunks_exact_mut(n));
         for (f, (positions, scores)) in both.enumerate() {
-            let energy = energies.as_deref_mut().map(|e| &mut e[f]);
-            let virial = virials.as_deref_mut().map(|v| &mut v.as_chunks_mut::<9>().0[f]);
             let frame = Frames { positions, cell: frames.cell };
-            scratch.message_passing.frame(self, f, frame, self.species.len(), scores, energy, virial)?;
+            let workspace = &mut scratch.message_passing;
+            workspace.frame(&self.network, &self.species, f, frame, None, scores, virials.is_some())?;
+            if let Some(energies) = &mut energies {
+                energies[f] = workspace.energies[..n / 3].iter().map(|e| f64::from(*e)).sum();
+            }
+            if let Some(virials) = &mut virials {
+                virials.as_chunks_mut().0[f] = sum(&workspace.virials);
+            }
         }
         Ok(())
     }
@@ -429,5 +477,9 @@ impl ScoreModel for MessagePassing {
 
     fn preferred_batch(&self) -> usize {
         (256 / self.species.len()).clamp(1, 32)
+    }
+
+    fn threads_per_frame(&self) -> usize {
+        self.species.len().div_ceil(evaluate::PER_TASK)
     }
 }
