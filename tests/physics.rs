@@ -659,19 +659,22 @@ fn lj13_virial_is_36() {
     assert!(statistics.step_factor.unwrap() > 6.0);
 }
 
-/// On the learned energy of alanine dipeptide, at twice the recommended step: Metropolis gives the mean energy and the spread of the
-/// stiffest bond that a small step gives, and Euler–Maruyama does not.
+/// On the learned energy of alanine dipeptide: Metropolis at twice the recommended step, and Langevin at 4 fs, give the mean energy
+/// and the spread of the stiffest bond that a small step gives, and Euler–Maruyama at twice the recommended step does not.
 #[test]
-fn metropolis_is_exact_on_a_learned_energy() {
+fn a_learned_energy_is_sampled_at_coarse_steps() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
     let model = Arc::new(Model::load(&path, None).unwrap());
     let recommended = model.metadata().recommended_effective_step.unwrap();
     let n_replicas = 128;
-    let run = |adapter, tau: f64, n_threads| {
+    let run = |adapter, tau: f64| {
         let options = Options {
-            step_size: StepSize::EffectiveStep(tau),
+            step_size: match adapter {
+                Adapter::Langevin => StepSize::TimeStep(0.004),
+                _ => StepSize::EffectiveStep(tau),
+            },
+            mobility: Some(Mobility::FrictionRate(10.0)),
             n_replicas,
-            n_threads,
             seed: 71,
             adapter,
             ..Options::default()
@@ -698,16 +701,26 @@ fn metropolis_is_exact_on_a_learned_energy() {
         let mean = lengths.iter().map(|l| l[0]).sum::<f64>() / n_replicas as f64;
         let spreads = lengths.iter().map(|l| l[1] - 2.0 * mean * l[0] + mean * mean).collect::<Vec<_>>();
         println!("{adapter:?} at {:.2}: acceptance {:?}", tau / recommended, s.statistics().acceptance);
+        if let Some(temperature) = s.statistics().kinetic_temperature {
+            // One frame of n_replicas × 30 velocities.
+            let error = (2.0 / (30 * n_replicas) as f64).sqrt();
+            println!("kinetic temperature {temperature:.1} ± {:.1} K", 300.0 * error);
+            assert!((temperature / 300.0 - 1.0).abs() < 4.0 * error);
+        }
         [energies, spreads].map(|values| mean_and_error(&values))
     };
-    let exact = run(Adapter::LeimkuhlerMatthews, 0.25 * recommended, 0);
-    let metropolis = run(Adapter::Mala, 2.0 * recommended, 0);
-    let biased = run(Adapter::EulerMaruyama, 2.0 * recommended, 0);
+    let exact = run(Adapter::LeimkuhlerMatthews, 0.25 * recommended);
+    let metropolis = run(Adapter::Mala, 2.0 * recommended);
+    let langevin = run(Adapter::Langevin, 1.5 * recommended); // as many steps
+    let biased = run(Adapter::EulerMaruyama, 2.0 * recommended);
     for (what, i) in [("mean energy / kT₀", 0), ("variance of the stiffest bond / nm²", 1)] {
-        let [exact, metropolis, biased] = [exact[i], metropolis[i], biased[i]];
-        println!("{what}: {exact:?}; Metropolis {metropolis:?}; Euler–Maruyama {biased:?}");
+        let (exact, biased) = (exact[i], biased[i]);
         let error = |other: (f64, f64)| (exact.1 * exact.1 + other.1 * other.1).sqrt();
-        assert!((metropolis.0 - exact.0).abs() < 4.0 * error(metropolis), "{what}");
+        println!("{what}: {exact:?}; Euler–Maruyama {biased:?}");
         assert!(biased.0 - exact.0 > 6.0 * error(biased), "{what}");
+        for (adapter, found) in [("Metropolis", metropolis[i]), ("Langevin", langevin[i])] {
+            println!("{adapter} {found:?}");
+            assert!((found.0 - exact.0).abs() < 4.0 * error(found), "{what}, {adapter}");
+        }
     }
 }

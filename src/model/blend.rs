@@ -125,10 +125,6 @@ impl ScoreModel for Blend {
         self.parts.iter().map(|part| part.threads_per_frame()).max().unwrap_or(1)
     }
 
-    fn threads_per_frame(&self) -> usize {
-        self.parts.iter().map(|part| part.threads_per_frame()).max().unwrap_or(1)
-    }
-
     fn is_translation_invariant(&self) -> bool {
         self.parts.iter().all(|part| part.is_translation_invariant())
     }

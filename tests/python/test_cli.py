@@ -206,7 +206,7 @@ def test_run_takes_every_adapter(command):
     for engine in ("core", "openmm"):
         status, out, _ = command("run", SMALL, *steps, *inertial, "--engine", engine)
         assert status == 0
-        said.add(re.search(r"kinetic temperature of the last frame [\d.]+ K", out).group())
+        said.add(re.search(r"kinetic temperature of the last frame [\d.]+ K, which varies by 37 %", out).group())
     assert len(said) == 1
     status, out, _ = command("run", SMALL, *steps, "--adapter", "mala", "--engine", "openmm")
     assert status == 0 and re.search(r"acceptance 0\.\d+", out), out

@@ -241,12 +241,16 @@ def _flag(name: str) -> str:
 
 
 def _outcome(
-    acceptance: float | None, step_factor: float | None = None, kinetic_temperature: float | None = None
+    n_values: int,
+    acceptance: float | None,
+    step_factor: float | None = None,
+    kinetic_temperature: float | None = None,
 ) -> str:
     if acceptance is not None:
         return f"acceptance {acceptance:.3f}" + (f"   step {step_factor:.3g} × the given one" if step_factor else "")
     if kinetic_temperature is not None:
-        return f"kinetic temperature of the last frame {kinetic_temperature:.4g} K"
+        spread = 100 * math.sqrt(2 / n_values)
+        return f"kinetic temperature of the last frame {kinetic_temperature:.4g} K, which varies by {spread:.2g} %"
     return ""
 
 
@@ -298,7 +302,7 @@ class _Core:
     def outcome(self) -> str:
         """What else there is to say about the steps."""
         s = self._simulation.statistics
-        return _outcome(s.acceptance, s.step_factor, s.kinetic_temperature)
+        return _outcome(self._simulation.positions.size, s.acceptance, s.step_factor, s.kinetic_temperature)
 
     def positions(self) -> np.ndarray:
         return self._simulation.positions
@@ -373,6 +377,7 @@ class _OpenMM:
         adapter = self._integrator.getAdapter()
         temperature = self._integrator.computeSystemTemperature() if adapter == "langevin" else None
         return _outcome(
+            self.positions().size,
             self._integrator.getAcceptance() if adapter == "mala" else None,
             kinetic_temperature=temperature and temperature.value_in_unit(self._unit.kelvin),
         )
