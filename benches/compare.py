@@ -7,18 +7,18 @@ Rows {name, unit, ours, peer, peer_name, ratio, limit}; `ratio` is ours / peer i
 
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import openmm
+from jax_peer import jax_dynamics
 from openmm import app, unit
+from pairs import MODEL, ROOT, compare, rate
 from rich.console import Console
 from rich.table import Table
 
@@ -26,69 +26,8 @@ import diffusim
 import diffusim.openmm
 from diffusim import model_file
 from diffusim.training.message_passing import MessagePassingNetwork
-from diffusim.training.network import DistanceNetwork, Weights
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "examples/ala2/ala2.safetensors"
-PAIRS = 9
 jax.config.update("jax_default_prng_impl", "rbg")  # the fastest normals JAX has on a CPU
-
-
-def jax_dynamics(model, effective_step):
-    """Leimkuhler-Matthews (theory 10) with the score of `model`, jitted: (positions, key, n_steps) -> positions."""
-    metadata, tensors = model.metadata, model_file.read_tensors(MODEL)
-    h, noise = metadata["hyperparameters"], metadata["noise_levels"]
-    network = DistanceNetwork(
-        n_particles=metadata["n_particles"],
-        quadruplets=tuple(map(tuple, h["quadruplets"])),
-        noise_min=noise["min"],
-        noise_max=noise["max"],
-        hidden=tuple(h["hidden"]),
-        softening=h["softening"],
-        signed_length=h["signed_length"],
-        harmonic=h["harmonic"],
-        n_frequencies=h["n_frequencies"],
-    )
-    n_layers = len(h["hidden"]) + 1
-    layers = tuple((tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(n_layers))
-    weights = jax.tree.map(jnp.asarray, Weights(tensors["feature_mean"], tensors["feature_spread"], layers))
-    log_noise = jnp.log(jnp.float32(noise["simulation"]))
-    gradient = jax.vmap(jax.grad(lambda x: network.energy(weights, x, log_noise)))
-
-    @partial(jax.jit, static_argnums=2)
-    def run(positions, key, n_steps):
-        def step(carry, key):
-            x, xi = carry
-            following = jax.random.normal(key, x.shape, jnp.float32)
-            x = x - effective_step * gradient(x) + jnp.sqrt(effective_step / 2) * (xi + following)
-            return (x, following), None
-
-        keys = jax.random.split(key, n_steps + 1)
-        first = jax.random.normal(keys[0], positions.shape, jnp.float32)
-        return jax.lax.scan(step, (positions, first), keys[1:])[0][0]
-
-    return run
-
-
-def rate(function, count):
-    start = time.perf_counter()
-    function()
-    return count / (time.perf_counter() - start)
-
-
-def compare(name, what, ours, peer, peer_name, limit):
-    """Time two functions (each returns its rate) in turn, after a warm-up of both."""
-    ours(), peer()
-    pairs = [(ours(), peer()) for _ in range(PAIRS)]
-    return {
-        "name": name,
-        "unit": what,
-        "ours": statistics.median(a for a, _ in pairs),
-        "peer": statistics.median(b for _, b in pairs),
-        "peer_name": peer_name,
-        "ratio": statistics.median(a / b for a, b in pairs),
-        "limit": limit,
-    }
 
 
 def core_rate(n_steps):

@@ -193,6 +193,11 @@ typedef struct {
   size_t window;
   // By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
   double tolerance;
+  // CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
+  // is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
+  void *cuda_context;
+  // CUstream of that context, on which everything is enqueued; NULL = its default stream.
+  void *cuda_stream;
 } diffusim_simulation_options_t;
 
 // What a simulation has done and what its next step is; quantities that are not known are 0.
@@ -792,6 +797,41 @@ diffusim_status_t diffusim_simulation_step(diffusim_simulation_t *simulation,
 diffusim_status_t diffusim_simulation_step_biased(diffusim_simulation_t *simulation,
                                                   const double *forces,
                                                   size_t n_values);
+
+// Start `n_steps` steps on the GPU's stream, and do not wait: the next other call on the simulation waits, fetches the positions
+// and, if the steps failed, fails. With `with_forces` not 0, one step under the model and the forces that lie at
+// diffusim_simulation_device_forces.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU; those of diffusim_simulation_step, with the frame before all enqueued steps as the
+// last good one.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_enqueue(diffusim_simulation_t *simulation,
+                                              uint64_t n_steps,
+                                              int32_t with_forces);
+
+// Wait for the steps of diffusim_simulation_enqueue; their errors are told here.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_synchronize(diffusim_simulation_t *simulation);
+
+// Where the positions lie on the GPU (a CUdeviceptr): double `[n_replicas][n_particles][3]`, nm, good until the simulation is
+// reconfigured or freed. Who writes there, on the simulation's stream, moves the particles for the steps enqueued next.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_device_positions(diffusim_simulation_t *simulation,
+                                                       uint64_t *positions);
+
+// Where to put forces for diffusim_simulation_enqueue (a CUdeviceptr): double `[n_replicas][n_particles][3]`, kJ/(mol nm), zero at
+// first, good until the simulation is reconfigured or freed.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_device_forces(diffusim_simulation_t *simulation,
+                                                    uint64_t *forces);
 
 // Number of the next step: the steps taken, unless it was set.
 //

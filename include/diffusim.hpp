@@ -340,6 +340,28 @@ public:
         check(diffusim_simulation_step_biased(get(), forces.data(), forces.size()));
     }
 
+    /// Start steps on the GPU's stream and do not wait; with forces, one step under those at device_forces().
+    void enqueue(std::uint64_t n_steps, bool with_forces = false) {
+        check(diffusim_simulation_enqueue(get(), n_steps, with_forces));
+    }
+
+    /// Wait for enqueued steps; throws if they failed.
+    void synchronize() { check(diffusim_simulation_synchronize(get())); }
+
+    /// CUdeviceptr of the positions, double [n_replicas][n_particles][3], nm.
+    std::uint64_t device_positions() {
+        std::uint64_t place = 0;
+        check(diffusim_simulation_device_positions(get(), &place));
+        return place;
+    }
+
+    /// CUdeviceptr of the forces of enqueue(), double [n_replicas][n_particles][3], kJ/(mol nm).
+    std::uint64_t device_forces() {
+        std::uint64_t place = 0;
+        check(diffusim_simulation_device_forces(get(), &place));
+        return place;
+    }
+
     /// Number of the next step.
     std::uint64_t step_count() const {
         std::uint64_t step = 0;

@@ -18,3 +18,11 @@ struct ParticleStep {
     double effective_step;
     double noise_amplitude;
 };
+
+// What a step with velocities needs besides: the twin of src/adapter/langevin.rs. All zero for particles without.
+struct Inertia {
+    double time_step;     // ps
+    double friction_rate; // 1/ps
+    double decay;
+    double noise_rate; // 1/ps
+};

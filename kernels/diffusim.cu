@@ -1,7 +1,9 @@
-// The kernels of this library: one for the analytic potentials, and one of the distance network for each number of
-// frames that a block may work on. kernels/make_ptx.py compiles this file into diffusim.ptx.
+// The kernels of this library: one for the analytic potentials, one of the distance network for each number of frames
+// that a block may work on, and one of the message-passing network. kernels/make_ptx.py compiles this file into
+// diffusim.ptx.
 #include "analytic.cuh"
 #include "distance.cuh"
+#include "message_passing.cuh"
 
 #define KERNEL(NAME, MODEL)                                                                                            \
     extern "C" __global__ void __launch_bounds__(512, 1) NAME(Job job, MODEL model) {                                  \
@@ -21,3 +23,4 @@ KERNEL(advance_analytic, Analytic)
 KERNEL(advance_distance_1, Distance1)
 KERNEL(advance_distance_8, Distance8)
 KERNEL(advance_distance_32, Distance32)
+KERNEL(advance_message_passing, MessagePassing)

@@ -196,9 +196,11 @@ struct Distance {
     const unsigned* places;      // [n_particles]: place among the members, ~0 for none
     const unsigned* quadruplets; // [n_quadruplets][4]
     const unsigned* pairs;       // [n_pairs][2], first before second, in lexicographic order
+    const unsigned* coordinates; // [n_coordinates][2]: member and axis
     unsigned n_members;
     unsigned n_particles;
     unsigned n_quadruplets;
+    unsigned n_coordinates;
     unsigned n_layers;
     unsigned n_resident; // layers that are kept in shared memory
     unsigned widest;     // most units of any layer, features included
@@ -209,10 +211,11 @@ struct Distance {
     unsigned output_weight;
     float softening_squared;
     float harmonic;
+    float output_bias;
     // Parts of the work space, filled in by load().
     Dense* dense; // [n_layers][2]: forwards, backwards
     float* resident;
-    float* single; // positions relative to the first member
+    float* single; // positions, relative to the first member unless coordinates are features
     float* features;
     float* inverse_lengths;
     float* bond_gradients;
@@ -222,15 +225,19 @@ struct Distance {
 
     DIFFUSIM_MEMBER static unsigned frames() { return FRAMES; }
     DIFFUSIM_MEMBER unsigned n_pairs() const { return n_members * (n_members - 1) / 2; }
-    DIFFUSIM_MEMBER unsigned n_features() const { return n_pairs() + 2 * n_quadruplets; }
+    // Features that are lengths.
+    DIFFUSIM_MEMBER unsigned n_lengths() const { return n_pairs() + n_coordinates; }
+    DIFFUSIM_MEMBER unsigned n_features() const { return n_lengths() + 2 * n_quadruplets; }
 
-    DIFFUSIM_MEMBER void load(unsigned char*& memory) {
+    DIFFUSIM_MEMBER void load(unsigned char*& memory, bool with_energy) {
         dense = carve<Dense>(memory, 2 * n_layers);
         single = carve<float>(memory, 3 * n_members * FRAMES);
         features = carve<float>(memory, n_features() * FRAMES);
         inverse_lengths = carve<float>(memory, n_pairs() * FRAMES);
         bond_gradients = carve<float>(memory, 9 * n_quadruplets * FRAMES);
         slopes = carve<float>(memory, n_slopes * FRAMES);
+        if (with_energy)
+            carve<float>(memory, (widest + 1) * FRAMES); // units() and energies()
         input = carve<float>(memory, widest * FRAMES);
         output = carve<float>(memory, widest * FRAMES);
         float* resident = reinterpret_cast<float*>(memory);
@@ -271,13 +278,20 @@ struct Distance {
         return (value - numbers[mean + feature]) * numbers[inverse_spread + feature];
     }
 
-    // Everything about the scores that particles share. Ends with a barrier.
-    DIFFUSIM_MEMBER void prepare(const Point* positions) {
+    // Units of the last layer, for the energies, [widest][FRAMES].
+    DIFFUSIM_MEMBER float* units() const { return slopes + (n_slopes * FRAMES + 3) / 4 * 4; }
+    DIFFUSIM_MEMBER float* energies() const { return units() + widest * FRAMES; }
+    DIFFUSIM_MEMBER double energy(const Point*, unsigned frame) const { return (double)energies()[frame]; }
+
+    // Everything about the scores that particles share, and the energies if asked for. Ends with a barrier.
+    DIFFUSIM_MEMBER void prepare(const Point* positions, bool with_energy) {
         for (unsigned i = threadIdx.x; i < n_members * FRAMES; i += blockDim.x) {
             const Point* x = positions + (size_t)(i % FRAMES) * n_particles;
-            for (int c = 0; c < 3; c++)
+            for (int c = 0; c < 3; c++) {
+                double here = x[members[i / FRAMES]].x[c];
                 single[(3 * (i / FRAMES) + c) * FRAMES + i % FRAMES] =
-                    (float)(x[members[i / FRAMES]].x[c] - x[members[0]].x[c]);
+                    (float)(n_coordinates > 0 ? here : here - x[members[0]].x[c]);
+            }
         }
         __syncthreads();
 
@@ -289,8 +303,13 @@ struct Distance {
             inverse_lengths[i] = 1.0f / length;
             features[i] = normalised(pair, length);
         }
+        for (unsigned i = threadIdx.x; i < n_coordinates * FRAMES; i += blockDim.x) {
+            const unsigned* c = coordinates + 2 * (i / FRAMES);
+            features[n_pairs() * FRAMES + i] =
+                normalised(n_pairs() + i / FRAMES, single[(3 * c[0] + c[1]) * FRAMES + i % FRAMES]);
+        }
         for (unsigned i = threadIdx.x; i < n_quadruplets * FRAMES; i += blockDim.x) {
-            unsigned feature = n_pairs() + 2 * (i / FRAMES), frame = i % FRAMES;
+            unsigned feature = n_lengths() + 2 * (i / FRAMES), frame = i % FRAMES;
             Bonds b = bonds(i / FRAMES, frame);
             features[feature * FRAMES + frame] = normalised(feature, b.sine());
             features[(feature + 1) * FRAMES + frame] = normalised(feature + 1, b.cosine());
@@ -311,9 +330,11 @@ struct Distance {
                     float sigmoid = 1.0f / (exp_single(-sum.x[t]) + 1.0f);
                     float silu = sum.x[t] * sigmoid;
                     float rise = fused(1.0f - sigmoid, silu, sigmoid);
-                    if (last)
+                    if (last) {
                         output[place] = numbers[output_weight + o] * rise;
-                    else {
+                        if (with_energy)
+                            units()[place] = silu;
+                    } else {
                         output[place] = silu;
                         slope[place] = rise;
                     }
@@ -323,6 +344,10 @@ struct Distance {
                 slope += layer.n_out * FRAMES;
             swap();
         }
+
+        if (with_energy)
+            for (unsigned frame = threadIdx.x; frame < FRAMES; frame += blockDim.x)
+                energies()[frame] = sum_up(frame);
 
         // Backward, to dE/dfeature in `input`.
         for (unsigned l = n_layers; l-- > 0;) {
@@ -340,13 +365,13 @@ struct Distance {
             swap();
         }
 
-        // From features to pairs and bonds.
-        for (unsigned i = threadIdx.x; i < n_pairs() * FRAMES; i += blockDim.x) {
-            float along = fused(features[i], harmonic, input[i]);
-            features[i] = along * numbers[inverse_spread + i / FRAMES] * inverse_lengths[i];
+        // From features to pairs, coordinates and bonds.
+        for (unsigned i = threadIdx.x; i < n_lengths() * FRAMES; i += blockDim.x) {
+            float along = fused(features[i], harmonic, input[i]) * numbers[inverse_spread + i / FRAMES];
+            features[i] = i < n_pairs() * FRAMES ? along * inverse_lengths[i] : along;
         }
         for (unsigned i = threadIdx.x; i < n_quadruplets * FRAMES; i += blockDim.x) {
-            unsigned quadruplet = i / FRAMES, feature = n_pairs() + 2 * quadruplet, frame = i % FRAMES;
+            unsigned quadruplet = i / FRAMES, feature = n_lengths() + 2 * quadruplet, frame = i % FRAMES;
             Vector g[3];
             bonds(quadruplet, frame)
                 .gradient(input[feature * FRAMES + frame] * numbers[inverse_spread + feature],
@@ -357,6 +382,18 @@ struct Distance {
         __syncthreads();
     }
 
+    // Energy of a frame from the units of the last layer and the features that are lengths.
+    DIFFUSIM_MEMBER float sum_up(unsigned frame) const {
+        float energy = output_bias, half = 0.5f * harmonic;
+        for (unsigned o = 0; o < dense[2 * n_layers - 2].n_out; o++)
+            energy = fused(units()[o * FRAMES + frame], numbers[output_weight + o], energy);
+        for (unsigned i = 0; i < n_lengths(); i++) {
+            float f = features[i * FRAMES + frame];
+            energy = fused(f * half, f, energy);
+        }
+        return energy;
+    }
+
     // The output of a layer is the input of the next. A barrier.
     DIFFUSIM_MEMBER void swap() {
         float* swapped = input;
@@ -365,7 +402,8 @@ struct Distance {
         __syncthreads();
     }
 
-    // Score of one particle: the gradients of its pairs and quadruplets, in the order in which the CPU adds them.
+    // Score of one particle: the gradients of its pairs, coordinates and quadruplets, in the order in which the CPU
+    // adds them.
     DIFFUSIM_MEMBER Point score(const Point*, unsigned frame, unsigned particle) const {
         const unsigned place = places[particle];
         if (place == ~0u)
@@ -380,6 +418,9 @@ struct Distance {
         pair = place * n_members - place * (place + 1) / 2;
         for (unsigned m = place + 1; m < n_members; m++, pair++)
             gradient = sum(gradient, scaled(difference(here, at(m, frame)), features[pair * FRAMES + frame]));
+        for (unsigned k = 0; k < n_coordinates; k++)
+            if (coordinates[2 * k] == place)
+                gradient.x[coordinates[2 * k + 1]] += features[(n_pairs() + k) * FRAMES + frame];
         for (unsigned q = 0; q < n_quadruplets; q++)
             for (unsigned k = 0; k < 4; k++)
                 if (quadruplets[4 * q + k] == place)

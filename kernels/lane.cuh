@@ -72,3 +72,55 @@ DIFFUSIM_FN float exp_single(float x) {
     p = fused(p, r * r, r) + 1.0f;
     return into_float(from_float(p) + (from_float(shifted) << 23));
 }
+
+// Exponential in double precision within 2 ulp, 0 below -708 and infinite beyond 709: x = n ln 2 + r and the series of
+// exp(r).
+DIFFUSIM_FN double exp_double(double x) {
+    if (x < -708.0)
+        return 0.0;
+    if (x > 709.0)
+        return into_double(0x7FF0000000000000ull);
+    const double round = 6755399441055744.0; // 1.5 * 2^52
+    double shifted = x * 1.4426950408889634 + round;
+    double n = shifted - round;
+    double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
+    double p = 1.0 / 6227020800.0; // 1/13!
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * (r * r) + r;
+    return (p + 1.0) * into_double((from_double(shifted) << 52) + 0x3FF0000000000000ull);
+}
+
+// Natural logarithm in double precision of a positive normal number, within 2 ulp: x = 2^e m with m in
+// [sqrt(1/2), sqrt(2)) and the series of 2 artanh((m - 1)/(m + 1)). What is not a number or infinite stays so.
+DIFFUSIM_FN double ln_double(double x) {
+    if (!(x <= 1.7976931348623157e308))
+        return x;
+    const unsigned long long sqrt_half = 0x3FE6A09E667F3BCDull, one = 0x3FF0000000000000ull;
+    unsigned long long bits = from_double(x) + (one - sqrt_half);
+    double e = (double)((int)(bits >> 52) - 1023);
+    double m = into_double((bits & 0x000FFFFFFFFFFFFFull) + sqrt_half);
+    double s = (m - 1.0) / (m + 1.0), z = s * s;
+    double p = 1.0 / 23.0;
+    p = p * z + 1.0 / 21.0;
+    p = p * z + 1.0 / 19.0;
+    p = p * z + 1.0 / 17.0;
+    p = p * z + 1.0 / 15.0;
+    p = p * z + 1.0 / 13.0;
+    p = p * z + 1.0 / 11.0;
+    p = p * z + 1.0 / 9.0;
+    p = p * z + 1.0 / 7.0;
+    p = p * z + 1.0 / 5.0;
+    p = p * z + 1.0 / 3.0;
+    p = (s + s) * (p * z) + e * 1.9082149292705877e-10;
+    return e * 0.6931471803691238 + ((s + s) + p);
+}

@@ -75,3 +75,10 @@ DIFFUSIM_FN Normals normals(unsigned long long seed, unsigned replica, unsigned 
     direction(b.word[3], &c1, &s1);
     return Normals{{r * c0, r * s0, s * c1, s * s1}};
 }
+
+// A uniform number in (0, 1) of one replica at one step, from the block of a particle that no system has.
+DIFFUSIM_FN double uniform(unsigned long long seed, unsigned replica, unsigned long long step) {
+    Block b =
+        philox(Block{{(unsigned)step, (unsigned)(step >> 32), ~0u, replica}}, (unsigned)seed, (unsigned)(seed >> 32));
+    return ((double)b.word[0] + 0.5) / 4294967296.0;
+}

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// Skin in units of the cutoff. Overdamped steps are large: a thin skin would be rebuilt every few of them.
 const SKIN: f64 = 0.3;
 /// Open frames up to this size list all pairs, once and for all.
-const ALL_PAIRS: usize = 64;
+pub const ALL_PAIRS: usize = 64;
 /// Particles that one thread takes at a time.
 const PER_TASK: usize = 64;
 /// Positions this many cells away from the origin have lost their digits.

@@ -72,8 +72,14 @@ fn unsafe_stays_in_its_rooms() {
 /// The file that talks to the driver of GPUs.
 const CUDA: &str = "backend/cuda.rs";
 
-/// Adapters that the kernels know; a GPU refuses the others by name (`tests/cuda.rs`).
-const WITH_KERNEL: [&str; 2] = ["em", "leimkuhler_matthews"];
+/// Adapters that the kernels know, and the function that both have; a GPU refuses the others by name (`tests/cuda.rs`).
+const WITH_KERNEL: [(&str, &str); 5] = [
+    ("em", "update_particle"),
+    ("heun", "update_particle"),
+    ("langevin", "update_particle"),
+    ("leimkuhler_matthews", "update_particle"),
+    ("mala", "log_proposal_ratio"),
+];
 
 #[test]
 fn adapters_have_the_kernels_they_are_said_to_have() {
@@ -84,9 +90,14 @@ fn adapters_have_the_kernels_they_are_said_to_have() {
     for (_, file, text) in adapters {
         let name = file.trim_start_matches("adapter/").trim_end_matches(".rs");
         let Ok(twin) = std::fs::read_to_string(kernels.join(name).with_extension("cuh")) else { continue };
-        assert!(text.contains("fn update_particle(") && twin.contains(" update_particle("), "{file}");
+        let known = WITH_KERNEL.iter().find(|(known, _)| *known == name);
+        let (_, function) = known.unwrap_or_else(|| panic!("{file} has a kernel and is not in the list"));
+        assert!(
+            text.contains(&format!("fn {function}(")) && twin.contains(&format!(" {function}(")),
+            "{file}"
+        );
         found.push(name.to_owned());
     }
     found.sort_unstable();
-    assert_eq!(found, WITH_KERNEL);
+    assert_eq!(found, WITH_KERNEL.map(|(name, _)| name));
 }

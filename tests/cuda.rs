@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{analytic, description, fixture, network, simulation, with_adapter};
+use common::{analytic, fixture, network, root, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
 use diffusim::model::Model;
@@ -62,8 +62,6 @@ fn what_has_no_kernel_is_refused_by_name() {
         scores.fill(0.0);
         Ok(())
     };
-    let components = json!([{"weight": 1.3, "mean": [[0.2, 0.0, 0.0]], "spread": [0.4, 0.3, 0.5]}]);
-    let mixture = description("gaussian-mixture", 1, 290.0, json!({ "components": components }));
     let file = |name: &str| Model::load(&fixture(name), None);
     let options = Options {
         device: "cuda:1".into(),
@@ -77,22 +75,10 @@ fn what_has_no_kernel_is_refused_by_name() {
     let sentence = |what: &str| format!("device 'cuda:1' has no kernel for {what}; use device 'cpu'");
     for (model, what) in [
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
-        (Model::from_json(&mixture), "Gaussian mixtures"),
         (Model::blend(&network(), &network(), 0.3), "blends of two models"),
-        (file("distance_field.safetensors"), "distance networks with coordinates among their features"),
-        (file("message_passing_open.safetensors"), "message-passing networks"),
-        (file("message_passing_periodic.safetensors"), "message-passing networks"),
+        (file("message_passing_periodic.safetensors"), "periodic message-passing networks"),
     ] {
         assert_eq!(refusal(&Arc::new(model.unwrap()), &options), sentence(what));
-    }
-
-    for adapter in [Adapter::Heun, Adapter::Mala, Adapter::Langevin] {
-        let options = with_adapter(adapter, options.clone());
-        let expected = sentence(&format!("steps of the adapter {adapter:?}"));
-        assert_eq!(refusal(&network(), &options), expected);
-        let mut s = simulation(&network(), Options { device: "cpu".into(), ..options.clone() });
-        assert_eq!(s.reconfigure(options).unwrap_err().to_string(), expected);
-        s.step(3).unwrap();
     }
 }
 
@@ -252,6 +238,8 @@ mod sentence {
 
 mod device {
     use super::*;
+    use cudarc::driver::sys;
+    use diffusim::backend::Attachment;
     use diffusim::error::Error;
     use diffusim::noise::normals;
     use diffusim::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
@@ -259,7 +247,13 @@ mod device {
     use safetensors::{Dtype, SafeTensors};
     use sha2::{Digest, Sha256};
 
-    const ADAPTERS: [Adapter; 2] = [Adapter::EulerMaruyama, Adapter::LeimkuhlerMatthews];
+    const ADAPTERS: [Adapter; 5] = [
+        Adapter::EulerMaruyama,
+        Adapter::LeimkuhlerMatthews,
+        Adapter::Heun,
+        Adapter::Mala,
+        Adapter::Langevin,
+    ];
 
     /// Whether there is a GPU; says why not.
     fn available() -> bool {
@@ -288,8 +282,7 @@ mod device {
     }
 
     fn ala2() -> Arc<Model> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
-        Arc::new(Model::load(&path, None).unwrap())
+        Arc::new(Model::load(&root().join("examples/ala2/ala2.safetensors"), None).unwrap())
     }
 
     #[test]
@@ -300,7 +293,7 @@ mod device {
         }
         for adapter in ADAPTERS {
             for (n_replicas, n_steps) in [(1, 205), (2, 7), (9, 5), (40, 3)] {
-                let options = Options { adapter, n_replicas, first_replica: 11, ..options() };
+                let options = Options { n_replicas, first_replica: 11, ..with_adapter(adapter, options()) };
                 let mut pair = both(&network(), &options);
                 for n in [1, n_steps] {
                     pair.iter_mut().for_each(|s| s.step(n).unwrap());
@@ -363,11 +356,127 @@ mod device {
         if !available() {
             return;
         }
-        for n_replicas in [1, 7, 33] {
-            let mut pair = both(&odd_network(), &Options { n_replicas, ..options() });
+        for (n_replicas, adapter) in [
+            (1, Adapter::Mala),
+            (7, Adapter::Langevin),
+            (7, Adapter::LeimkuhlerMatthews),
+            (33, Adapter::Heun),
+            (33, Adapter::Mala),
+        ] {
+            let mut pair = both(&odd_network(), &Options { n_replicas, ..with_adapter(adapter, options()) });
             pair.iter_mut().for_each(|s| s.step(9).unwrap());
-            assert_same_bits(&format!("{n_replicas} replicas"), &pair);
+            assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
         }
+    }
+
+    /// Coordinates among the features, of which a single particle may have no others.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_a_network_in_a_field() {
+        if !available() {
+            return;
+        }
+        let model = Arc::new(Model::load(&fixture("distance_field.safetensors"), None).unwrap());
+        for adapter in ADAPTERS {
+            for n_replicas in [1, 9] {
+                let masses = Some(vec![3.1; model.n_particles()]);
+                let mut pair =
+                    both(&model, &Options { masses, n_replicas, ..with_adapter(adapter, options()) });
+                let start: Vec<f64> =
+                    (0..pair[0].positions().len()).map(|i| 0.2 * (i as f64 * 0.7).sin()).collect();
+                for s in &mut pair {
+                    s.set_positions(&start).unwrap();
+                    s.step(11).unwrap();
+                }
+                assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
+            }
+        }
+    }
+
+    /// The chiral network, in shared and in global memory, alone and on a subset.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_the_message_passing_network() {
+        if !available() {
+            return;
+        }
+        let model = Arc::new(Model::load(&fixture("message_passing_open.safetensors"), None).unwrap());
+        let n = model.n_particles();
+        for adapter in ADAPTERS {
+            for n_replicas in [1, 3] {
+                let masses = Some(vec![3.1; n]);
+                let options = Options { n_replicas, masses, ..with_adapter(adapter, options()) };
+                let mut pair = both(&model, &options);
+                for n_steps in [1, 6] {
+                    pair.iter_mut().for_each(|s| s.step(n_steps).unwrap());
+                    assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
+                }
+            }
+        }
+        let places: Vec<usize> = (0..n).map(|i| n + 2 - i).collect();
+        let whole = Arc::new(model.subset(n + 4, &places).unwrap());
+        let mut pair = both(&whole, &options());
+        let start: Vec<f64> =
+            (0..3 * (n + 4)).map(|i| 0.08 * (i / 3) as f64 + 0.2 * (i as f64).sin()).collect();
+        for s in &mut pair {
+            s.set_positions(&start).unwrap();
+            s.step(4).unwrap();
+        }
+        assert_same_bits("subset", &pair);
+    }
+
+    /// Large steps, of which many are rejected.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_metropolis_reject_as_the_cpu_does() {
+        if !available() {
+            return;
+        }
+        let well = json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 5.5});
+        for (model, step) in [(analytic("double-well", 2, 300.0, well), 0.13), (network(), 3e-4)] {
+            let options = Options {
+                adapter: Adapter::Mala,
+                n_replicas: 40,
+                step_size: StepSize::EffectiveStep(step),
+                temperature: Some(341.0),
+                ..options()
+            };
+            let mut pair = both(&model, &options);
+            for n in [1, 29] {
+                pair.iter_mut().for_each(|s| s.step(n).unwrap());
+                assert_same_bits("metropolis", &pair);
+            }
+            let acceptance = pair[1].statistics().acceptance.unwrap();
+            assert!((0.05..0.95).contains(&acceptance), "{acceptance}");
+        }
+    }
+
+    /// A score that is fine and an energy that is not.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn energies_that_are_no_numbers_are_told_as_on_the_cpu() {
+        if !available() {
+            return;
+        }
+        let model = analytic("harmonic", 2, 300.0, json!({"stiffness": 1e-150}));
+        let mut pair = both(
+            &model,
+            &Options {
+                adapter: Adapter::Mala,
+                n_replicas: 3,
+                first_replica: 7,
+                step_size: StepSize::EffectiveStep(1e-158),
+                ..options()
+            },
+        );
+        let mut start = vec![0.3; 18];
+        start[8] = 1e230;
+        let errors = pair.each_mut().map(|s| {
+            s.set_positions(&start).unwrap();
+            s.step(4).unwrap_err()
+        });
+        assert!(errors[0].to_string().contains("the energy of replica 8 is inf"), "{}", errors[0]);
+        assert_eq!(errors[0], errors[1]);
     }
 
     #[test]
@@ -384,7 +493,6 @@ mod device {
         }
     }
 
-    /// Müller–Brown needs exp(), which is the same on this host and may differ in the last place on a GPU.
     #[test]
     #[ignore = "needs a GPU, or the driver of tests/simt"]
     fn kernels_of_the_analytic_potentials() {
@@ -393,6 +501,10 @@ mod device {
         }
         let cluster = json!({"well_depth": 1.7, "minimum_distance": 0.9, "stiffness": 0.6});
         let dw4 = json!({"linear": 0.3, "quadratic": -4.0, "quartic": 0.9, "distance": 4.0});
+        let mixture = json!({"components": [
+            {"weight": 2.3, "mean": [[0.4, -0.2, 0.7], [0.1, 0.9, -0.3]], "spread": [0.6, 0.9, 1.4]},
+            {"weight": 0.7, "mean": [[-0.5, 0.3, 0.2], [0.8, -0.6, 0.5]], "spread": [1.1, 0.5, 0.8]},
+        ]});
         for (kind, n, parameters, scale) in [
             ("free", 3, json!({}), 1.0),
             ("harmonic", 2, json!({"stiffness": 37.0}), 1.0),
@@ -400,6 +512,7 @@ mod device {
             ("mueller-brown", 1, json!({"kT": 23.0}), 0.3),
             ("lennard-jones-cluster", 13, cluster, 1.1),
             ("dw4", 4, dw4, 3.0),
+            ("gaussian-mixture", 2, mixture, 0.5),
         ] {
             let model = analytic(kind, n, 300.0, parameters);
             for adapter in ADAPTERS {
@@ -407,11 +520,13 @@ mod device {
                     let mut pair = both(
                         &model,
                         &Options {
-                            adapter,
                             n_replicas,
-                            step_size: StepSize::EffectiveStep(1.3e-4),
+                            masses: Some(vec![1.3; n]),
                             temperature: Some(341.0),
-                            ..options()
+                            ..with_adapter(
+                                adapter,
+                                Options { step_size: StepSize::EffectiveStep(1.3e-4), ..options() },
+                            )
                         },
                     );
                     // Particles on a lattice, every replica displaced a little differently.
@@ -426,13 +541,7 @@ mod device {
                         s.set_positions(&start).unwrap();
                         s.step(25).unwrap();
                     }
-                    if kind == "mueller-brown" {
-                        for (a, b) in pair[0].positions().iter().zip(pair[1].positions()) {
-                            assert!((a - b).abs() < 1e-9, "{kind}: {a} {b}");
-                        }
-                    } else {
-                        assert_same_bits(&format!("{kind}, {adapter:?}, {n_replicas} replicas"), &pair);
-                    }
+                    assert_same_bits(&format!("{kind}, {adapter:?}, {n_replicas} replicas"), &pair);
                 }
             }
         }
@@ -452,7 +561,6 @@ mod device {
             let mut pair = both(
                 &model,
                 &Options {
-                    adapter,
                     n_replicas: 3,
                     masses: Some(masses.clone()),
                     mobility: Some(Mobility::FrictionRate(7.0)),
@@ -462,19 +570,24 @@ mod device {
                     temperature_schedule: Some(
                         TemperatureSchedule::given(vec![330.0, 310.0, 290.0], End::Hold).unwrap(),
                     ),
-                    ..options()
+                    ..with_adapter(adapter, options())
                 },
             );
             let forces: Vec<f64> = (0..9 * n).map(|i| 300.0 * (i as f64).cos()).collect();
             for _ in 0..2 {
                 for s in &mut pair {
                     s.step(3).unwrap();
-                    s.step_biased(&forces).unwrap();
+                    if adapter.takes_bias() {
+                        s.step_biased(&forces).unwrap();
+                    }
                 }
             }
             assert_same_bits(&format!("{adapter:?}"), &pair);
             for s in &mut pair {
                 let hotter = Options {
+                    adapter: if adapter == Adapter::Mala { Adapter::Heun } else { Adapter::Mala },
+                    target_acceptance: None,
+                    burn_in_steps: 0,
                     temperature: Some(371.0),
                     temperature_schedule: None,
                     seed: 5,
@@ -497,14 +610,23 @@ mod device {
         let n = inner.n_particles();
         let places: Vec<usize> = (0..n).map(|i| 2 * (n - i) - 1).collect();
         let whole = Arc::new(inner.subset(2 * n + 3, &places).unwrap());
-        let mut pair = both(&whole, &Options { n_replicas: 2, ..options() });
-        let start: Vec<f64> =
-            pair[0].positions().iter().enumerate().map(|(i, x)| x + 1e-3 * (i as f64).sin()).collect();
-        for s in &mut pair {
-            s.set_positions(&start).unwrap();
-            s.step(9).unwrap();
+        for adapter in ADAPTERS {
+            let mut pair = both(
+                &whole,
+                &Options {
+                    n_replicas: 2,
+                    masses: Some(vec![3.1; 2 * n + 3]),
+                    ..with_adapter(adapter, options())
+                },
+            );
+            let start: Vec<f64> =
+                pair[0].positions().iter().enumerate().map(|(i, x)| x + 1e-3 * (i as f64).sin()).collect();
+            for s in &mut pair {
+                s.set_positions(&start).unwrap();
+                s.step(9).unwrap();
+            }
+            assert_same_bits(&format!("subset, {adapter:?}"), &pair);
         }
-        assert_same_bits("subset", &pair);
     }
 
     /// The same sentence, the same last good frame.
@@ -527,17 +649,24 @@ mod device {
                 1000,
             ),
         ] {
-            let mut pair = both(
-                &model,
-                &Options { step_size: StepSize::EffectiveStep(step), n_replicas: 11, ..options() },
-            );
-            let failures = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
-            assert!(matches!(failures[0], Error::NotFinite(_)), "{}", failures[0]);
-            assert_eq!(failures[0], failures[1]);
-            let [cpu, gpu] = &pair;
-            assert_eq!((cpu.positions(), cpu.step_count()), (gpu.positions(), gpu.step_count()));
-            let again = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
-            assert_eq!(again[0], again[1]);
+            let pairs = ADAPTERS.map(|adapter| {
+                let step_size = match adapter {
+                    Adapter::Langevin => StepSize::TimeStep(100.0 * step),
+                    _ => StepSize::EffectiveStep(step),
+                };
+                let masses = Some(vec![3.1; model.n_particles()]);
+                let options = with_adapter(adapter, options());
+                both(&model, &Options { step_size, masses, n_replicas: 11, ..options })
+            });
+            for mut pair in pairs.into_iter().filter(|p| p[0].options().adapter != Adapter::Mala) {
+                let failures = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
+                assert!(matches!(failures[0], Error::NotFinite(_)), "{}", failures[0]);
+                assert_eq!(failures[0], failures[1]);
+                let [cpu, gpu] = &pair;
+                assert_eq!((cpu.positions(), cpu.step_count()), (gpu.positions(), gpu.step_count()));
+                let again = pair.each_mut().map(|s| s.step(n_steps).unwrap_err());
+                assert_eq!(again[0], again[1]);
+            }
         }
     }
 
@@ -580,6 +709,151 @@ mod device {
         }
     }
 
+    /// A simulation in a caller's context and on its stream: nothing of the caller's is destroyed (else the driver of tests/simt
+    /// would say so, or the owner could not), and what was current stays so.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn a_caller_lends_its_context_and_stream() {
+        if !available() {
+            return;
+        }
+        for with_stream in [false, true] {
+            let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let mut popped = std::ptr::null_mut();
+            // Safety: as the driver asks for: the context is current until it is popped, and destroyed last.
+            unsafe {
+                sys::cuCtxCreate_v4(&mut context, std::ptr::null_mut(), 0, 0).result().unwrap();
+                if with_stream {
+                    sys::cuStreamCreate(&mut stream, 1).result().unwrap();
+                }
+                sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            }
+            let attachment = Attachment { context: context.addr(), stream: stream.addr() };
+            for caller in [std::ptr::null_mut(), context] {
+                let current = || {
+                    let mut current = std::ptr::null_mut();
+                    // Safety: writes a pointer.
+                    unsafe { sys::cuCtxGetCurrent(&mut current) }.result().unwrap();
+                    current
+                };
+                if !caller.is_null() {
+                    // Safety: popped below.
+                    unsafe { sys::cuCtxPushCurrent_v2(caller) }.result().unwrap();
+                }
+                let own = Options { n_replicas: 3, ..options() };
+                let lent = Options { attachment: Some(attachment), device: "cuda".into(), ..own.clone() };
+                let [mut cpu, mut other] = both(&network(), &own);
+                let mut gpu = simulation(&network(), lent);
+                for s in [&mut cpu, &mut gpu, &mut other] {
+                    s.step(7).unwrap();
+                }
+                assert_eq!(cpu.checkpoint(), gpu.checkpoint());
+                gpu.enqueue(5, false).unwrap();
+                cpu.step(5).unwrap();
+                assert_eq!(current(), caller);
+                gpu.synchronize().unwrap();
+                assert_same_bits("lent", &[cpu, gpu]);
+                assert_eq!(current(), caller);
+                drop(other);
+                if !caller.is_null() {
+                    // Safety: pushed above.
+                    unsafe { sys::cuCtxPopCurrent_v2(&mut popped) }.result().unwrap();
+                    assert_eq!(popped, caller);
+                }
+            }
+            // Safety: the owner destroys what it has made.
+            unsafe {
+                sys::cuCtxPushCurrent_v2(context).result().unwrap();
+                if with_stream {
+                    sys::cuStreamDestroy_v2(stream).result().unwrap();
+                }
+                sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+                sys::cuCtxDestroy_v2(context).result().unwrap();
+            }
+        }
+        let attachment = Some(Attachment { context: 8, stream: 0 });
+        let error = Simulation::new(network(), Options { attachment, ..options() }).err().unwrap();
+        assert!(error.to_string().contains("a CUDA context was given and device is 'auto'"), "{error}");
+    }
+
+    /// Positions and forces stay on the device, step after step, and nobody waits.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn enqueued_steps_are_those_of_the_cpu() {
+        if !available() {
+            return;
+        }
+        for adapter in ADAPTERS {
+            let options = Options { n_replicas: 9, ..with_adapter(adapter, options()) };
+            let mut pair = both(&network(), &options);
+            let n_burn_in = options.burn_in_steps;
+            if n_burn_in > 0 {
+                let error = pair[1].enqueue(1, false).unwrap_err().to_string();
+                assert!(error.contains("at step 0 of a burn-in of 300"), "{error}");
+                pair.iter_mut().for_each(|s| s.step(n_burn_in).unwrap());
+            }
+            let forces: Vec<f64> = (0..pair[0].positions().len()).map(|i| 300.0 * (i as f64).cos()).collect();
+            let [cpu, gpu] = &mut pair;
+            cpu.step(250).unwrap();
+            gpu.enqueue(1, false).unwrap();
+            gpu.enqueue(249, false).unwrap();
+            assert_eq!((gpu.step_count(), cpu.step_count()), (n_burn_in + 250, n_burn_in + 250));
+            if adapter.takes_bias() {
+                let place = gpu.device_forces().unwrap();
+                write(place, &forces);
+                for _ in 0..3 {
+                    cpu.step_biased(&forces).unwrap();
+                    gpu.enqueue(1, true).unwrap();
+                }
+                assert!(gpu.enqueue(2, true).unwrap_err().to_string().contains("expected 1"));
+            } else {
+                assert_eq!(gpu.enqueue(1, true), cpu.step_biased(&forces));
+            }
+            gpu.synchronize().unwrap();
+            assert_same_bits(&format!("{adapter:?}"), &pair);
+            // What is written to the device is where the next steps start.
+            let [cpu, gpu] = &mut pair;
+            let moved: Vec<f64> = cpu.positions().iter().map(|x| x + 1e-3 * (900.0 * x).sin()).collect();
+            cpu.set_positions(&moved).unwrap();
+            let place = gpu.device_positions().unwrap();
+            write(place, &moved);
+            gpu.enqueue(4, false).unwrap();
+            cpu.step(4).unwrap();
+            gpu.step(3).unwrap();
+            cpu.step(3).unwrap();
+            assert_same_bits(&format!("{adapter:?}, moved"), &pair);
+        }
+        let options = Options { step_size: StepSize::EffectiveStep(3e-3), n_replicas: 11, ..options() };
+        let [mut cpu, mut gpu] = both(&network(), &options);
+        gpu.enqueue(100, false).unwrap();
+        gpu.enqueue(100, false).unwrap();
+        let error = cpu.step(200).unwrap_err();
+        assert_eq!(gpu.synchronize(), Err(error));
+        assert_eq!((cpu.positions(), cpu.step_count()), (gpu.positions(), gpu.step_count()));
+        let refused = "which has no queue and no memory of its own; use device 'cuda'";
+        for error in [
+            cpu.enqueue(1, false).unwrap_err(),
+            cpu.device_positions().unwrap_err(),
+            cpu.device_forces().unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(refused), "{error}");
+        }
+    }
+
+    /// From this host to the device.
+    fn write(place: u64, numbers: &[f64]) {
+        // Safety: `numbers` is as long as the buffer at `place`, in the primary context.
+        unsafe {
+            let (mut context, mut popped) = (std::ptr::null_mut(), std::ptr::null_mut());
+            sys::cuDevicePrimaryCtxRetain(&mut context, 0).result().unwrap();
+            sys::cuCtxPushCurrent_v2(context).result().unwrap();
+            sys::cuCtxSynchronize().result().unwrap();
+            sys::cuMemcpyHtoD_v2(place, numbers.as_ptr().cast(), size_of_val(numbers)).result().unwrap();
+            sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(0).result().unwrap();
+        }
+    }
+
     /// The driver of tests/simt ends the program if anything is left at exit.
     #[test]
     #[ignore = "needs a GPU, or the driver of tests/simt"]
@@ -587,12 +861,33 @@ mod device {
         if !available() {
             return;
         }
+        // What a first simulation leaves in the driver is no loss. The context is held, as asking takes one.
+        let free = || {
+            let (mut free, mut total) = (0, 0);
+            // Safety: writes two numbers.
+            unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }.result().unwrap();
+            free
+        };
+        let (mut context, mut popped) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // Safety: released and popped below.
+        unsafe {
+            sys::cuDevicePrimaryCtxRetain(&mut context, 0).result().unwrap();
+            sys::cuCtxPushCurrent_v2(context).result().unwrap();
+        }
+        simulation(&network(), Options { device: "cuda".into(), ..options() }).step(2).unwrap();
+        let before = free();
         for i in 0..1000 {
             let options = Options { device: "cuda".into(), n_replicas: 1 + i % 3, ..options() };
             let mut s = simulation(&network(), options);
             if i % 100 == 0 {
                 s.step(2).unwrap();
             }
+        }
+        assert!(free() >= before, "{} bytes were not given back", before - free());
+        // Safety: retained and pushed above.
+        unsafe {
+            sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(0).result().unwrap();
         }
     }
 }

@@ -32,6 +32,8 @@ def measure(picture: Path) -> list[Row]:
     rows = [
         Row(NAME, "umbrellas and MBAR: population of φ > 0 / %", 100 * float(true["positive"]),
             100 * float(true["positive_error"])),
+        Row(NAME, "umbrellas: standard error of ⟨cos ψ⟩ under the bias, worst window", float(true["psi_error"]),
+            None, (0.0, model_profile.PSI_ERROR)),
     ]  # fmt: skip
     energies = {}
     for name, parts in found.items():

@@ -106,6 +106,8 @@ class SimulationOptions(Structure):
         ("jacobian", c_int32),
         ("window", c_size_t),
         ("tolerance", c_double),
+        ("cuda_context", c_void_p),
+        ("cuda_stream", c_void_p),
     ]
 
 
@@ -184,6 +186,10 @@ CALLS = {
     "diffusim_simulation_get_cell": [c_void_p, _DOUBLES, POINTER(c_int32)],
     "diffusim_simulation_step": [c_void_p, c_uint64],
     "diffusim_simulation_step_biased": [c_void_p, _DOUBLES, c_size_t],
+    "diffusim_simulation_enqueue": [c_void_p, c_uint64, c_int32],
+    "diffusim_simulation_synchronize": [c_void_p],
+    "diffusim_simulation_device_positions": [c_void_p, POINTER(c_uint64)],
+    "diffusim_simulation_device_forces": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_get_step": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_set_step": [c_void_p, c_uint64],
     "diffusim_simulation_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],

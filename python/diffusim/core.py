@@ -428,6 +428,8 @@ class Simulation:
         window: int = 64,
         tolerance: float = 1e-6,
         jacobian: str = "auto",
+        cuda_context: int | None = None,
+        cuda_stream: int | None = None,
     ):
         """Replica number r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
 
@@ -458,6 +460,7 @@ class Simulation:
         tolerance       nm, by which a frame may still change for the one after it to be final; 0: not by a bit
         jacobian        what sweeps know of the slope of the score: "identity" (Picard), "diagonal", "dense", or
                         "auto": dense for up to 30 particles, diagonal for more
+        cuda_context, cuda_stream  CUcontext and CUstream of the caller as integers, to run in; they must outlive this
         """
         self.model = model if isinstance(model, Model) else Model(model)
         self._options = {
@@ -487,6 +490,8 @@ class Simulation:
             "window": window,
             "tolerance": tolerance,
             "jacobian": jacobian,
+            "cuda_context": cuda_context,
+            "cuda_stream": cuda_stream,
         }
         self._handle = c_void_p()
         self._slice = 1
@@ -596,6 +601,33 @@ class Simulation:
         forces = np.ascontiguousarray(forces, dtype=float)
         _expect_shape("forces", forces, self._shape)
         self._call("step_biased", _doubles(forces), forces.size)
+
+    def enqueue(self, n_steps: int, with_forces: bool = False) -> None:
+        """Start steps on the GPU's stream and do not wait; with forces, one step under those at `device_forces`.
+
+        The next other call waits for them, and fails if they did.
+        """
+        _expect_whole("n_steps", n_steps, 2**64)
+        self._call("enqueue", n_steps, with_forces)
+
+    def synchronize(self) -> None:
+        """Wait for enqueued steps."""
+        self._call("synchronize")
+
+    def _device_pointer(self, of: str) -> int:
+        place = c_uint64()
+        self._call(f"device_{of}", byref(place))
+        return place.value
+
+    @property
+    def device_positions(self) -> int:
+        """Address on the GPU of the positions, float64 [n_replicas, n_particles, 3] in nm, to read and to write."""
+        return self._device_pointer("positions")
+
+    @property
+    def device_forces(self) -> int:
+        """Address on the GPU of the forces of `enqueue`, float64 [n_replicas, n_particles, 3] in kJ/(mol nm)."""
+        return self._device_pointer("forces")
 
     @property
     def scores(self) -> np.ndarray:
@@ -742,6 +774,7 @@ class Simulation:
         native.tolerance = options["tolerance"]
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
+        native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]
         return native, keep
 
 

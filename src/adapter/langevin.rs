@@ -9,6 +9,7 @@ use super::ParticleStep;
 
 /// What a step needs besides each particle's [`ParticleStep`]: τ = kT₀Δt/(mγ) and √(2τυ) hold its mass and temperature.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)] // kernels/adapter.cuh has the same
 pub struct Inertia {
     /// Δt, ps
     pub time_step: f64,

@@ -2,6 +2,7 @@
 //! min{1, exp[(E(x) − E(x'))/υ] q(x|x')/q(x'|x)}, else the frame stays.
 
 use super::ParticleStep;
+use crate::lane::exp_double;
 
 /// The fraction of proposals that is wanted, and the steps that find the spring for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +21,7 @@ pub struct BurnIn {
 /// the mean of ln f over the second half (Polyak & Juditsky, SIAM J. Control Optim. 30, 838 (1992)). It depends on the
 /// replica's own proposals alone, so that its trajectory is the same in any company.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)] // kernels/mala.cuh has the same
 pub struct Tuning {
     /// ln f of the next step.
     pub log_factor: f64,
@@ -33,9 +35,9 @@ pub struct Tuning {
 const LARGEST: f64 = 13.8;
 
 impl Tuning {
-    /// f. Of libm, not of the machine's library: the same bits everywhere.
+    /// f
     pub fn factor(&self) -> f64 {
-        if self.log_factor == 0.0 { 1.0 } else { libm::exp(self.log_factor) }
+        if self.log_factor == 0.0 { 1.0 } else { exp_double(self.log_factor) }
     }
 
     /// Learn from the proposal at `step`, whose probability of acceptance was min{1, exp `log_probability`}; NaN is none.
@@ -47,7 +49,7 @@ impl Tuning {
         if step <= half {
             (self.sum, self.count) = (0.0, 0.0);
         }
-        let probability = if log_probability.is_nan() { 0.0 } else { libm::exp(log_probability.min(0.0)) };
+        let probability = if log_probability.is_nan() { 0.0 } else { exp_double(log_probability.min(0.0)) };
         let gain = 1.0 / (step as f64 + 1.0).sqrt();
         self.log_factor += gain * (probability - burn_in.target_acceptance);
         self.log_factor = self.log_factor.clamp(-LARGEST, LARGEST);

@@ -110,7 +110,7 @@ impl Move for Langevin {
     }
 }
 
-/// Which step to take.
+/// Which step to take. kernels/advance.cuh has the same numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Adapter {
     /// Theory (2): the harmonic adapter as it is, weak order 1.

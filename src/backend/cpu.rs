@@ -6,7 +6,8 @@ use crate::adapter::{
     Adapter, EulerMaruyama, Heun, Inertia, Langevin, LeimkuhlerMatthews, Move, ParticleStep, Tuning,
     log_proposal_ratio,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::lane::ln_double;
 use crate::model::{Frames, Outputs, ScoreModel, Scratch};
 use crate::noise::{Noise, uniform};
 use pulp::Arch;
@@ -109,12 +110,12 @@ impl Chunk {
             }
             let factors = Factors::at(job, step);
             if !self.is_sound(job, factors) {
-                return Err(self.failure(job, step, factors, positions));
+                return Err(self.failure(job, step, 0, factors, positions));
             }
             if A::CORRECTS {
                 self.correct::<A>(job, factors, positions).map_err(Failure::Other)?;
                 if !self.is_sound(job, factors) {
-                    return Err(self.failure(job, step, factors, positions));
+                    return Err(self.failure(job, step, 1, factors, positions));
                 }
             }
             self.update::<A>(job, |_| factors, positions, velocities);
@@ -189,19 +190,14 @@ impl Chunk {
         for step in job.first_step..job.first_step + job.n_steps {
             let factors = Factors::at(job, step);
             if !self.is_sound(job, factors) {
-                return Err(self.failure(job, step, factors, positions));
+                return Err(self.failure(job, step, 0, factors, positions));
             }
             let tuned = |tunings: &[Tuning], frame: usize| match tunings.get(frame) {
                 Some(tuning) => factors.tuned(tuning.factor()),
                 None => factors,
             };
             if let Some(i) = energies.iter().position(|e| !e.is_finite()) {
-                return Err(Failure::Other(Error::Unsupported(format!(
-                    "the energy of replica {} is {}, and Metropolis steps need one; use a model that gives energies, or \
-                     another adapter",
-                    self.replicas[i * n_particles],
-                    energies[i]
-                ))));
+                return Err(Failure::energy(self.replicas[i * n_particles], energies[i]));
             }
             self.noise.fill(arch, job.seed, &self.replicas, &self.particles, step);
             ends.clear();
@@ -231,7 +227,7 @@ impl Chunk {
                 }
                 let replica = self.replicas[frame * n_particles];
                 // False for NaN: a proposal without a finite energy is never accepted.
-                if uniform(job.seed, replica, step).ln() < logarithm {
+                if ln_double(uniform(job.seed, replica, step)) < logarithm {
                     positions[range.clone()].copy_from_slice(&ends[range.clone()]);
                     self.scores[range.clone()].copy_from_slice(&end_scores[range]);
                     energies[frame] = end_energies[frame];
@@ -262,7 +258,7 @@ impl Chunk {
     }
 
     /// Name the first particle that failed.
-    fn failure(&self, job: &Job, step: u64, factors: Factors, positions: &[f64]) -> Failure {
+    fn failure(&self, job: &Job, step: u64, stage: u32, factors: Factors, positions: &[f64]) -> Failure {
         let n = 3 * job.particles.len();
         let mut frames = self.scores.chunks_exact(n).zip(positions.chunks_exact(n)).enumerate();
         let failure = |(frame, (scores, positions)): (usize, (&[f64], &[f64]))| {
@@ -273,10 +269,11 @@ impl Chunk {
             frame: 0,
             particle: 0,
             step,
+            stage,
             score: self.scores[0],
             positions: positions[..n].to_vec(),
         };
-        frames.find_map(failure).unwrap_or_else(overflow)
+        frames.find_map(failure).unwrap_or_else(overflow).at_stage(stage)
     }
 }
 
@@ -366,8 +363,8 @@ fn advance(job: &Job, chunks: &mut [Chunk], replicas: Replicas) -> Outcome {
             let bias = job.bias.map(|b| &b[i * size..][..positions.len()]);
             let replicas = Replicas { positions, velocities, tunings };
             run(chunk, replicas, bias).map_err(|failure| match failure {
-                Failure::Score { frame, particle, step, score, positions } => {
-                    Failure::Score { frame: frame + i * n_frames, particle, step, score, positions }
+                Failure::Score { frame, particle, step, stage, score, positions } => {
+                    Failure::Score { frame: frame + i * n_frames, particle, step, stage, score, positions }
                 }
                 other => other,
             })
@@ -383,15 +380,15 @@ fn parts<T: Send>(whole: &mut [T], size: usize, n: usize) -> impl IndexedParalle
     }
 }
 
-/// Of two failures the one at the earlier step, so that what is reported and restored does not depend on threads.
+/// Of two failures the earlier one, so that what is reported and restored does not depend on threads.
 fn together(a: Outcome, b: Outcome) -> Outcome {
-    let step = |failure: &Failure| match failure {
-        Failure::Other(_) => 0,
-        Failure::Score { step, .. } => *step,
+    let time = |failure: &Failure| match failure {
+        Failure::Other(_) => (0, 0),
+        Failure::Score { step, stage, .. } => (*step, *stage),
     };
     match (a, b) {
         (Ok(a), Ok(b)) => Ok(a + b),
-        (Err(a), Err(b)) => Err(if step(&b) < step(&a) { b } else { a }),
+        (Err(a), Err(b)) => Err(if time(&b) < time(&a) { b } else { a }),
         (Err(failure), _) | (_, Err(failure)) => Err(failure),
     }
 }

@@ -2,13 +2,12 @@
 //! gets a sentence.
 //!
 //! One launch takes all steps of a [`Job`]; `kernels/advance.cuh` is the twin of the loop in `cpu.rs`, and adds in the same
-//! order: except for the exponential of Müller–Brown, positions have the bits of the CPU's. This is the only file that
-//! knows cudarc.
+//! order: positions have the bits of the CPU's. This is the only file that knows cudarc.
 
-use super::{Backend, Failure, Job, Placement, Replicas};
-use crate::adapter::{Adapter, ParticleStep};
+use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
+use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
 use crate::error::{Error, Result, bail};
-use crate::model::kernel::{DistanceArrays, Kernel, LayerArrays};
+use crate::model::kernel::{BlockArrays, DistanceArrays, Kernel, LayerArrays, MessagePassingArrays};
 use crate::model::{Frames, KernelModel, ScoreModel};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
@@ -33,6 +32,7 @@ const WARP: usize = 32;
 const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] =
     [("advance_distance_1", 1, 1, 1), ("advance_distance_8", 8, 4, 2), ("advance_distance_32", 32, 4, 7)];
 const ANALYTIC_KERNEL: &str = "advance_analytic";
+const MESSAGE_PASSING_KERNEL: &str = "advance_message_passing";
 
 // ---- what kernels and host have in common -------------------------------------------------------------------------------
 
@@ -42,6 +42,7 @@ const ANALYTIC_KERNEL: &str = "advance_analytic";
 struct Factors {
     drift: f64,
     noise: f64,
+    inertia: Inertia,
 }
 
 /// `Report` of kernels/advance.cuh.
@@ -53,16 +54,22 @@ struct Report {
     step: u64,
     frame: u32,
     particle: u32,
+    accepted: u32,
+    stage: u32,
 }
 
 /// `Report::step` where all steps were taken.
 const NONE: u64 = u64::MAX;
+/// `Report::particle` where the energy failed.
+const NONE_OF_THEM: u32 = u32::MAX;
 
 /// `Job` of kernels/advance.cuh; pointers are of the device.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct DeviceJob {
     positions: u64,
+    velocities: u64,
+    tunings: u64,
     bias: u64,
     particles: u64,
     factors: u64,
@@ -73,10 +80,15 @@ struct DeviceJob {
     seed: u64,
     first_step: u64,
     n_steps: u64,
+    bias_scale: f64,
+    target_acceptance: f64,
+    burn_in_steps: u64,
     n_replicas: u32,
     n_particles: u32,
     first_replica: u32,
-    next_noise: u32,
+    adapter: u32,
+    adds_up: u32,
+    padding: u32,
 }
 
 /// `Analytic` of kernels/analytic.cuh.
@@ -85,10 +97,14 @@ struct DeviceJob {
 struct DeviceAnalytic {
     members: u64,
     places: u64,
+    mixture: u64,
+    /// Part of the work space, which the kernel finds.
+    logarithms: u64,
     parameters: [f64; 4],
     n_members: u32,
     n_particles: u32,
     potential: u32,
+    n_components: u32,
     frames_per_block: u32,
 }
 
@@ -102,9 +118,11 @@ struct DeviceDistance {
     places: u64,
     quadruplets: u64,
     pairs: u64,
+    coordinates: u64,
     n_members: u32,
     n_particles: u32,
     n_quadruplets: u32,
+    n_coordinates: u32,
     n_layers: u32,
     n_resident: u32,
     widest: u32,
@@ -114,10 +132,45 @@ struct DeviceDistance {
     output_weight: u32,
     softening_squared: f32,
     harmonic: f32,
+    output_bias: f32,
     /// Parts of the work space, which the kernel finds.
     parts: [u64; 9],
 }
 
+/// `Steps` of kernels/advance.cuh: six pointers.
+const STEPS_BYTES: usize = 48;
+/// `Metropolis` of kernels/advance.cuh: six pointers and a number.
+const METROPOLIS_BYTES: usize = 56;
+/// `MessagePassing` of kernels/message_passing.cuh.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct DeviceMessagePassing {
+    numbers: u64,
+    blocks: u64,
+    members: u64,
+    places: u64,
+    species: u64,
+    n_members: u32,
+    n_particles: u32,
+    width: u32,
+    n_blocks: u32,
+    n_mixed: u32,
+    n_species: u32,
+    n_knots: u32,
+    embedding: u32,
+    repulsion: u32,
+    output_weight: u32,
+    readout: LayerArrays,
+    output_bias: f32,
+    softening_squared: f32,
+    cutoff: f32,
+    density: f32,
+    /// Parts of the work space, which the kernel finds.
+    parts: [u64; 15],
+}
+
+/// `Edge` of kernels/message_passing.cuh.
+const EDGE_BYTES: usize = 64;
 /// `Dense` of kernels/distance.cuh: two pointers and four numbers.
 const DENSE_BYTES: usize = 32;
 
@@ -128,7 +181,10 @@ unsafe impl DeviceRepr for DeviceJob {}
 unsafe impl DeviceRepr for DeviceAnalytic {}
 unsafe impl DeviceRepr for DeviceDistance {}
 unsafe impl DeviceRepr for ParticleStep {}
+unsafe impl DeviceRepr for Tuning {}
+unsafe impl DeviceRepr for DeviceMessagePassing {}
 unsafe impl DeviceRepr for LayerArrays {}
+unsafe impl DeviceRepr for BlockArrays {}
 
 /// Bytes of the work space of a block, part by part: the twin of `carve` in kernels/advance.cuh.
 struct Workspace {
@@ -137,22 +193,65 @@ struct Workspace {
 
 impl Workspace {
     /// What `advance` needs for `frames` frames of `n_particles`.
-    fn of_steps(frames: usize, n_particles: usize) -> Self {
+    fn of_steps(frames: usize, n_particles: usize, adapter: Adapter) -> Self {
         let n = frames * n_particles;
-        Workspace { bytes: 0 }.part(1, 4).part(1, 8).part(n, 24).part(n, 24).part(n, 12)
+        let steps = Workspace { bytes: 0 }.part(1, 4).part(1, 8).part(1, STEPS_BYTES);
+        let steps = steps.part(n, 24).part(n, 24).part(n, 12);
+        match adapter {
+            Adapter::EulerMaruyama | Adapter::LeimkuhlerMatthews => steps,
+            Adapter::Heun | Adapter::Langevin => steps.part(n, 24),
+            Adapter::Mala => {
+                let ends = steps.part(n, 24).part(1, METROPOLIS_BYTES).part(n, 24).part(n, 8);
+                ends.part(frames, 8).part(frames, 8).part(frames, 8).part(frames, 4)
+            }
+        }
+    }
+
+    /// And the analytic potentials.
+    fn and_analytic(self, frames: usize, n_components: usize) -> Self {
+        self.part(frames * n_components, 8)
     }
 
     /// And the distance network.
-    fn and_distance(self, frames: usize, n_members: usize, arrays: &DistanceArrays) -> Self {
+    fn and_distance(
+        self,
+        frames: usize,
+        n_members: usize,
+        arrays: &DistanceArrays,
+        with_energy: bool,
+    ) -> Self {
         let (n_pairs, n_quadruplets) = (arrays.pairs.len() / 2, arrays.quadruplets.len() / 4);
-        self.part(2 * arrays.layers.len(), DENSE_BYTES)
+        let scores = self
+            .part(2 * arrays.layers.len(), DENSE_BYTES)
             .part(3 * n_members * frames, 4)
-            .part((n_pairs + 2 * n_quadruplets) * frames, 4)
+            .part((n_pairs + arrays.coordinates.len() / 2 + 2 * n_quadruplets) * frames, 4)
             .part(n_pairs * frames, 4)
             .part(9 * n_quadruplets * frames, 4)
             .part(n_slopes(arrays) * frames, 4)
             .part(widest(arrays) * frames, 4)
-            .part(widest(arrays) * frames, 4)
+            .part(widest(arrays) * frames, 4);
+        if with_energy { scores.part((widest(arrays) + 1) * frames, 4) } else { scores }
+    }
+
+    /// And the message-passing network.
+    fn and_message_passing(self, arrays: &MessagePassingArrays) -> Self {
+        let (n, n_blocks) = (arrays.species.len(), arrays.blocks.len());
+        let (n_edges, n_mixed, nf) = (n * (n - 1), arrays.n_mixed as usize, n * arrays.width as usize);
+        self.part(n_edges, EDGE_BYTES)
+            .part(n_edges, 12)
+            .part(4 * n_edges, 4)
+            .part(nf, 4)
+            .part(3 * nf, 4)
+            .part(2 * nf, 4)
+            .part(n_blocks * nf * (4 * n_mixed + 4), 4)
+            .part((n_blocks - 1) * 6 * nf, 4)
+            .part(nf, 4)
+            .part(4 * nf, 4)
+            .part(3 * n_mixed * nf, 4)
+            .part(2 * nf, 4)
+            .part(4 * nf, 4)
+            .part(4 * nf, 4)
+            .part(n, 4)
     }
 
     fn part(self, count: usize, size: usize) -> Self {
@@ -319,14 +418,46 @@ impl Gpu {
     }
 
     fn start(index: usize) -> Result<Self> {
-        let context = CudaContext::new(index).during("starting")?;
+        Self::load(CudaContext::new(index).during("starting")?)
+    }
+
+    /// GPU `index`, which has passed [`probe`], in a context of the caller's, which is current afterwards.
+    fn borrow(index: usize, context: sys::CUcontext) -> Result<Self> {
+        let place = || -> std::result::Result<_, DriverError> {
+            let mut device = 0;
+            // Safety: the caller vouches for its context; this writes one integer.
+            unsafe {
+                result::ctx::set_current(context)?;
+                sys::cuCtxGetDevice(&mut device).result()?;
+            }
+            Ok((device, result::device::get(index as i32)?))
+        };
+        let (device, named) = place().during("looking at the CUDA context that was given")?;
+        if device != named {
+            bail!(
+                InvalidArgument,
+                "the CUDA context that was given is of another GPU than device 'cuda:{index}'; expected 'cuda:{device}'"
+            );
+        }
+        // Safety: as above.
+        let context = unsafe { CudaContext::from_raw_context(index, device, context) }.during("starting")?;
+        // The last holder would destroy the caller's context: this one never lets go. It is a few words of memory.
+        std::mem::forget(context.clone());
+        Self::load(context)
+    }
+
+    fn load(context: Arc<CudaContext>) -> Result<Self> {
         // Safety: every buffer is used on the one stream of its simulation.
         unsafe { context.disable_event_tracking() };
         let get = |attribute| context.attribute(attribute).during("being asked what it is");
         let n_multiprocessors = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let shared = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let module = context.load_module(Ptx::from_src(PTX)).during("compiling the kernels")?;
-        for name in DISTANCE_KERNELS.map(|kernel| kernel.0).into_iter().chain([ANALYTIC_KERNEL]) {
+        for name in DISTANCE_KERNELS
+            .map(|kernel| kernel.0)
+            .into_iter()
+            .chain([ANALYTIC_KERNEL, MESSAGE_PASSING_KERNEL])
+        {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             module
                 .load_function(name)
@@ -342,14 +473,17 @@ impl Gpu {
 /// A model as the argument of its kernel, and the buffers that its pointers point to.
 struct DeviceModel {
     argument: Argument,
+    _mixture: Option<CudaSlice<f64>>,
     _numbers: Option<CudaSlice<f32>>,
     _layers: Option<CudaSlice<LayerArrays>>,
+    _blocks: Option<CudaSlice<BlockArrays>>,
     _indices: Vec<CudaSlice<u32>>,
 }
 
 enum Argument {
     Analytic(DeviceAnalytic),
     Distance(Box<DeviceDistance>),
+    MessagePassing(Box<DeviceMessagePassing>),
 }
 
 /// All replicas of a simulation on one GPU.
@@ -366,6 +500,8 @@ struct Held {
     // Dropped in this order: buffers and kernel before the stream, the stream before the context.
     model: DeviceModel,
     positions: CudaSlice<f64>,
+    velocities: Option<CudaSlice<f64>>,
+    tunings: Option<CudaSlice<Tuning>>,
     bias: Option<CudaSlice<f64>>,
     particles: CudaSlice<ParticleStep>,
     factors: CudaSlice<Factors>,
@@ -385,6 +521,8 @@ struct Held {
     sent_factors: Vec<Factors>,
     host_reports: Vec<Report>,
     largest_score: f64,
+    /// Launches were made whose reports have not been fetched.
+    is_ahead: bool,
 }
 
 /// How the replicas are laid out over blocks.
@@ -400,14 +538,16 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize) -> Self {
+    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, adapter: Adapter) -> Self {
+        let steps = |frames: usize| Workspace::of_steps(frames, model.n_particles, adapter);
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         match &model.kernel {
             Kernel::Analytic { .. } => {
+                let n_components = model.n_components();
                 // Full warps, but no multiprocessor idle.
                 let frames = (4 * WARP / model.n_particles).clamp(1, 4 * WARP);
                 let frames = frames.min(n_replicas.div_ceil(gpu.n_multiprocessors));
-                let workspace = Workspace::of_steps(frames, model.n_particles).bytes;
+                let workspace = steps(frames).and_analytic(frames, n_components).bytes;
                 Plan {
                     kernel: ANALYTIC_KERNEL,
                     frames,
@@ -417,11 +557,21 @@ impl Plan {
                     resident: (0, 0),
                 }
             }
+            Kernel::MessagePassing(arrays) => {
+                let workspace = steps(1).and_message_passing(arrays).bytes;
+                Plan {
+                    kernel: MESSAGE_PASSING_KERNEL,
+                    frames: 1,
+                    n_threads: whole_warps(arrays.species.len() * arrays.width as usize),
+                    workspace,
+                    shared: workspace <= gpu.shared_bytes,
+                    resident: (0, 0),
+                }
+            }
             Kernel::Distance(arrays) => {
+                let with_energy = adapter == Adapter::Mala;
                 let workspace = |frames: usize| {
-                    Workspace::of_steps(frames, model.n_particles)
-                        .and_distance(frames, model.members.len(), arrays)
-                        .bytes
+                    steps(frames).and_distance(frames, model.members.len(), arrays, with_energy).bytes
                 };
                 // As many blocks as there are multiprocessors run at a time. Where no work space fits, the smallest does best.
                 let cost = |(_, frames, _, cost): &(&str, usize, usize, usize)| {
@@ -448,18 +598,6 @@ impl Plan {
                 Plan { kernel, frames, n_threads, workspace, shared, resident }
             }
         }
-    }
-}
-
-/// Whether the kernels take ξ_{n+1} for a step of `adapter`; an error where they know no such step.
-pub(super) fn next_noise(index: usize, adapter: Adapter) -> Result<bool> {
-    match adapter {
-        Adapter::EulerMaruyama => Ok(false),
-        Adapter::LeimkuhlerMatthews => Ok(true),
-        Adapter::Heun | Adapter::Mala | Adapter::Langevin => bail!(
-            Unsupported,
-            "device 'cuda:{index}' has no kernel for steps of the adapter {adapter:?}; use device 'cpu'"
-        ),
     }
 }
 
@@ -498,11 +636,20 @@ impl Drop for Cuda {
 
 impl Held {
     fn new(model: &KernelModel, placement: &Placement, index: usize, largest_score: f64) -> Result<Self> {
-        let gpu = Gpu::attach(index)?;
+        let gpu = match placement.attachment {
+            None => Gpu::attach(index)?,
+            Some(attachment) => Arc::new(Gpu::borrow(index, attachment.context as sys::CUcontext)?),
+        };
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
-        let plan = Plan::new(&gpu, model, n_replicas);
+        let plan = Plan::new(&gpu, model, n_replicas, placement.adapter);
         let n_blocks = n_replicas.div_ceil(plan.frames);
-        let stream = gpu.context.new_stream().during("making a stream")?;
+        let stream = match placement.attachment {
+            None => gpu.context.new_stream().during("making a stream")?,
+            // Safety: the caller vouches for its stream.
+            Some(Attachment { stream, .. }) => unsafe {
+                gpu.context.wrap_borrowed_stream(stream as sys::CUstream)
+            },
+        };
         let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
         let buffers = || -> std::result::Result<_, DriverError> {
             Ok((
@@ -526,6 +673,8 @@ impl Held {
         Ok(Held {
             model,
             positions,
+            velocities: None,
+            tunings: None,
             bias: None,
             particles,
             factors,
@@ -548,20 +697,21 @@ impl Held {
             sent_factors: Vec::new(),
             host_reports: vec![Report::default(); n_blocks],
             largest_score,
+            is_ahead: false,
         })
     }
 
-    /// Send what has changed, launch, and fetch positions and reports.
-    fn run(
+    /// Send what has changed, and launch; `scale` is that of forces which are on the device.
+    fn enqueue(
         &mut self,
         job: &Job,
-        next_noise: bool,
-        positions: &mut [f64],
+        replicas: &Replicas,
+        scale: Option<f64>,
     ) -> std::result::Result<(), DriverError> {
-        let stream = &self.stream;
         if !job.continues {
-            stream.memcpy_htod(positions, &mut self.positions)?;
+            self.send(replicas)?;
         }
+        let stream = &self.stream;
         if self.sent_particles != job.particles {
             stream.memcpy_htod(job.particles, &mut self.particles)?;
             self.sent_particles.clear();
@@ -569,7 +719,8 @@ impl Held {
         }
         let factors = (job.first_step..job.first_step + job.n_steps).map(|step| {
             let (drift, noise) = (job.factors)(step);
-            Factors { drift, noise }
+            let inertia = job.inertia.map_or(Inertia::NONE, |inertia| inertia.scaled(drift));
+            Factors { drift, noise, inertia }
         });
         let sent = self.sent_factors.iter().copied();
         if self.sent_factors.len() < job.n_steps as usize
@@ -583,17 +734,23 @@ impl Held {
             }
             stream.memcpy_htod(&self.sent_factors, &mut self.factors)?;
         }
-        if let Some(bias) = job.bias {
-            if self.bias.is_none() {
-                // Safety: written on the next line.
-                self.bias = Some(unsafe { stream.alloc(bias.len()) }?);
-            }
-            stream.memcpy_htod(bias, self.bias.as_mut().expect("allocated"))?;
+        if self.bias.is_none() && (job.bias.is_some() || scale.is_some()) {
+            self.bias = Some(stream.alloc_zeros(replicas.positions.len())?);
         }
+        if let (Some(bias), Some(buffer)) = (job.bias, &mut self.bias) {
+            stream.memcpy_htod(bias, buffer)?;
+        }
+        let bias = self.bias.as_ref().filter(|_| job.bias.is_some() || scale.is_some());
 
         let device_job = DeviceJob {
             positions: address(&self.positions, stream),
-            bias: job.bias.and(self.bias.as_ref()).map_or(0, |b| address(b, stream)),
+            velocities: self.velocities.as_ref().map_or(0, |v| address(v, stream)),
+            tunings: self
+                .tunings
+                .as_ref()
+                .filter(|_| job.burn_in.is_some())
+                .map_or(0, |t| address(t, stream)),
+            bias: bias.map_or(0, |b| address(b, stream)),
             particles: address(&self.particles, stream),
             factors: address(&self.factors, stream),
             particle_ids: address(&self.particle_ids, stream),
@@ -603,54 +760,138 @@ impl Held {
             seed: job.seed,
             first_step: job.first_step,
             n_steps: job.n_steps,
+            bias_scale: scale.unwrap_or(1.0),
+            target_acceptance: job.burn_in.map_or(0.0, |b| b.target_acceptance),
+            burn_in_steps: job.burn_in.map_or(0, |b| b.n_steps),
             n_replicas: self.n_replicas,
             n_particles: self.n_particles as u32,
             first_replica: self.first_replica,
-            next_noise: next_noise.into(),
+            adapter: job.adapter as u32,
+            adds_up: self.is_ahead.into(),
+            padding: 0,
         };
         let mut launch = stream.launch_builder(&self.kernel);
         launch.arg(&device_job);
         match &self.model.argument {
             Argument::Analytic(model) => launch.arg(model),
             Argument::Distance(model) => launch.arg(&**model),
+            Argument::MessagePassing(model) => launch.arg(&**model),
         };
         // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
         unsafe { launch.launch(self.launch) }?;
-        stream.memcpy_dtoh(&self.positions, positions)?;
-        stream.memcpy_dtoh(&self.reports, &mut self.host_reports)?;
-        stream.synchronize()
+        self.is_ahead = true;
+        Ok(())
+    }
+
+    /// Put the replicas on the device.
+    fn send(&mut self, replicas: &Replicas) -> std::result::Result<(), DriverError> {
+        let stream = &self.stream;
+        stream.memcpy_htod(replicas.positions, &mut self.positions)?;
+        if !replicas.velocities.is_empty() {
+            if self.velocities.is_none() {
+                self.velocities = Some(stream.alloc_zeros(replicas.velocities.len())?);
+            }
+            stream.memcpy_htod(replicas.velocities, self.velocities.as_mut().expect("allocated"))?;
+        }
+        if !replicas.tunings.is_empty() {
+            if self.tunings.is_none() {
+                // Safety: written on the next line.
+                self.tunings = Some(unsafe { stream.alloc(replicas.tunings.len()) }?);
+            }
+            stream.memcpy_htod(replicas.tunings, self.tunings.as_mut().expect("allocated"))?;
+        }
+        Ok(())
+    }
+
+    /// Fetch replicas and reports.
+    fn fetch(&mut self, replicas: &mut Replicas) -> std::result::Result<(), DriverError> {
+        self.is_ahead = false;
+        self.stream.memcpy_dtoh(&self.positions, replicas.positions)?;
+        if let Some(velocities) = self.velocities.as_ref().filter(|_| !replicas.velocities.is_empty()) {
+            self.stream.memcpy_dtoh(velocities, replicas.velocities)?;
+        }
+        if let Some(tunings) = self.tunings.as_ref().filter(|_| !replicas.tunings.is_empty()) {
+            self.stream.memcpy_dtoh(tunings, replicas.tunings)?;
+        }
+        self.stream.memcpy_dtoh(&self.reports, &mut self.host_reports)?;
+        self.stream.synchronize()
+    }
+
+    /// What has arrived is not known.
+    fn failed(&mut self, error: DriverError) -> Error {
+        self.sent_particles.clear();
+        self.sent_factors.clear();
+        self.is_ahead = false;
+        driver_error("taking steps", error)
+    }
+}
+
+impl Cuda {
+    /// What is held of the GPU, where this process may use it.
+    fn held(&mut self) -> Result<&mut Held> {
+        if self.process != std::process::id() {
+            bail!(
+                Device,
+                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
+            );
+        }
+        Ok(self.held.as_mut().expect("there until dropped"))
     }
 }
 
 impl Backend for Cuda {
     fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure> {
-        let positions = replicas.positions;
-        if self.process != std::process::id() {
-            return Err(Failure::Other(Error::Device(
-                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
-                    .into(),
-            )));
-        }
+        self.enqueue(job, &replicas, None).map_err(Failure::Other)?;
+        self.fetch(replicas)
+    }
+
+    fn enqueue(&mut self, job: &Job, replicas: &Replicas, scale: Option<f64>) -> Result<()> {
+        let held = self.held()?;
         let _callers = CallersContext::keep();
-        let held = self.held.as_mut().expect("there until dropped");
-        let next_noise = next_noise(self.index, job.adapter).map_err(Failure::Other)?;
-        if let Err(error) = held.run(job, next_noise, positions) {
-            // What has arrived is not known.
-            held.sent_particles.clear();
-            held.sent_factors.clear();
-            return Err(Failure::Other(driver_error("taking steps", error)));
+        held.enqueue(job, replicas, scale).map_err(|error| held.failed(error))
+    }
+
+    fn device_positions(&mut self, replicas: Option<&Replicas>) -> Result<u64> {
+        let held = self.held()?;
+        let _callers = CallersContext::keep();
+        if let Some(replicas) = replicas {
+            held.send(replicas).during("taking positions")?;
         }
+        Ok(address(&held.positions, &held.stream))
+    }
+
+    fn device_forces(&mut self) -> Result<u64> {
+        let held = self.held()?;
+        let _callers = CallersContext::keep();
+        let n = held.positions.len();
+        let forces = match held.bias.take() {
+            Some(forces) => forces,
+            None => held.stream.alloc_zeros(n).during("allocating its memory")?,
+        };
+        Ok(address(held.bias.insert(forces), &held.stream))
+    }
+
+    fn fetch(&mut self, mut replicas: Replicas) -> std::result::Result<u64, Failure> {
+        let held = self.held().map_err(Failure::Other)?;
+        let _callers = CallersContext::keep();
+        held.fetch(&mut replicas).map_err(|error| Failure::Other(held.failed(error)))?;
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);
-        let Some(first) = failed.min_by_key(|r| (r.step, r.frame, r.particle)) else { return Ok(0) };
+        let Some(first) = failed.min_by_key(|r| (r.step, r.stage, r.frame, r.particle)) else {
+            return Ok(held.host_reports.iter().map(|r| u64::from(r.accepted)).sum());
+        };
+        if first.particle == NONE_OF_THEM {
+            return Err(Failure::energy(held.first_replica + first.frame, first.score));
+        }
         let frame = first.frame as usize;
         Err(Failure::Score {
             frame,
             particle: first.particle as usize,
             step: first.step,
+            stage: first.stage,
             score: first.score,
-            positions: positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
+            positions: replicas.positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
         })
     }
 
@@ -687,24 +928,69 @@ impl DeviceModel {
         let (members, places) = (send(&model.members)?, send(&places)?);
         let (n_members, n_particles) = (model.members.len() as u32, model.n_particles as u32);
         Ok(match &model.kernel {
-            Kernel::Analytic { potential, parameters } => DeviceModel {
-                argument: Argument::Analytic(DeviceAnalytic {
+            Kernel::Analytic { potential, parameters, mixture } => {
+                let mixture = stream.clone_htod(if mixture.is_empty() { &[0.0][..] } else { mixture })?;
+                DeviceModel {
+                    argument: Argument::Analytic(DeviceAnalytic {
+                        members: address(&members, stream),
+                        places: address(&places, stream),
+                        mixture: address(&mixture, stream),
+                        logarithms: 0,
+                        parameters: *parameters,
+                        n_members,
+                        n_particles,
+                        potential: *potential,
+                        n_components: model.n_components() as u32,
+                        frames_per_block: plan.frames as u32,
+                    }),
+                    _mixture: Some(mixture),
+                    _numbers: None,
+                    _layers: None,
+                    _blocks: None,
+                    _indices: vec![members, places],
+                }
+            }
+            Kernel::MessagePassing(arrays) => {
+                let numbers = stream.clone_htod(&arrays.numbers)?;
+                let blocks = stream.clone_htod(&arrays.blocks)?;
+                let species = send(&arrays.species)?;
+                let argument = DeviceMessagePassing {
+                    numbers: address(&numbers, stream),
+                    blocks: address(&blocks, stream),
                     members: address(&members, stream),
                     places: address(&places, stream),
-                    parameters: *parameters,
+                    species: address(&species, stream),
                     n_members,
                     n_particles,
-                    potential: *potential,
-                    frames_per_block: plan.frames as u32,
-                }),
-                _numbers: None,
-                _layers: None,
-                _indices: vec![members, places],
-            },
+                    width: arrays.width,
+                    n_blocks: arrays.blocks.len() as u32,
+                    n_mixed: arrays.n_mixed,
+                    n_species: arrays.n_species,
+                    n_knots: arrays.n_knots,
+                    embedding: arrays.embedding,
+                    repulsion: arrays.repulsion,
+                    output_weight: arrays.output_weight,
+                    readout: arrays.readout,
+                    output_bias: arrays.output_bias,
+                    softening_squared: arrays.softening_squared,
+                    cutoff: arrays.cutoff,
+                    density: arrays.density,
+                    parts: [0; 15],
+                };
+                DeviceModel {
+                    argument: Argument::MessagePassing(Box::new(argument)),
+                    _mixture: None,
+                    _numbers: Some(numbers),
+                    _layers: None,
+                    _blocks: Some(blocks),
+                    _indices: vec![members, places, species],
+                }
+            }
             Kernel::Distance(arrays) => {
                 let numbers = stream.clone_htod(&arrays.numbers)?;
                 let layers = stream.clone_htod(&arrays.layers)?;
                 let (quadruplets, pairs) = (send(&arrays.quadruplets)?, send(&arrays.pairs)?);
+                let coordinates = send(&arrays.coordinates)?;
                 let argument = DeviceDistance {
                     numbers: address(&numbers, stream),
                     layers: address(&layers, stream),
@@ -712,9 +998,11 @@ impl DeviceModel {
                     places: address(&places, stream),
                     quadruplets: address(&quadruplets, stream),
                     pairs: address(&pairs, stream),
+                    coordinates: address(&coordinates, stream),
                     n_members,
                     n_particles,
                     n_quadruplets: (arrays.quadruplets.len() / 4) as u32,
+                    n_coordinates: (arrays.coordinates.len() / 2) as u32,
                     n_layers: arrays.layers.len() as u32,
                     n_resident: plan.resident.0 as u32,
                     widest: widest(arrays) as u32,
@@ -724,13 +1012,16 @@ impl DeviceModel {
                     output_weight: arrays.output_weight,
                     softening_squared: arrays.softening_squared,
                     harmonic: arrays.harmonic,
+                    output_bias: arrays.output_bias,
                     parts: [0; 9],
                 };
                 DeviceModel {
                     argument: Argument::Distance(Box::new(argument)),
+                    _mixture: None,
                     _numbers: Some(numbers),
                     _layers: Some(layers),
-                    _indices: vec![members, places, quadruplets, pairs],
+                    _blocks: None,
+                    _indices: vec![members, places, quadruplets, pairs, coordinates],
                 }
             }
         })

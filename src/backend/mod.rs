@@ -41,14 +41,6 @@ impl Device {
         }
     }
 
-    /// An error if this device cannot take the steps of `adapter`.
-    pub fn check_adapter(self, adapter: Adapter) -> Result<()> {
-        match self {
-            Device::Cpu => Ok(()),
-            Device::Cuda(index) => cuda::next_noise(index, adapter).map(drop),
-        }
-    }
-
     /// What this device is, in words; an error, in one sentence, if it cannot be used here.
     pub fn describe(self) -> Result<String> {
         match self {
@@ -59,6 +51,16 @@ impl Device {
             Device::Cuda(index) => cuda::describe(index),
         }
     }
+}
+
+/// A CUDA context and a stream in it that belong to the caller, as the driver's handles: the simulation runs there. They must outlive
+/// it; stream 0 is the context's default stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// `CUcontext`
+    pub context: usize,
+    /// `CUstream`
+    pub stream: usize,
 }
 
 /// The replicas of a simulation and where they are moved; whatever else changes, the backend stays.
@@ -72,6 +74,10 @@ pub struct Placement {
     pub replicas: Range<u32>,
     /// Ids that key the noise of each particle.
     pub particle_ids: Vec<u32>,
+    /// The step, for which work space is laid out.
+    pub adapter: Adapter,
+    /// Of the caller, for GPUs.
+    pub attachment: Option<Attachment>,
 }
 
 /// What moves the particles over some consecutive steps.
@@ -129,6 +135,8 @@ pub enum Failure {
         particle: usize,
         /// The step that could not be taken.
         step: u64,
+        /// 1 if it was the score at the step's end that failed, else 0.
+        stage: u32,
         /// The offending score, 1/nm.
         score: f64,
         /// The frame's positions, of which that is the score.
@@ -149,6 +157,22 @@ pub fn is_sound(scores: &[f64], particles: &[ParticleStep], limit: f64) -> bool 
 }
 
 impl Failure {
+    /// The energy of `replica` is not finite where it decides.
+    fn energy(replica: u32, energy: f64) -> Self {
+        Failure::Other(Error::Unsupported(format!(
+            "the energy of replica {replica} is {energy}, and Metropolis steps need one; use a model that gives energies, or \
+             another adapter"
+        )))
+    }
+
+    /// The same, of this stage of the step.
+    fn at_stage(mut self, at: u32) -> Self {
+        if let Failure::Score { stage, .. } = &mut self {
+            *stage = at;
+        }
+        self
+    }
+
     /// The first particle of a frame whose score is not sound.
     pub fn find(
         frame: usize,
@@ -162,7 +186,7 @@ impl Failure {
         let particle = scores.iter().zip(particles).position(|(s, base)| !is_allowed(*s, base, limit))?;
         let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
         let score = *scores[particle].iter().max_by(worst).expect("three coordinates");
-        Some(Failure::Score { frame, particle, step, score, positions: positions.to_vec() })
+        Some(Failure::Score { frame, particle, step, stage: 0, score, positions: positions.to_vec() })
     }
 }
 
@@ -182,6 +206,34 @@ pub trait Backend: Send {
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;
+
+    /// Start the steps of `job` from `replicas`, or where the device is if it continues, and do not wait; [`Backend::fetch`]
+    /// tells what became of them. `scale` times the forces at [`Backend::device_forces`] is added to the score (1/nm), if given.
+    fn enqueue(&mut self, _job: &Job, _replicas: &Replicas, _scale: Option<f64>) -> Result<()> {
+        Err(only_on_a_gpu())
+    }
+
+    /// Wait for what was enqueued since the last time, and fetch the replicas: as [`Backend::advance`] for all of those steps.
+    fn fetch(&mut self, _replicas: Replicas) -> std::result::Result<u64, Failure> {
+        Err(Failure::Other(only_on_a_gpu()))
+    }
+
+    /// Where the positions lie on the device; everything is set to `replicas` first, if given.
+    fn device_positions(&mut self, _replicas: Option<&Replicas>) -> Result<u64> {
+        Err(only_on_a_gpu())
+    }
+
+    /// Where forces may be put on the device, of the shape of the positions; zero at first.
+    fn device_forces(&mut self) -> Result<u64> {
+        Err(only_on_a_gpu())
+    }
+}
+
+fn only_on_a_gpu() -> Error {
+    Error::Unsupported(
+        "the simulation runs on the CPU, which has no queue and no memory of its own; use device 'cuda'"
+            .into(),
+    )
 }
 
 /// A backend for `model` that has met scores of up to `largest_score` (1/nm) before.

@@ -3,6 +3,7 @@
 use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
+use crate::backend::Attachment;
 use crate::sampler::{Jacobian, Options, Sampler, Simulation, Statistics, StepSize};
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
 use std::borrow::Cow;
@@ -121,6 +122,11 @@ pub struct diffusim_simulation_options_t {
     pub window: usize,
     /// By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
     pub tolerance: f64,
+    /// CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
+    /// is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
+    pub cuda_context: *mut c_void,
+    /// CUstream of that context, on which everything is enqueued; NULL = its default stream.
+    pub cuda_stream: *mut c_void,
 }
 
 const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
@@ -156,6 +162,8 @@ const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
     jacobian: DIFFUSIM_JACOBIAN_AUTO,
     window: 64,
     tolerance: 1e-6,
+    cuda_context: ptr::null_mut(),
+    cuda_stream: ptr::null_mut(),
 };
 
 /// Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
@@ -217,6 +225,9 @@ pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particle
              DIFFUSIM_LANGEVIN"
         ),
     };
+    if c.cuda_context.is_null() && !c.cuda_stream.is_null() {
+        bail!(InvalidArgument, "cuda_stream was given without the cuda_context it belongs to; give both");
+    }
     let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;
     let noise_schedule = array(c.noise_schedule, c.n_noise_schedule, "noise_schedule")?;
     let temperature_schedule =
@@ -276,6 +287,8 @@ pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particle
         },
         window: c.window,
         tolerance: c.tolerance,
+        attachment: (!c.cuda_context.is_null())
+            .then(|| Attachment { context: c.cuda_context.addr(), stream: c.cuda_stream.addr() }),
     })
 }
 
@@ -314,8 +327,19 @@ pub unsafe extern "C" fn diffusim_simulation_free(simulation: *mut diffusim_simu
     }
 }
 
-/// Run `body` on a simulation that is not in use and that no panic has gone through.
+/// Run `body` on a simulation that is not in use and that no panic has gone through, after its enqueued steps.
 unsafe fn with(
+    simulation: *const diffusim_simulation_t,
+    body: impl FnOnce(&mut Simulation) -> Result<()>,
+) -> diffusim_status_t {
+    with_ahead(simulation, |s| {
+        s.synchronize()?;
+        body(s)
+    })
+}
+
+/// As `with`, not waiting for enqueued steps.
+unsafe fn with_ahead(
     simulation: *const diffusim_simulation_t,
     body: impl FnOnce(&mut Simulation) -> Result<()>,
 ) -> diffusim_status_t {
@@ -530,6 +554,67 @@ pub unsafe extern "C" fn diffusim_simulation_step_biased(
     n_values: usize,
 ) -> diffusim_status_t {
     with(simulation, |s| s.step_biased(slice(forces, n_values, "forces")?))
+}
+
+/// Start `n_steps` steps on the GPU's stream, and do not wait: the next other call on the simulation waits, fetches the positions
+/// and, if the steps failed, fails. With `with_forces` not 0, one step under the model and the forces that lie at
+/// diffusim_simulation_device_forces.
+///
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU; those of diffusim_simulation_step, with the frame before all enqueued steps as the
+/// last good one.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_enqueue(
+    simulation: *mut diffusim_simulation_t,
+    n_steps: u64,
+    with_forces: i32,
+) -> diffusim_status_t {
+    with_ahead(simulation, |s| s.enqueue(n_steps, with_forces != 0))
+}
+
+/// Wait for the steps of diffusim_simulation_enqueue; their errors are told here.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_synchronize(
+    simulation: *mut diffusim_simulation_t,
+) -> diffusim_status_t {
+    with(simulation, |_| Ok(()))
+}
+
+/// Where the positions lie on the GPU (a CUdeviceptr): double `[n_replicas][n_particles][3]`, nm, good until the simulation is
+/// reconfigured or freed. Who writes there, on the simulation's stream, moves the particles for the steps enqueued next.
+///
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_device_positions(
+    simulation: *mut diffusim_simulation_t,
+    positions: *mut u64,
+) -> diffusim_status_t {
+    with_ahead(simulation, |s| {
+        *output(positions, "positions")? = s.device_positions()?;
+        Ok(())
+    })
+}
+
+/// Where to put forces for diffusim_simulation_enqueue (a CUdeviceptr): double `[n_replicas][n_particles][3]`, kJ/(mol nm), zero at
+/// first, good until the simulation is reconfigured or freed.
+///
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_device_forces(
+    simulation: *mut diffusim_simulation_t,
+    forces: *mut u64,
+) -> diffusim_status_t {
+    with_ahead(simulation, |s| {
+        *output(forces, "forces")? = s.device_forces()?;
+        Ok(())
+    })
 }
 
 /// Number of the next step: the steps taken, unless it was set.

@@ -3,6 +3,7 @@
 use super::kernel::Kernel;
 use super::{Frames, KernelModel, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
+use crate::lane::{exp_double, ln_double};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -73,13 +74,19 @@ pub struct Component {
 }
 
 impl Component {
+    /// spread² + σ²
+    fn variances(&self, noise_level: f64) -> [f64; 3] {
+        self.spread.map(|s| s.powi(2) + noise_level.powi(2))
+    }
+
     /// ln w N(x; μ, spread² + σ²) up to a constant.
     fn logarithm(&self, x: &[f64], noise_level: f64) -> f64 {
+        let variances = self.variances(noise_level);
+        let logarithms = variances.map(f64::ln);
         let mut sum = self.weight.ln();
         for (x, mean) in x.as_chunks::<3>().0.iter().zip(&self.mean) {
             for c in 0..3 {
-                let variance = self.spread[c].powi(2) + noise_level.powi(2);
-                sum -= 0.5 * ((x[c] - mean[c]).powi(2) / variance + variance.ln());
+                sum -= 0.5 * ((x[c] - mean[c]).powi(2) / variances[c] + logarithms[c]);
             }
         }
         sum
@@ -152,6 +159,17 @@ impl Analytic {
         Ok(Analytic { n_particles, potential, noise_level: 0.0 })
     }
 
+    /// Of each component of a mixture: ln w, the variances, their logarithms, the means.
+    fn mixture(&self) -> Vec<f64> {
+        let Potential::GaussianMixture { components } = &self.potential else { return Vec::new() };
+        let row = |component: &Component| {
+            let variances = component.variances(self.noise_level);
+            let numbers = [component.weight.ln()].into_iter().chain(variances).chain(variances.map(f64::ln));
+            numbers.chain(component.mean.iter().flatten().copied()).collect::<Vec<f64>>()
+        };
+        components.iter().flat_map(row).collect()
+    }
+
     /// The same density blurred to σ (nm), where that is known.
     pub fn blurred(&self, noise_level: f64) -> Option<Self> {
         matches!(self.potential, Potential::GaussianMixture { .. })
@@ -202,7 +220,7 @@ impl Analytic {
                 let (mut energy, mut gx, mut gy) = (0.0, 0.0, 0.0);
                 for [height, a, b, c, x0, y0] in TERMS {
                     let (dx, dy) = (x - x0, y - y0);
-                    let e = height / kt * (a * dx * dx + b * dx * dy + c * dy * dy).exp();
+                    let e = height / kt * exp_double(a * dx * dx + b * dx * dy + c * dy * dy);
                     energy += e;
                     gx += e * (2.0 * a * dx + b * dy);
                     gy += e * (b * dx + 2.0 * c * dy);
@@ -243,15 +261,15 @@ impl Analytic {
                 let greatest = components.iter().map(logarithm).fold(f64::NEG_INFINITY, f64::max);
                 let mut total = 0.0;
                 for component in components {
-                    let weight = (logarithm(component) - greatest).exp();
+                    let variances = component.variances(self.noise_level);
+                    let weight = exp_double(logarithm(component) - greatest);
                     total += weight;
                     for (i, (s, x)) in score.iter_mut().zip(x).enumerate() {
-                        let variance = component.spread[i % 3].powi(2) + self.noise_level.powi(2);
-                        *s -= weight * (x - component.mean[i / 3][i % 3]) / variance;
+                        *s -= weight * (x - component.mean[i / 3][i % 3]) / variances[i % 3];
                     }
                 }
                 score.iter_mut().for_each(|s| *s /= total);
-                -(greatest + total.ln())
+                -(greatest + ln_double(total))
             }
         }
     }
@@ -307,7 +325,7 @@ impl ScoreModel for Analytic {
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
         let (potential, parameters) = match self.potential {
-            Potential::GaussianMixture { .. } => return Err("Gaussian mixtures"),
+            Potential::GaussianMixture { .. } => (6, [0.0; 4]),
             Potential::Free {} => (0, [0.0; 4]),
             Potential::Harmonic { stiffness } => (1, [stiffness, 0.0, 0.0, 0.0]),
             Potential::DoubleWell { barrier, half_width, stiffness } => {
@@ -322,7 +340,7 @@ impl ScoreModel for Analytic {
             }
         };
         Ok(KernelModel {
-            kernel: Kernel::Analytic { potential, parameters },
+            kernel: Kernel::Analytic { potential, parameters, mixture: self.mixture() },
             members: (0..self.n_particles as u32).collect(),
             n_particles: self.n_particles,
         })

@@ -738,16 +738,15 @@ impl ScoreModel for Distance {
     }
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
-        if !self.coordinates.is_empty() {
-            return Err("distance networks with coordinates among their features");
-        }
         let mut arrays = DistanceArrays {
             quadruplets: self.quadruplets.iter().flatten().map(|i| *i as u32).collect(),
             pairs: (0..self.n_particles as u32)
                 .flat_map(|i| (i + 1..self.n_particles as u32).flat_map(move |j| [i, j]))
                 .collect(),
+            coordinates: self.coordinates.iter().flatten().map(|i| *i as u32).collect(),
             softening_squared: self.softening_squared,
             harmonic: self.harmonic,
+            output_bias: self.output_bias,
             ..DistanceArrays::default()
         };
         arrays.mean = arrays.push(self.normalisation.iter().map(|n| n.mean));

@@ -240,6 +240,8 @@ impl Domain {
             n_threads: 1,
             replicas: 0..1,
             particle_ids: self.particle_ids.clone(),
+            adapter: options.adapter,
+            attachment: None,
         };
         if self.backend.is_none() {
             self.backend = Some(Cpu::new(&known, &placement(), self.largest_score)?);

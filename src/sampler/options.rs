@@ -2,6 +2,7 @@
 
 use super::{Jacobian, Sampler};
 use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep};
+use crate::backend::Attachment;
 use crate::error::{Result, bail};
 use crate::model::Model;
 use crate::schedule::{BOLTZMANN, End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
@@ -65,6 +66,8 @@ pub struct Options {
     pub tolerance: f64,
     /// What the sweeps know about the slope of the score.
     pub jacobian: Jacobian,
+    /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
+    pub attachment: Option<Attachment>,
 }
 
 impl Default for Options {
@@ -91,6 +94,7 @@ impl Default for Options {
             window: 64,
             tolerance: 1e-6,
             jacobian: Jacobian::default(),
+            attachment: None,
         }
     }
 }

@@ -191,10 +191,18 @@ fn correct(
     let level = model.noise_level().expect("checked with the levels");
     let tau = model.metadata().recommended_effective_step.unwrap_or(SAFE_STEP * level * level);
     let step = ParticleStep { effective_step: tau, noise_amplitude: (2.0 * tau).sqrt() };
+    let placement = Placement {
+        device: Device::Cpu,
+        n_threads: 1,
+        replicas: numbers.clone(),
+        particle_ids: (0..n_particles as u32).collect(),
+        adapter: Adapter::LeimkuhlerMatthews,
+        attachment: None,
+    };
     let job = Job {
         model: &**model.score(),
         cell: None,
-        adapter: Adapter::LeimkuhlerMatthews,
+        adapter: placement.adapter,
         particles: &vec![step; n_particles],
         factors: &|_| (1.0, 1.0),
         inertia: None,
@@ -204,12 +212,6 @@ fn correct(
         n_steps: options.corrector_steps,
         bias: None,
         continues: false,
-    };
-    let placement = Placement {
-        device: Device::Cpu,
-        n_threads: 1,
-        replicas: numbers.clone(),
-        particle_ids: (0..n_particles as u32).collect(),
     };
     let outcome = backend::open(model.score(), &placement, 0.0)?.advance(&job, Replicas::at(positions));
     outcome.map(drop).map_err(|f| match f {

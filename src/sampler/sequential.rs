@@ -92,6 +92,8 @@ pub struct Simulation {
     swept: (Sweeps, f64),
     /// Whether `state` is what the last step left.
     continues: bool,
+    /// Steps that were enqueued and that nobody has waited for yet; `step` and `positions` are those before them.
+    ahead: u64,
     /// A frame that a score has been computed for, and the one after it that awaits its score.
     last_good: [(u64, State); 2],
     bias: Vec<f64>,
@@ -104,6 +106,14 @@ const BOND_MARGIN: [f64; 2] = [0.7, 1.4];
 
 fn bond_length(x: &[f64], [i, j]: [usize; 2]) -> f64 {
     (0..3).map(|c| (x[3 * i + c] - x[3 * j + c]).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Where the forces beside the model are, if there are any.
+#[derive(Clone, Copy, PartialEq)]
+enum Bias {
+    None,
+    OnHost,
+    OnDevice,
 }
 
 /// Where the options put the replicas, checking every one of them.
@@ -133,8 +143,21 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
     }
     let n_threads = threads::count(options.n_threads)?;
     let device = Device::parse(&options.device)?;
-    device.check_adapter(options.adapter)?;
-    Ok(Placement { device, n_threads, replicas: options.first_replica..end, particle_ids: ids })
+    if options.attachment.is_some() && device == Device::Cpu {
+        bail!(
+            InvalidArgument,
+            "a CUDA context was given and device is '{}'; expected 'cuda', or 'cuda:1' and so on for the GPU of that context",
+            options.device
+        );
+    }
+    Ok(Placement {
+        device,
+        n_threads,
+        replicas: options.first_replica..end,
+        particle_ids: ids,
+        adapter: options.adapter,
+        attachment: options.attachment,
+    })
 }
 
 /// What the time-parallel sampler needs, if that is what was asked for.
@@ -224,6 +247,7 @@ impl Simulation {
             backend: backend::open(model.score(), &placement, 0.0)?,
             placement,
             continues: false,
+            ahead: 0,
             score: model.score().clone(),
             lambda: model.as_blend().ok().map(|blend| blend.lambda()),
             model,
@@ -283,6 +307,7 @@ impl Simulation {
 
     /// New temperature, step, seed, … ; positions and step count stay, and so must the number of replicas.
     pub fn reconfigure(&mut self, options: Options) -> Result<()> {
+        self.synchronize()?;
         if options.n_replicas != self.options.n_replicas {
             bail!(
                 InvalidArgument,
@@ -331,6 +356,7 @@ impl Simulation {
 
     /// Set all positions, `[n_replicas][n_particles][3]`, nm.
     pub fn set_positions(&mut self, positions: &[f64]) -> Result<()> {
+        self.synchronize()?;
         self.expect_len("positions", positions.len())?;
         if let Some(i) = positions.iter().position(|x| !x.is_finite()) {
             let n = self.model.n_particles();
@@ -434,6 +460,7 @@ impl Simulation {
     /// The positions or the step are not what a run led to.
     fn forget_last_good(&mut self) {
         self.continues = false;
+        self.ahead = 0;
         self.forget_windows();
         for (step, state) in &mut self.last_good {
             *step = self.step;
@@ -477,6 +504,7 @@ impl Simulation {
 
     /// Set the cell, which a periodic model needs and no other takes; positions stay.
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
+        self.synchronize()?;
         self.score.check_cell(cell.as_ref())?;
         if cell != self.cell {
             self.cell = cell;
@@ -492,6 +520,7 @@ impl Simulation {
 
     /// Continue with a blend at another λ, of 0 to 1; positions and step count stay, and checkpoints keep it.
     pub fn set_lambda(&mut self, lambda: f64) -> Result<()> {
+        self.synchronize()?;
         let blend = self.model.as_blend()?.at(lambda)?;
         self.score = Arc::new(blend);
         self.lambda = Some(lambda);
@@ -521,7 +550,7 @@ impl Simulation {
 
     /// Number of the next step, which is also the noise's.
     pub fn step_count(&self) -> u64 {
-        self.step
+        self.step + self.ahead
     }
 
     /// Continue the noise from `step`.
@@ -532,6 +561,7 @@ impl Simulation {
 
     /// Take `n_steps` steps. On [`Error::NotFinite`] positions and step count are those of the last good frame.
     pub fn step(&mut self, n_steps: u64) -> Result<()> {
+        self.synchronize()?;
         let Some(end) = self.step.checked_add(n_steps) else {
             bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
         };
@@ -545,8 +575,65 @@ impl Simulation {
         Ok(())
     }
 
+    /// Start `n_steps` steps on the GPU's stream and do not wait, nor fetch positions: everything else, and a failure of these steps,
+    /// is known after [`Simulation::synchronize`]. With `biased`, one step under the model and the forces at
+    /// [`Simulation::device_forces`].
+    ///
+    /// A replica that fails stays where it is; the last good frame is the one before all enqueued steps.
+    pub fn enqueue(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+        if biased && n_steps != 1 {
+            bail!(InvalidArgument, "{n_steps} steps were enqueued under one set of forces; expected 1");
+        }
+        if biased {
+            self.check_takes_bias()?;
+        }
+        if let Some(burn_in) = self.dynamics.burn_in.filter(|b| self.step_count() < b.n_steps) {
+            bail!(
+                InvalidArgument,
+                "steps were enqueued at step {} of a burn-in of {}; take those of burn-in without the queue",
+                self.step_count(),
+                burn_in.n_steps
+            );
+        }
+        let mut left = n_steps;
+        while left > 0 {
+            let n = left.min(STEPS_PER_COPY);
+            self.take(n, if biased { Bias::OnDevice } else { Bias::None }, false)?;
+            left -= n;
+        }
+        Ok(())
+    }
+
+    /// Wait for enqueued steps and fetch what they led to. The error is that of the steps.
+    pub fn synchronize(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.ahead) {
+            0 => Ok(()),
+            n_steps => {
+                let outcome = self.backend.fetch(self.state.replicas());
+                self.settle(n_steps, outcome)
+            }
+        }
+    }
+
+    /// Where the positions lie on the GPU, `[n_replicas][n_particles][3]` in nm, double precision: good until the simulation is
+    /// reconfigured. Who writes there, on the simulation's stream, moves the particles for the steps that are enqueued next.
+    pub fn device_positions(&mut self) -> Result<u64> {
+        self.check_has_positions()?;
+        let replicas = (!self.continues).then(|| self.state.replicas());
+        let place = self.backend.device_positions(replicas.as_ref())?;
+        self.continues = true;
+        Ok(place)
+    }
+
+    /// Where to put forces for [`Simulation::enqueue`] on the GPU, `[n_replicas][n_particles][3]` in kJ/(mol nm), double
+    /// precision: zero at first, good until the simulation is reconfigured.
+    pub fn device_forces(&mut self) -> Result<u64> {
+        self.backend.device_forces()
+    }
+
     /// Take one step under the model *and* the given forces, `[n_replicas][n_particles][3]`, kJ/(mol nm) (theory 6).
     pub fn step_biased(&mut self, forces: &[f64]) -> Result<()> {
+        self.synchronize()?;
         self.expect_len("forces", forces.len())?;
         if let Some(i) = forces.iter().position(|f| !f.is_finite()) {
             let n = self.model.n_particles();
@@ -559,6 +646,14 @@ impl Simulation {
                 self.step
             );
         }
+        self.check_takes_bias()?;
+        let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
+        self.bias.clear();
+        self.bias.extend(forces.iter().map(|f| f * beta));
+        self.advance(1, true)
+    }
+
+    fn check_takes_bias(&self) -> Result<()> {
         if !self.options.adapter.takes_bias() {
             bail!(
                 InvalidArgument,
@@ -567,13 +662,10 @@ impl Simulation {
                 self.options.adapter
             );
         }
-        let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
-        self.bias.clear();
-        self.bias.extend(forces.iter().map(|f| f * beta));
-        self.advance(1, true)
+        Ok(())
     }
 
-    fn advance(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+    fn check_has_positions(&self) -> Result<()> {
         if !self.has_positions {
             bail!(
                 InvalidArgument,
@@ -581,12 +673,23 @@ impl Simulation {
                 self.model.name()
             );
         }
+        Ok(())
+    }
+
+    fn advance(&mut self, n_steps: u64, biased: bool) -> Result<()> {
+        self.take(n_steps, if biased { Bias::OnHost } else { Bias::None }, true)
+    }
+
+    /// Take steps, or only start them.
+    fn take(&mut self, n_steps: u64, bias: Bias, waits: bool) -> Result<()> {
+        self.check_has_positions()?;
         self.score.check_cell(self.cell.as_ref())?;
-        let Some(end) = self.step.checked_add(n_steps) else {
-            bail!(InvalidArgument, "{n_steps} steps after step {} exceed 2⁶⁴", self.step);
-        };
+        let first_step = self.step + self.ahead;
+        if first_step.checked_add(n_steps).is_none() {
+            bail!(InvalidArgument, "{n_steps} steps after step {first_step} exceed 2⁶⁴");
+        }
         // What was moved last has had no score computed yet, so the frame before it is kept as well.
-        if self.last_good[1].0 != self.step {
+        if self.ahead == 0 && self.last_good[1].0 != self.step {
             self.last_good.swap(0, 1);
             self.last_good[1].0 = self.step;
             self.last_good[1].1.clone_from(&self.state);
@@ -604,31 +707,50 @@ impl Simulation {
             inertia: dynamics.inertia,
             burn_in: dynamics.burn_in,
             seed: self.options.seed,
-            first_step: self.step,
+            first_step,
             n_steps,
-            bias: biased.then_some(&self.bias),
+            bias: (bias == Bias::OnHost).then_some(&self.bias),
             continues: self.continues,
         };
-        // A single biased step is sequential by nature, and what was worked out ahead does not follow it.
-        let gives_way = |windows: &mut Windows| biased || windows.give_way(self.step);
-        let windows = self.windows.as_mut().and_then(|windows| (!gives_way(windows)).then_some(windows));
-        let in_windows = windows.is_some();
-        let outcome = match windows {
-            Some(windows) => {
-                windows.advance(&job, &self.placement, &mut *self.backend, &mut self.state.positions)
+        if waits {
+            // A single biased step is sequential by nature, and what was worked out ahead does not follow it.
+            let biased = bias != Bias::None;
+            let gives_way = |windows: &mut Windows| biased || windows.give_way(first_step);
+            let windows = self.windows.as_mut().and_then(|windows| (!gives_way(windows)).then_some(windows));
+            let in_windows = windows.is_some();
+            let outcome = match windows {
+                Some(windows) => {
+                    windows.advance(&job, &self.placement, &mut *self.backend, &mut self.state.positions)
+                }
+                None => self.backend.advance(&job, self.state.replicas()),
+            };
+            if in_windows && outcome.is_ok() {
+                self.step += n_steps;
+                self.continues = true;
+                return Ok(());
             }
-            None => self.backend.advance(&job, self.state.replicas()),
-        };
+            if biased && outcome.is_ok() {
+                self.forget_windows();
+            }
+            return self.settle(n_steps, outcome);
+        }
+        let beta = 1.0 / (BOLTZMANN * self.model.metadata().training_temperature);
+        match self.backend.enqueue(&job, &self.state.replicas(), (bias == Bias::OnDevice).then_some(beta)) {
+            Ok(()) => {
+                self.ahead += n_steps;
+                self.continues = true;
+                Ok(())
+            }
+            Err(error) => self.settle(n_steps, Err(Failure::Other(error))),
+        }
+    }
+
+    /// What became of the last `n_steps` steps.
+    fn settle(&mut self, n_steps: u64, outcome: std::result::Result<u64, Failure>) -> Result<()> {
         match outcome {
             Ok(accepted) => {
-                self.step = end;
+                self.step += n_steps;
                 self.continues = true;
-                if in_windows {
-                    return Ok(());
-                }
-                if biased {
-                    self.forget_windows();
-                }
                 let n_replicas = self.options.n_replicas as u64;
                 if self.options.adapter == Adapter::Mala {
                     self.proposals[0] += n_steps * n_replicas;
@@ -645,7 +767,7 @@ impl Simulation {
                 self.forget_last_good();
                 Err(match failure {
                     Failure::Other(error) => error,
-                    Failure::Score { frame, particle, step, score, positions } => {
+                    Failure::Score { frame, particle, step, score, positions, .. } => {
                         self.describe(frame, particle, step, score, &positions)
                     }
                 })
@@ -767,6 +889,7 @@ impl Simulation {
 
     /// Continue from [`Simulation::checkpoint`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
+        self.synchronize()?;
         let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
         let mut ahead = vec![0.0; self.windows.as_ref().map_or(0, Windows::n_numbers)];
         let n = self.state.len() + lambda.iter().len() + ahead.len();

@@ -273,6 +273,18 @@ static void simulations(const diffusim_model_t* network) {
     const double forces[45] = {120.0};
     OK(diffusim_simulation_step_biased(other, forces, n));
     FAILS(diffusim_simulation_step_biased(other, forces, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "forces holds 3");
+    uint64_t place = 7;
+    FAILS(diffusim_simulation_enqueue(other, 3, 0), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
+    OK(diffusim_simulation_synchronize(other));
+    FAILS(diffusim_simulation_device_positions(other, &place), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
+    FAILS(diffusim_simulation_device_forces(other, &place), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
+    TRUE(place == 7);
+    options.cuda_stream = &place;
+    FAILS(diffusim_simulation_reconfigure(other, &options), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "without the cuda_context");
+    options.cuda_context = &place;
+    FAILS(diffusim_simulation_reconfigure(other, &options), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 'cuda'");
+    options.cuda_context = options.cuda_stream = NULL;
     options.temperature_schedule = NULL;
     options.n_temperature_schedule = 0;
     options.temperature = 340.0;

@@ -8,8 +8,13 @@ use diffusim::schedule::Mobility;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// The root of the repository; DIFFUSIM_ROOT where tests run on another machine than they were built on.
+pub fn root() -> PathBuf {
+    std::env::var_os("DIFFUSIM_ROOT").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    root().join("tests/fixtures").join(name)
 }
 
 /// Every adapter there is.

@@ -3,7 +3,8 @@
 //
 // Device memory is host memory, modules must be the PTX of this library, and a kernel is the same source, compiled for
 // the host and run by simt.h. Streams are lazy: copies from the device, sets and kernels wait until the stream is
-// synchronised, so that a result used too early is wrong. Misuse (a dead context, a copy beyond an allocation, a free
+// synchronised, so that a result used too early is wrong. Contexts may be made beside the primary one, as a caller
+// does; each has a default stream. Misuse (a dead context, a copy beyond an allocation, a free
 // after its context) is an error or ends the program; at exit nothing may be left over. Environment:
 //   SIMT_SEED               order of the threads
 //   SIMT_MULTIPROCESSORS    of the device (2)
@@ -78,36 +79,67 @@ Kernel kernels[] = {
     {"advance_distance_1", capture<advance_distance_1>},
     {"advance_distance_8", capture<advance_distance_8>},
     {"advance_distance_32", capture<advance_distance_32>},
+    {"advance_message_passing", capture<advance_message_passing>},
 };
 
 struct Stream {
+    void* context;
     std::vector<Work> pending;
+};
+
+// A context that a caller has made, and its default stream.
+struct Context {
+    Stream stream{this, {}};
+};
+
+// A loaded module.
+struct Module {
+    void* context;
 };
 
 struct Device {
     bool initialised = false;
     int retained = 0; // holders of the primary context
-    std::map<std::uint64_t, std::size_t> allocations;
+    struct Allocation {
+        std::size_t bytes;
+        void* context;
+    };
+    std::map<std::uint64_t, Allocation> allocations;
     std::size_t used = 0;
     std::set<Stream*> streams;
-    int modules = 0;
+    std::set<Module*> modules;
+    std::set<Context*> contexts; // of callers
+
+    // What is left in a context.
+    std::size_t left_in(void* context) const {
+        std::size_t n = 0;
+        for (auto& [place, allocation] : allocations)
+            n += allocation.context == context;
+        for (Stream* stream : streams)
+            n += stream->context == context;
+        for (Module* module : modules)
+            n += module->context == context;
+        return n;
+    }
 
     // At exit nothing may be left.
     ~Device() {
-        if (retained + modules + allocations.size() + streams.size() == 0)
+        if (retained + modules.size() + allocations.size() + streams.size() + contexts.size() == 0)
             return;
-        std::fprintf(stderr, "libcuda: left over: %d contexts, %d modules, %zu buffers, %zu streams\n", retained,
-                     modules, allocations.size(), streams.size());
+        std::fprintf(stderr, "libcuda: left over: %zu contexts, %zu modules, %zu buffers, %zu streams\n",
+                     retained + contexts.size(), modules.size(), allocations.size(), streams.size());
         std::_Exit(99);
     }
 } device;
 
-// The context that is current on a thread. A thread has none when it begins, and must have none when it ends.
+// The contexts of a thread, the last of which is current. A thread has none when it begins, and must have none when it
+// ends.
 thread_local struct Current {
-    void* context = nullptr;
+    std::vector<void*> stack;
 
+    void* context() const { return stack.empty() ? nullptr : stack.back(); }
     ~Current() {
-        if (!context)
+        if (stack.empty())
             return;
         std::fprintf(stderr, "libcuda: a context was left current on a thread\n");
         std::_Exit(99);
@@ -117,7 +149,22 @@ thread_local struct Current {
 // One call at a time, as streams and allocations are shared by all threads.
 std::recursive_mutex calls;
 
-bool usable() { return device.retained > 0 && current.context == &device; }
+bool exists(void* context) {
+    return context == &device ? device.retained > 0 : device.contexts.count(static_cast<Context*>(context)) > 0;
+}
+
+bool usable() { return current.context() && exists(current.context()); }
+
+// The stream that a call names in the current context: NULL is the default one, which the primary context is not asked
+// for here.
+Stream* found(Stream* stream) {
+    void* context = current.context();
+    if (!usable())
+        return nullptr;
+    if (!stream)
+        return context == &device ? nullptr : &static_cast<Context*>(context)->stream;
+    return device.streams.count(stream) && stream->context == context ? stream : nullptr;
+}
 
 // Whether `bytes` bytes at `place` are within one allocation.
 bool owned(std::uint64_t place, std::size_t bytes) {
@@ -125,7 +172,7 @@ bool owned(std::uint64_t place, std::size_t bytes) {
     if (next == device.allocations.begin())
         return false;
     --next;
-    return place + bytes <= next->first + next->second;
+    return place + bytes <= next->first + next->second.bytes;
 }
 
 template <class T>
@@ -136,7 +183,7 @@ T* pointer(std::uint64_t place) {
 Result enqueue(Stream* stream, Work work) {
     if (!usable())
         return INVALID_CONTEXT;
-    if (!device.streams.count(stream))
+    if (!(stream = found(stream)))
         return INVALID_HANDLE;
     stream->pending.push_back(std::move(work));
     return SUCCESS;
@@ -195,21 +242,58 @@ API cuDevicePrimaryCtxRelease_v2(int) {
     ONE_AT_A_TIME;
     if (device.retained == 0)
         return INVALID_CONTEXT;
-    if (--device.retained == 0 && (device.modules || !device.allocations.empty() || !device.streams.empty())) {
-        std::fprintf(stderr, "libcuda: the context was released under %d modules, %zu buffers, %zu streams\n",
-                     device.modules, device.allocations.size(), device.streams.size());
+    if (--device.retained == 0 && device.left_in(&device)) {
+        std::fprintf(stderr, "libcuda: the context was released under %zu of its things\n", device.left_in(&device));
         std::abort();
     }
     return SUCCESS;
 }
-API cuCtxGetCurrent(void** context) { return *context = current.context, SUCCESS; }
-API cuCtxSetCurrent(void* context) { return current.context = context, SUCCESS; }
+API cuCtxGetCurrent(void** context) { return *context = current.context(), SUCCESS; }
+API cuCtxSetCurrent(void* context) {
+    if (!current.stack.empty())
+        current.stack.pop_back();
+    if (context)
+        current.stack.push_back(context);
+    return SUCCESS;
+}
+API cuCtxPushCurrent_v2(void* context) { return current.stack.push_back(context), SUCCESS; }
+API cuCtxPopCurrent_v2(void** context) {
+    if (current.stack.empty())
+        return INVALID_CONTEXT;
+    *context = current.stack.back();
+    return current.stack.pop_back(), SUCCESS;
+}
+API cuCtxGetDevice(int* handle) { return usable() ? *handle = 0, SUCCESS : INVALID_CONTEXT; }
+
+// A caller's context: current when it has been made, and destroyed by its owner, when nothing of others is in it.
+API cuCtxCreate_v2(void** context, unsigned, int) {
+    ONE_AT_A_TIME;
+    Context* made = new Context;
+    device.contexts.insert(made);
+    current.stack.push_back(made);
+    return *context = made, SUCCESS;
+}
+API cuCtxCreate_v4(void** context, void*, unsigned flags, int handle) { return cuCtxCreate_v2(context, flags, handle); }
+API cuCtxDestroy_v2(void* context) {
+    ONE_AT_A_TIME;
+    if (!device.contexts.erase(static_cast<Context*>(context)))
+        return INVALID_CONTEXT;
+    if (device.left_in(context)) {
+        std::fprintf(stderr, "libcuda: a context was destroyed under %zu of its things\n", device.left_in(context));
+        std::abort();
+    }
+    if (current.context() == context)
+        current.stack.pop_back();
+    delete static_cast<Context*>(context);
+    return SUCCESS;
+}
 API cuCtxSynchronize() {
     ONE_AT_A_TIME;
     if (!usable())
         return INVALID_CONTEXT;
     for (Stream* stream : device.streams)
-        finish(stream);
+        if (stream->context == current.context())
+            finish(stream);
     return SUCCESS;
 }
 
@@ -217,7 +301,7 @@ API cuStreamCreate(Stream** stream, unsigned) {
     ONE_AT_A_TIME;
     if (!usable())
         return INVALID_CONTEXT;
-    device.streams.insert(*stream = new Stream);
+    device.streams.insert(*stream = new Stream{current.context(), {}});
     return SUCCESS;
 }
 API cuStreamDestroy_v2(Stream* stream) {
@@ -230,14 +314,21 @@ API cuStreamDestroy_v2(Stream* stream) {
 }
 API cuStreamSynchronize(Stream* stream) {
     ONE_AT_A_TIME;
-    if (!usable() || !device.streams.count(stream))
+    if (!(stream = found(stream)))
         return INVALID_HANDLE;
     return finish(stream), SUCCESS;
 }
 
+API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+    ONE_AT_A_TIME;
+    if (!usable())
+        return INVALID_CONTEXT;
+    *total = static_cast<std::size_t>(setting("SIMT_MEMORY", 1 << 30));
+    return *free = *total - device.used, SUCCESS;
+}
 API cuMemAllocAsync(std::uint64_t* place, std::size_t bytes, Stream* stream) {
     ONE_AT_A_TIME;
-    if (!usable() || !device.streams.count(stream))
+    if (!found(stream))
         return INVALID_HANDLE;
     if (bytes == 0)
         return INVALID_VALUE;
@@ -246,17 +337,17 @@ API cuMemAllocAsync(std::uint64_t* place, std::size_t bytes, Stream* stream) {
     void* memory = std::malloc(bytes);
     std::memset(memory, 0xFF, bytes); // NaN
     *place = reinterpret_cast<std::uint64_t>(memory);
-    device.allocations[*place] = bytes;
+    device.allocations[*place] = {bytes, current.context()};
     device.used += bytes;
     return SUCCESS;
 }
 API cuMemFreeAsync(std::uint64_t place, Stream* stream) {
     ONE_AT_A_TIME;
-    auto found = device.allocations.find(place);
-    if (found == device.allocations.end())
+    auto buffer = device.allocations.find(place);
+    if (buffer == device.allocations.end() || buffer->second.context != current.context())
         return INVALID_VALUE;
-    device.used -= found->second;
-    device.allocations.erase(found);
+    device.used -= buffer->second.bytes;
+    device.allocations.erase(buffer);
     return enqueue(stream, [place] { std::free(pointer<void>(place)); });
 }
 API cuMemcpyHtoDAsync_v2(std::uint64_t to, const void* from, std::size_t bytes, Stream* stream) {
@@ -266,6 +357,13 @@ API cuMemcpyHtoDAsync_v2(std::uint64_t to, const void* from, std::size_t bytes, 
     std::vector<unsigned char> copy(bytes); // memory that is not locked has been read when the call returns
     std::memcpy(copy.data(), from, bytes);
     return enqueue(stream, [=] { std::memcpy(pointer<void>(to), copy.data(), bytes); });
+}
+// Not in the order of any stream: it is done when the call returns.
+API cuMemcpyHtoD_v2(std::uint64_t to, const void* from, std::size_t bytes) {
+    ONE_AT_A_TIME;
+    if (!usable() || !owned(to, bytes))
+        return INVALID_VALUE;
+    return std::memcpy(pointer<void>(to), from, bytes), SUCCESS;
 }
 API cuMemcpyDtoHAsync_v2(void* to, std::uint64_t from, std::size_t bytes, Stream* stream) {
     ONE_AT_A_TIME;
@@ -288,13 +386,18 @@ API cuModuleLoadData(void** module, const void* image) {
     for (const Kernel& kernel : kernels)
         if (text.find(std::string(".entry ") + kernel.name + "(") == std::string::npos)
             return INVALID_IMAGE;
-    device.modules++;
-    *module = kernels;
+    Module* loaded = new Module{current.context()};
+    device.modules.insert(loaded);
+    *module = loaded;
     return SUCCESS;
 }
-API cuModuleUnload(void*) {
+API cuModuleUnload(Module* module) {
     ONE_AT_A_TIME;
-    return usable() ? device.modules--, SUCCESS : INVALID_CONTEXT;
+    if (!usable() || !device.modules.count(module) || module->context != current.context())
+        return INVALID_CONTEXT;
+    device.modules.erase(module);
+    delete module;
+    return SUCCESS;
 }
 API cuModuleGetFunction(Kernel** function, void*, const char* name) {
     ONE_AT_A_TIME;

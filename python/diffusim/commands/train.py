@@ -54,7 +54,7 @@ def train(
     noise_min: Annotated[float | None, _option("noise_min")] = None,
     noise_max: Annotated[float | None, _option("noise_max")] = None,
     noise_simulation: Annotated[float | None, _option("noise_simulation", "--noise-min")] = None,
-    fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight", "0.5; message-passing 0")] = None,
+    fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight", "0.05; message-passing 0")] = None,
     fokker_planck_ramp: Annotated[float | None, _option("fokker_planck_ramp")] = None,
     force_weight: Annotated[float | None, _option("force_weight")] = None,
     steps: Annotated[int | None, _option("steps")] = None,

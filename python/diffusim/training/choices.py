@@ -13,7 +13,7 @@ MESSAGE_WIDTHS = (32, 32)
 SECOND_SHELL = 2.5  # distances to the nearest neighbour
 SMALL = 32  # particles that all see each other
 # The third derivatives of a message-passing network take XLA minutes to compile, and for two blocks it may crash.
-FOKKER_PLANCK_WEIGHTS = {"distance": 0.5, "message-passing": 0.0}
+FOKKER_PLANCK_WEIGHTS = {"distance": 0.05, "message-passing": 0.0}
 DISTANCE_BATCH = 512  # frames
 BATCH_PARTICLES = 8192  # of the other kinds, whose cost grows with the particles
 FLAT = 0.02  # a centre whose signed volume has either sign in more than this fraction of the frames inverts

@@ -79,7 +79,7 @@ class TrainingSettings:
     average: float = _setting(0.05, "training", "Fraction of the steps that the averaged weights remember.")
     evaluations: int = _setting(50, "training", "How often the held-out loss is measured.")
     patience: int = _setting(20, "training", "Evaluations without gain before it stops early.")
-    torsion_share: float = _setting(0.5, "training", "Share of the frames drawn evenly over the torsions; 0: none.")
+    torsion_share: float = _setting(0.0, "training", "Share of the frames drawn evenly over the torsions; 0: none.")
     seed: int = _setting(0, "training", "Same seed, same machine: same model.")
 
     def __post_init__(self):

@@ -1,6 +1,7 @@
 //! Dense layers over groups of particles, and what surrounds them.
 
 use crate::lane::{CacheLine, Lanes};
+use crate::model::kernel::{LayerArrays, push};
 
 /// Particles that go through a layer together: each weight is loaded once for all of them.
 pub(super) const GROUP: usize = 4;
@@ -32,6 +33,20 @@ impl Dense {
             *b = bias(o);
         }
         Dense { n_in, n_out, weight: weights, bias: biases }
+    }
+
+    /// The layer as its kernel reads it, added to `numbers`.
+    pub(super) fn arrays(&self, numbers: &mut Vec<f32>) -> LayerArrays {
+        let weight: &[f32] = bytemuck::cast_slice(&self.weight);
+        let bias: &[f32] = bytemuck::cast_slice(&self.bias);
+        let column = |o: usize| weight.iter().skip(o).step_by(self.n_out).copied();
+        LayerArrays {
+            n_in: self.n_in as u32,
+            n_out: self.n_out as u32,
+            weight: push(numbers, weight.iter().copied()),
+            bias: push(numbers, bias.iter().copied()),
+            transposed: push(numbers, (0..self.n_out).flat_map(column)),
+        }
     }
 
     /// x = y Wᵀ, for gradients.
@@ -93,6 +108,11 @@ impl TwoLayers {
     pub(super) fn new(first: Dense, second: Dense) -> Self {
         let (first_back, second_back) = (first.transposed(), second.transposed());
         TwoLayers { first, second, first_back, second_back }
+    }
+
+    /// As [`Dense::arrays`].
+    pub(super) fn arrays(&self, numbers: &mut Vec<f32>) -> [LayerArrays; 2] {
+        [self.first.arrays(numbers), self.second.arrays(numbers)]
     }
 
     /// `x` to `y`, through `hidden`; the slopes of the hidden units are kept.

@@ -124,6 +124,11 @@ impl Filter {
         [worst[0] / largest[0], worst[1] / largest[1]]
     }
 
+    /// `[n_knots][2][n_channels]`: values, and slopes times the spacing.
+    pub(super) fn table(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.table)
+    }
+
     fn n_knots(&self) -> usize {
         self.table.len() * CacheLine::LEN / (2 * self.n_channels)
     }

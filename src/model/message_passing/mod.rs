@@ -24,10 +24,12 @@ mod filter;
 pub(crate) use evaluate::Workspace;
 
 use super::distance::embed;
+use super::kernel::{BlockArrays, Kernel, MessagePassingArrays, push};
 use super::{Frames, KernelModel, Outputs, ScoreModel, Scratch};
 use crate::cell::Cell;
 use crate::error::{Result, bail};
 use crate::lane::CacheLine;
+use crate::neighbors::ALL_PAIRS;
 use dense::{Dense, TwoLayers};
 use filter::{Filter, envelope, tabulate};
 use pulp::Arch;
@@ -325,6 +327,45 @@ impl Network {
     }
 }
 
+impl Network {
+    /// As the kernel reads it, for particles of these species.
+    fn arrays(&self, species: &[u16]) -> MessagePassingArrays {
+        let floats = |lines: &[CacheLine]| bytemuck::cast_slice::<_, f32>(lines).to_vec();
+        let mut numbers = Vec::new();
+        let block = |block: &Block| BlockArrays {
+            filter: push(&mut numbers, block.filter.table().iter().copied()),
+            rows: match &block.message {
+                Message::First(rows) => push(&mut numbers, floats(rows)),
+                Message::Later(_) => 0,
+            },
+            message: match &block.message {
+                Message::First(_) => Default::default(),
+                Message::Later(layers) => layers.arrays(&mut numbers),
+            },
+            mix: block.mix.arrays(&mut numbers),
+            update: block.update.arrays(&mut numbers),
+        };
+        let blocks = self.blocks.iter().map(block).collect();
+        MessagePassingArrays {
+            blocks,
+            species: species.iter().map(|s| u32::from(*s)).collect(),
+            width: self.width as u32,
+            n_mixed: if self.chiral { 3 } else { 2 },
+            n_species: self.species.len() as u32,
+            n_knots: self.n_knots as u32,
+            embedding: push(&mut numbers, floats(&self.embedding)),
+            repulsion: push(&mut numbers, self.repulsion.iter().copied()),
+            output_weight: push(&mut numbers, floats(&self.output_weight)),
+            readout: self.readout.arrays(&mut numbers),
+            output_bias: self.output_bias,
+            softening_squared: self.softening_squared,
+            cutoff: self.cutoff as f32,
+            density: ((self.n_knots - 1) as f64 / self.cutoff) as f32,
+            numbers,
+        }
+    }
+}
+
 /// y = x W + b and its derivative by what x has the derivative `dx` by.
 fn exact_layer(x: &[f64], dx: &[f64], (weight, bias): &(Vec<f32>, Vec<f32>)) -> [Vec<f64>; 2] {
     let mut y: Vec<f64> = bias.iter().map(|b| *b as f64).collect();
@@ -472,7 +513,17 @@ impl ScoreModel for MessagePassing {
     }
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
-        Err("message-passing networks")
+        if self.periodic {
+            return Err("periodic message-passing networks");
+        }
+        if self.species.len() > ALL_PAIRS {
+            return Err("message-passing networks of more than 64 particles");
+        }
+        Ok(KernelModel {
+            kernel: Kernel::MessagePassing(self.network.arrays(&self.species)),
+            members: (0..self.species.len() as u32).collect(),
+            n_particles: self.species.len(),
+        })
     }
 
     fn preferred_batch(&self) -> usize {
