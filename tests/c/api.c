@@ -559,7 +559,7 @@ static void domains(const char* path) {
           "step number 18446744073709551615");
     const double no_forces[9] = {0.0, 0.0, 0.0, NAN};
     FAILS(diffusim_domain_step(domain, 6, scores, no_forces, moved, NULL, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
-          "the bias force on particle id 1 is NaN at step 6");
+          "the bias force on particle id 0 is NaN at step 6");
     scores[4] = NAN;
     memcpy(moved, positions, sizeof moved);
     FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, NULL, 9), DIFFUSIM_ERROR_NOT_FINITE, "(particle id 0)");
