@@ -22,6 +22,8 @@ public:
                         std::vector<OpenMM::Vec3>& forces) override;
     /** While it is muted energy and forces are 0: an integrator that has the score already asks for the others. */
     void setMuted(bool mute) { muted = mute; }
+    /** Copies of the molecule in the System. */
+    std::size_t getNumCopies() const { return fitted.copies; }
 
 private:
     const DiffusionForce& owner;

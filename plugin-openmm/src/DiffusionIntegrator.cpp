@@ -377,7 +377,8 @@ std::vector<std::string> DiffusionIntegrator::getKernelNames() {
 void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
     learnedEnergy.clear();
     for (ForceImpl* impl : contextRef.getForceImpls())
-        if (auto* ours = dynamic_cast<DiffusionForceImpl*>(impl); ours && ours->getOwner().getModel().equals(model))
+        if (auto* ours = dynamic_cast<DiffusionForceImpl*>(impl);
+            ours && ours->getOwner().getModel().equals(model) && ours->getNumCopies() == fitted.copies)
             learnedEnergy.push_back(ours);
     if (!learnedEnergy.empty() || &contextRef.getIntegrator() != this)
         return;

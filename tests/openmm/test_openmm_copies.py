@@ -104,6 +104,32 @@ def test_each_copy_feels_the_forces_on_its_own_particles(platform):
     assert [np.array_equal(a, b) for a, b in zip(found, free.positions, strict=True)] == [False, True, False]
 
 
+def test_the_learned_energy_of_other_copies_is_a_bias():
+    """The same model and particles within a copy, but one copy of the System in place of the integrator's two."""
+    model = analytic("harmonic", 1, stiffness=37.0)
+
+    def run(force):
+        system = beads([12.0, 31.0, 12.0, 31.0])
+        if force is not None:
+            system.addForce(force)
+        integrator = dm.DiffusionIntegrator(model, TRAINED, 4.3, 0.002, seed=4, particles=[0], copies=2)
+        simulation = context(system, integrator, np.full((4, 3), 0.2))
+        integrator.step(5)
+        return positions_of(simulation)
+
+    alone, learned, biased = (
+        run(f)
+        for f in (
+            None,
+            dm.DiffusionForce(model, particles=[0], copies=2),
+            dm.DiffusionForce(model, particles=[0], copies=1),
+        )
+    )
+    assert np.array_equal(learned, alone)
+    assert np.array_equal(biased[1:], alone[1:])
+    assert not np.array_equal(biased[0], alone[0])
+
+
 def test_a_copy_that_runs_away_is_named_and_the_others_go_on():
     """The quartic term of a double well, from far out; the other copies are not touched by it."""
     model = analytic("double-well", 2, barrier=2.1, half_width=1.3, stiffness=37.0)

@@ -175,13 +175,13 @@ def test_a_step_too_coarse_for_the_model():
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_last_good_frame_is_kept(biased):
-    """A harmonic model without stated curvature, at kappa tau = 3: the frames double in size with every step."""
+    """A model that does not state its curvature, at kappa tau = 3 along y and z: those double with every step."""
     system = beads([12.0, 31.0])
     if biased:
         force = openmm.CustomExternalForce("0.3*x^2")
         force.addParticle(0)
         system.addForce(force)
-    model = analytic("harmonic", 2, stiffness=37.0)
+    model = analytic("double-well", 2, barrier=0.2, half_width=1.3, stiffness=37.0)
     integrator = dm.DiffusionIntegrator(model, TRAINED, 4.3, spring=37.0 / 6, seed=4)
     simulation = context(system, integrator, np.full((2, 3), 0.1))
     integrator.step(3)
