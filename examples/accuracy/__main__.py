@@ -60,7 +60,7 @@ def main() -> int:
         ROWS.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
         for row in rows:
             mark = {True: "met", False: "MISSED", None: ""}[row["met"]]
-            say("", f"{row['metric']:<22}{number_of(row):<20}{target_of(row):<14}{mark:<8}{row['what']}")
+            say("", f"{row['metric']:<24}{number_of(row):<20}{target_of(row):<14}{mark:<8}{row['what']}")
         say("", f"out/accuracy/{system}.png   in {seconds(time.monotonic() - started)}")
     return 0
 

@@ -47,7 +47,7 @@ def simulate(
     """Steps all replicas and calls `record` with the number and the positions of each of `n_frames` frames."""
     n_replicas, n_steps = simulation.n_replicas, burn_in + n_frames * every
     text = f"{n_replicas:,} × {n_steps:,} steps"
-    with progress("simulating", text, n_replicas * n_steps, "replica-steps") as advance:
+    with progress("running", text, n_replicas * n_steps, "replica-steps") as advance:
         for _ in range(0, burn_in, every):
             simulation.step(every)
             advance(n_replicas * every)
