@@ -81,8 +81,8 @@ class DiffusionIntegrator(openmm.Integrator):
         lambdaName     the parameter of the Context that the lambda of a blend follows (theory 7): a DiffusionForce of
                        the same blend defines it, or any other Force; without one lambda stays as it is
         sampler        "sequential"; "time-parallel": step(n) takes many steps at once, to a tolerance, if no Force is
-                       a bias (theory 12); "auto": that where it takes less time. A Simulation goes ten steps at a time,
-                       which is a short window: call integrator.step(n)
+                       a bias (theory 12); "auto": that where it pays. Frames that are worked out
+                       beyond the end of a call are kept for the next one
         window, tolerance   of "time-parallel": frames that a sweep works on, and by how much a final frame may still
                        change, nm; by default those of diffusim.Simulation
 
