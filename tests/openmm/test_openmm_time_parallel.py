@@ -107,5 +107,8 @@ def test_arguments():
         network_integrator(sampler="time-parallel", window=1)
     with pytest.raises(ValueError, match="tolerance is -1e-07; expected 0 or a positive number"):
         network_integrator(sampler="time-parallel", tolerance=-1e-7)
+    for given in ({"window": 8}, {"tolerance": 1e-7}):
+        with pytest.raises(ValueError, match="which the sequential sampler does not have; say sampler='time-parallel'"):
+            network_integrator(**given)
     with pytest.raises(openmm.OpenMMException, match="time-parallel cannot take the steps of the adapter Heun"):
         one_line(adapter="heun", **SWEEPS)
