@@ -107,9 +107,10 @@
 // Past its end a schedule starts again.
 #define DIFFUSIM_CYCLE 1
 
-// One process's part of a system that several share: particles of its own, and copies of those around them, as a program with
-// domain decomposition has them. For models of kind `message-passing`. The caller keeps the positions. Belongs to one thread at a
-// time.
+// One process's part of a system that several share: particles of its own, and those around them that others own, as a program
+// with domain decomposition has them. For models of kind `message-passing`. The caller keeps the positions, and moves what the
+// processes exchange. Scores, energies and steps of a particle have the same bits whoever owns it, and those of the whole system
+// in one place. Belongs to one thread at a time.
 typedef struct diffusim_domain_t diffusim_domain_t;
 
 // A score model. Immutable and safe to use from several threads; simulations keep what they need of it alive, so a model
@@ -199,6 +200,15 @@ typedef struct {
   // CUstream of that context, on which everything is enqueued; NULL = its default stream.
   void *cuda_stream;
 } diffusim_simulation_options_t;
+
+// What the caller's program does between processes: `rows` `[n_particles][width]` come with those of the domain's own particles
+// filled, and go with those of the others, which are the same numbers at their owners. Any return value but 0 ends the
+// evaluation with DIFFUSIM_ERROR_CALLBACK. It is called on the thread that evaluates, and must neither throw, nor longjmp, nor
+// use the domain.
+typedef int32_t (*diffusim_exchange_callback_t)(void *user_data,
+                                                float *rows,
+                                                size_t n_particles,
+                                                size_t width);
 
 // What a simulation has done and what its next step is; quantities that are not known are 0.
 typedef struct {
@@ -377,48 +387,58 @@ diffusim_status_t diffusim_domain_reconfigure(diffusim_domain_t *domain,
                                               const diffusim_simulation_options_t *options,
                                               size_t n_types);
 
-// How far around its own particles a domain needs copies of others, `*reach` in nm.
+// How far around its own particles a domain needs to know others, `*reach` in nm.
 //
 // @since 0.1
 diffusim_status_t diffusim_domain_reach(const diffusim_domain_t *domain,
                                         double *reach);
 
-// Whether the whole system may be in this periodic cell, `cell` `[3][3]` in nm, or in open space where `cell` is NULL.
+// The periodic cell of the whole system from now on, `cell` `[3][3]` in nm; NULL for open space.
 //
 // Errors: DIFFUSIM_ERROR_MISMATCH for a periodic model without a cell, another model with one, and a cell that is too small for
 // the model's cutoff.
 //
 // @since 0.1
-diffusim_status_t diffusim_domain_check_cell(const diffusim_domain_t *domain,
-                                             const double *cell);
+diffusim_status_t diffusim_domain_set_cell(diffusim_domain_t *domain,
+                                           const double *cell);
 
-// The particles from now on: `types` `[n_particles]` as indices, of which the first `n_owned` are the domain's own, with the ids
-// that key their noise in `particle_ids` `[n_owned]`; the others are copies, periodic images included, of everything within
-// diffusim_domain_reach.
+// The particles from now on: their `types` as indices and, in `particle_ids`, their numbers in the whole system, which key their
+// noise and order sums; both `[n_particles]`. The first `n_owned` are the domain's own, the others all those of which an image
+// lies within diffusim_domain_reach of one of them, once each.
 //
 // @since 0.1
 diffusim_status_t diffusim_domain_set_particles(diffusim_domain_t *domain,
                                                 const uint32_t *types,
-                                                size_t n_particles,
                                                 const uint32_t *particle_ids,
+                                                size_t n_particles,
                                                 size_t n_owned);
 
-// Scores that the energy of the own particles gives all of them: `positions` and `scores` `[n_particles][3]` in nm and 1/nm, copies
-// being where they are seen from here. The scores of a particle are the sum over all its copies, in all domains. Unless NULL:
-// `energies` `[n_owned]` and `virials` `[n_particles][3][3]`, parts of diffusim_model_evaluate_in_cell's, in kT₀.
-// `n_values` is the length of `positions`.
+// Scores `[n_owned][3]` in 1/nm of the own particles and, unless NULL, their energies `[n_owned]` and parts of
+// diffusim_model_evaluate_in_cell's virial `[n_owned][3][3]` in kT₀, at `positions` `[n_particles][3]` in nm, which are those
+// that the owners give their own particles. `n_values` is the length of `positions`.
+//
+// All processes evaluate at the same time: `exchange` is called the same number of times on each, with the same widths of at most
+// diffusim_domain_exchange_width, also where nobody is there. It may be NULL where all particles are the domain's own.
 //
 // @since 0.1
 diffusim_status_t diffusim_domain_evaluate(diffusim_domain_t *domain,
                                            const double *positions,
                                            size_t n_values,
+                                           diffusim_exchange_callback_t exchange,
+                                           void *user_data,
                                            double *scores,
                                            double *energies,
                                            double *virials);
 
-// Take step number `step` with the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` in 1/nm, summed over
-// all copies, and, unless NULL, the `forces` that act beside the model, in kJ/(mol nm). `velocities` in nm/ps, in place, go with
-// DIFFUSIM_LANGEVIN and are NULL otherwise. `n_values` is the length of each. On DIFFUSIM_ERROR_NOT_FINITE nothing has moved.
+// Numbers of floats that `exchange` of diffusim_domain_evaluate moves for each particle at most, `*width`.
+//
+// @since 0.1
+diffusim_status_t diffusim_domain_exchange_width(const diffusim_domain_t *domain,
+                                                 size_t *width);
+
+// Take step number `step` with the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` in 1/nm and, unless
+// NULL, the `forces` that act beside the model, in kJ/(mol nm). `velocities` in nm/ps, in place, go with DIFFUSIM_LANGEVIN and are
+// NULL otherwise. `n_values` is the length of each. On DIFFUSIM_ERROR_NOT_FINITE nothing has moved.
 //
 // @since 0.1
 diffusim_status_t diffusim_domain_step(diffusim_domain_t *domain,

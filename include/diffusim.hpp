@@ -20,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -453,32 +454,62 @@ public:
         check(diffusim_domain_reconfigure(get(), &options, n_types_));
     }
 
-    /// How far around its own particles it needs copies of others, nm.
+    /// How far around its own particles it needs to know others, nm.
     double reach() const {
         double reach = 0;
         check(diffusim_domain_reach(get(), &reach));
         return reach;
     }
 
-    /// Throw unless the whole system may be in this cell, [3][3] in nm; nullptr for open space.
-    void check_cell(const double* cell) const { check(diffusim_domain_check_cell(get(), cell)); }
+    /// Cell of the whole system from now on, [3][3] in nm; nullptr for open space.
+    void set_cell(const double* cell) { check(diffusim_domain_set_cell(get(), cell)); }
 
-    /// The particles from now on, by type; those with ids are its own and come first.
-    void set_particles(const std::vector<std::uint32_t>& types, const std::vector<std::uint32_t>& particle_ids) {
-        check(
-            diffusim_domain_set_particles(get(), types.data(), types.size(), particle_ids.data(), particle_ids.size()));
+    /// The particles from now on, by type and number in the whole system; the first n_owned are its own.
+    void set_particles(const std::vector<std::uint32_t>& types, const std::vector<std::uint32_t>& particle_ids,
+                       std::size_t n_owned) {
+        if (types.size() != particle_ids.size())
+            throw std::invalid_argument("set_particles wants as many types as particle_ids");
+        check(diffusim_domain_set_particles(get(), types.data(), particle_ids.data(), types.size(), n_owned));
     }
 
-    /// Scores [n_particles][3], 1/nm, that the energy of its own particles gives all of them; and, unless nullptr,
-    /// energies [n_owned] and virials [n_particles][3][3], kT₀.
-    void evaluate(const std::vector<double>& positions, double* scores, double* energies = nullptr,
+    /// Floats of each particle that an exchange moves at most.
+    std::size_t exchange_width() const {
+        std::size_t width = 0;
+        check(diffusim_domain_exchange_width(get(), &width));
+        return width;
+    }
+
+    /// Scores [n_owned][3], 1/nm, of its own particles and, unless nullptr, their energies [n_owned] and virials
+    /// [n_owned][3][3], kT₀. `exchange(rows, n_particles, width)` fills the rows of the others from those of their owners;
+    /// what it throws comes out of here.
+    template <class Exchange>
+    void evaluate(const std::vector<double>& positions, Exchange&& exchange, double* scores, double* energies = nullptr,
                   double* virials = nullptr) {
-        check(diffusim_domain_evaluate(get(), positions.data(), positions.size(), scores, energies, virials));
+        struct Call {
+            Exchange& exchange;
+            std::exception_ptr failure;
+        } call = {exchange, nullptr};
+        const auto trampoline = [](void* user_data, float* rows, std::size_t n_particles,
+                                   std::size_t width) -> std::int32_t {
+            Call& call = *static_cast<Call*>(user_data);
+            try {
+                call.exchange(rows, n_particles, width);
+                return 0;
+            } catch (...) {
+                call.failure = std::current_exception();
+                return 1;
+            }
+        };
+        const diffusim_status_t status = diffusim_domain_evaluate(get(), positions.data(), positions.size(), trampoline,
+                                                                  &call, scores, energies, virials);
+        if (call.failure)
+            std::rethrow_exception(call.failure);
+        check(status);
     }
 
-    /// Step number `step` of its own particles: `n_values` numbers of positions (nm, in place), of their scores, summed
-    /// over all copies, unless nullptr of the forces beside the model, kJ/(mol nm), and with DIFFUSIM_LANGEVIN of their
-    /// velocities (nm/ps, in place; else nullptr).
+    /// Step number `step` of its own particles: `n_values` numbers of positions (nm, in place), of their scores, unless
+    /// nullptr of the forces beside the model, kJ/(mol nm), and with DIFFUSIM_LANGEVIN of their velocities (nm/ps, in
+    /// place; else nullptr).
     void step(std::uint64_t step, const double* scores, const double* forces, double* positions, double* velocities,
               std::size_t n_values) {
         check(diffusim_domain_step(get(), step, scores, forces, positions, velocities, n_values));

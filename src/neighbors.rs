@@ -1,7 +1,7 @@
 //! Leaf: which particles are near each other, in open space or in a periodic cell.
 //!
 //! A list holds all pairs within cutoff + skin of the positions it was built from and stays good until a particle has moved by
-//! half the skin. Its order, and what a user of it computes from the pairs within the cutoff, do not depend on when that was:
+//! half the skin, less what a changing cell takes of it. Its order, and what a user of it computes from the pairs within the cutoff, do not depend on when that was:
 //! the neighbours of a particle are sorted by their number, then by their image.
 
 use crate::cell::Cell;
@@ -27,13 +27,13 @@ pub struct Neighbor {
     image: [i32; 3],
 }
 
-/// Some particles of which the neighbours matter, and the neighbours of those, and so on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Owned {
-    /// They are the first so many.
+/// Some particles of a larger system, of which only the first ones' neighbours matter.
+#[derive(Clone, Copy, Debug)]
+pub struct Owned<'a> {
+    /// They are so many.
     pub count: usize,
-    /// Shells of neighbours around them whose own neighbours matter, too.
-    pub shells: usize,
+    /// Of each particle, its number in the whole system: neighbours are sorted as there.
+    pub ids: &'a [u32],
 }
 
 /// The neighbours of every particle of one frame. All memory is kept for the next one.
@@ -41,9 +41,12 @@ pub struct Owned {
 pub struct Neighbors {
     cutoff: f64,
     cell: Option<Cell>,
-    owned: Option<Owned>,
-    /// Of each particle, whether its neighbours matter; empty where all do.
-    matters: Vec<bool>,
+    /// The cell the list was built in, and how many lattice vectors a pair near each other may be apart there.
+    built_in: Option<Cell>,
+    farthest: [f64; 3],
+    /// As of [`Owned`]; all particles, and no ids, where there is none.
+    n_owned: usize,
+    ids: Vec<u32>,
     /// Positions the list was built from.
     built_at: Vec<f64>,
     /// The list of particle i is `entries[first[i]..first[i + 1]]`.
@@ -75,8 +78,8 @@ struct Bins {
 }
 
 impl Neighbors {
-    /// Make the list good for `positions` `[n][3]` (nm); whether it had to be built anew. With `owned`, in open space, pairs of
-    /// particles that both do not matter are left out.
+    /// Make the list good for `positions` `[n][3]` (nm); whether it had to be built anew. With `owned`, pairs of which neither
+    /// is an owned one are left out.
     pub fn update(
         &mut self,
         positions: &[f64],
@@ -84,19 +87,28 @@ impl Neighbors {
         cutoff: f64,
         owned: Option<Owned>,
     ) -> Result<bool> {
+        let Owned { count, ids } = owned.unwrap_or(Owned { count: positions.len() / 3, ids: &[] });
         let same = self.cutoff == cutoff
-            && self.owned == owned
+            && self.n_owned == count
+            && self.ids == ids
             && self.built_at.len() == positions.len()
-            && self.cell.as_ref() == cell
+            && self.built_in.is_some() == cell.is_some()
             && !self.first.is_empty();
         let all_pairs = cell.is_none() && owned.is_none() && positions.len() / 3 <= ALL_PAIRS;
-        if same && (all_pairs || !self.has_moved(positions)) {
+        if same && (all_pairs || !self.has_moved(positions, cell)) {
+            if self.cell.as_ref() != cell {
+                self.cell = cell.cloned();
+                self.translate();
+            }
             return Ok(false);
         }
         self.cutoff = cutoff;
-        self.owned = owned;
-        if self.cell.as_ref() != cell {
+        self.n_owned = count;
+        self.ids.clear();
+        self.ids.extend_from_slice(ids);
+        if self.cell.as_ref() != cell || self.built_in.as_ref() != cell {
             self.cell = cell.cloned();
+            self.built_in = cell.cloned();
         }
         self.built_at.clear();
         self.built_at.extend_from_slice(positions);
@@ -127,9 +139,16 @@ impl Neighbors {
         }
     }
 
-    /// Whether a particle has moved by half the skin; not a number counts as moved.
-    fn has_moved(&self, positions: &[f64]) -> bool {
-        let limit = (0.5 * SKIN * self.cutoff).powi(2);
+    /// Whether a particle has moved by half of what the cell's images leave of the skin; not a number counts as moved.
+    fn has_moved(&self, positions: &[f64], cell: Option<&Cell>) -> bool {
+        let mut skin = SKIN * self.cutoff;
+        if let (Some(cell), Some(built)) = (cell, &self.built_in) {
+            for (k, (v, w)) in cell.vectors().iter().zip(built.vectors()).enumerate() {
+                let d: [f64; 3] = std::array::from_fn(|c| v[c] - w[c]);
+                skin -= self.farthest[k] * (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]).sqrt();
+            }
+        }
+        let limit = (0.5 * skin.max(0.0)).powi(2);
         let both = positions.as_chunks::<3>().0.iter().zip(self.built_at.as_chunks::<3>().0);
         let mut stayed = true;
         for (x, y) in both {
@@ -142,10 +161,15 @@ impl Neighbors {
     fn build(&mut self, radius: f64) -> Result<()> {
         let n = self.built_at.len() / 3;
         self.bins.fill(&self.built_at, self.cell.as_ref(), radius)?;
-        self.mark(radius);
+        if let Some(cell) = &self.built_in {
+            for (k, width) in cell.widths().into_iter().enumerate() {
+                let homes = || self.bins.home.iter().map(|(home, _)| home[k]);
+                let (low, high) = (homes().min().unwrap_or(0), homes().max().unwrap_or(0));
+                self.farthest[k] = f64::from(high - low) + 1.0 + (radius / width).ceil();
+            }
+        }
         self.first.clear();
         self.entries.clear();
-        self.translations.clear();
         let mut parts = std::mem::take(&mut self.parts);
         let n_tasks = n.div_ceil(PER_TASK);
         parts.resize_with(n_tasks.max(parts.len()), Part::default);
@@ -157,7 +181,7 @@ impl Neighbors {
         self.in_tasks(&mut parts[..n_tasks], |list, i, part| {
             let start = part.entries.len();
             list.find(i, radius, &mut part.entries);
-            part.entries[start..].sort_unstable_by_key(|e| (e.particle, e.image));
+            part.entries[start..].sort_unstable_by_key(|e| (list.id(e.particle), e.image));
             part.ends.push(part.entries.len());
         });
         self.first.push(0);
@@ -173,19 +197,26 @@ impl Neighbors {
             for e in list.of(i) {
                 let Neighbor { particle, image, .. } = list.entries[e];
                 let of_j = list.of(particle as usize);
-                let key = (i as u32, image.map(|n| -n));
-                let found = list.entries[of_j.clone()].binary_search_by_key(&key, |e| (e.particle, e.image));
+                let key = (list.id(i as u32), image.map(|n| -n));
+                let of = |e: &Neighbor| (list.id(e.particle), e.image);
+                let found = list.entries[of_j.clone()].binary_search_by_key(&key, of);
                 // A pair at the very edge of the list may be seen from one side only: it is far beyond the cutoff.
                 part.reverses.push(found.map_or(e, |k| of_j.start + k) as u32);
             }
         });
         let reverses = parts[..n_tasks].iter().flat_map(|part| &part.reverses);
         self.entries.iter_mut().zip(reverses).for_each(|(entry, reverse)| entry.reverse = *reverse);
+        self.parts = parts;
+        self.translate();
+        Ok(())
+    }
+
+    /// The lattice vectors of all entries in the present cell.
+    fn translate(&mut self) {
+        self.translations.clear();
         if let Some(cell) = &self.cell {
             self.translations.extend(self.entries.iter().map(|e| cell.translation(e.image)));
         }
-        self.parts = parts;
-        Ok(())
     }
 
     /// Run `work` for every particle with the part it belongs to, on the threads of the pool that this thread belongs to.
@@ -201,28 +232,15 @@ impl Neighbors {
         }
     }
 
-    /// Which particles matter: the owned ones, and those within so many radii of a box around them.
-    fn mark(&mut self, radius: f64) {
-        self.matters.clear();
-        let Some(Owned { count, shells }) = self.owned else { return };
-        let particles = self.built_at.as_chunks::<3>().0;
-        let (mut low, mut high) = ([f64::INFINITY; 3], [f64::NEG_INFINITY; 3]);
-        for x in &particles[..count] {
-            low = std::array::from_fn(|c| low[c].min(x[c]));
-            high = std::array::from_fn(|c| high[c].max(x[c]));
-        }
-        let reach = shells as f64 * radius;
-        self.matters.extend(particles.iter().enumerate().map(|(i, x)| {
-            let near = |c: usize| x[c] >= low[c] - reach && x[c] <= high[c] + reach;
-            i < count || shells > 0 && (0..3).all(near)
-        }));
+    /// Number of a particle in the whole system.
+    fn id(&self, i: u32) -> u32 {
+        self.ids.get(i as usize).copied().unwrap_or(i)
     }
 
     /// Append all entries of particle `i` to `entries`.
     fn find(&self, i: usize, radius: f64, entries: &mut Vec<Neighbor>) {
         let (home, own) = self.bins.home[i];
-        let matters = |i: usize| self.matters.get(i).copied().unwrap_or(true);
-        let i_matters = matters(i);
+        let is_owned = |i: usize| i < self.n_owned;
         let x: [f64; 3] = std::array::from_fn(|c| self.built_at[3 * i + c]);
         let cell = self.cell.as_ref();
         // How many boxes away a neighbour may be.
@@ -248,7 +266,7 @@ impl Neighbors {
                     for &j in self.bins.members(at) {
                         let ju = j as usize;
                         let image = std::array::from_fn(|k| shift[k] - self.bins.home[ju].0[k] + home[k]);
-                        if ju == i && image == [0; 3] || !i_matters && !matters(ju) {
+                        if ju == i && image == [0; 3] || !is_owned(i) && !is_owned(ju) {
                             continue;
                         }
                         let y = &self.built_at[3 * ju..3 * ju + 3];
@@ -402,32 +420,39 @@ mod tests {
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 0.05 * (i as f64).sin());
             assert!(!list.update(&x, cell, 0.61, None).unwrap());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
+            // Also in a cell that changes.
+            for (strain, is_good) in [(1e-3, true), (0.2, false)] {
+                let strained =
+                    cell.map(|c| Cell::new(c.vectors().map(|v| [v[0] * (1.0 + strain), v[1], v[2]])).unwrap());
+                assert_eq!(!list.update(&x, strained.as_ref(), 0.61, None).unwrap(), is_good || cell.is_none());
+                assert_eq!(listed(&list, &x, 0.61), brute_force(&x, strained.as_ref(), 0.61), "{n} particles");
+                list.update(&x, cell, 0.61, None).unwrap();
+            }
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 3.05 * (i as f64).cos());
             assert!(list.update(&x, cell, 0.61, None).unwrap() || n <= ALL_PAIRS && cell.is_none());
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
         }
     }
 
-    /// Of a chain of owned particles and others around them, exactly the pairs that matter.
+    /// Of owned particles and others around them, those with an owned one, in the order of the ids.
     #[test]
-    fn pairs_that_do_not_matter_are_left_out() {
+    fn pairs_of_others_are_left_out() {
         let x = positions(90, 1.7);
-        for (count, shells) in [(0, 1), (20, 0), (20, 1), (90, 0)] {
+        let skewed = Cell::new([[2.3, 0.0, 0.0], [0.7, 1.9, 0.0], [-0.5, 0.6, 2.7]]).unwrap();
+        let ids: Vec<u32> = (0..90).map(|i| (i * 37 + 5) % 90).collect();
+        for (count, cell) in [(0, None), (20, None), (20, Some(&skewed)), (90, Some(&skewed))] {
             let mut list = Neighbors::default();
-            let owned = Owned { count, shells };
-            list.update(&x, None, 0.61, Some(owned)).unwrap();
-            let found = listed(&list, &x, 0.61);
-            let all = brute_force(&x, None, 0.61);
-            assert!(found.iter().all(|pair| all.contains(pair)));
-            // Those with an owned particle, and with a neighbour of one.
-            let near = |i: usize| i < count || all.iter().any(|(a, b, _)| *a == i && *b < count);
-            let needed = |i: usize| i < count || shells > 0 && near(i);
-            for pair in all.iter().filter(|(i, j, _)| needed(*i) || needed(*j)) {
-                assert!(found.contains(pair), "{owned:?} {pair:?}");
+            list.update(&x, cell, 0.61, Some(Owned { count, ids: &ids })).unwrap();
+            let mut all = brute_force(&x, cell, 0.61);
+            all.retain(|(i, j, _)| *i < count || *j < count);
+            assert_eq!(listed(&list, &x, 0.61), all);
+            for i in 0..90 {
+                assert!(list.entries()[list.of(i)].is_sorted_by_key(|e| (ids[e.particle as usize], e.image)));
             }
-            if shells == 0 {
-                assert!(found.iter().all(|(i, j, _)| *i < count || *j < count));
-            }
+            // Other numbers are another order.
+            assert!(!list.update(&x, cell, 0.61, Some(Owned { count, ids: &ids })).unwrap());
+            let natural: Vec<u32> = (0..90).collect();
+            assert!(list.update(&x, cell, 0.61, Some(Owned { count, ids: &natural })).unwrap());
         }
     }
 

@@ -5,13 +5,14 @@ mod common;
 use common::{fixture, simulation};
 use diffusim::adapter::Adapter;
 use diffusim::cell::Cell;
+use diffusim::error::Error;
 use diffusim::model::message_passing::Hyperparameters;
 use diffusim::model::{Frames, MessagePassing, Metadata, Model, Outputs, Scratch};
 use diffusim::noise::normals;
 use diffusim::sampler::{Domain, Options, Sampler, StepSize};
 use diffusim::schedule::Mobility;
 use safetensors::SafeTensors;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier, Mutex};
 
 const FIXTURES: [&str; 2] = ["message_passing_open", "message_passing_periodic"];
 
@@ -377,36 +378,53 @@ fn large_frames_have_the_same_bits_on_any_number_of_threads() {
     assert_eq!(positions[0], positions[2]);
 }
 
-/// A particle of a domain: its number in the whole system and where it is seen from there.
-type Copies = Vec<(usize, [f64; 3])>;
-
-/// Owned particles of part `part` of `n_parts` slabs, and copies of all others within `reach` of one of them.
-fn slab(x: &[f64], cell: &Cell, reach: f64, part: usize, n_parts: usize) -> (Copies, usize) {
-    let wrapped: Vec<[f64; 3]> = x.as_chunks::<3>().0.iter().map(|x| cell.wrap(*x)).collect();
-    let is_own = |x: [f64; 3]| (cell.fractional(x)[0] * n_parts as f64) as usize == part;
-    let own: Copies = wrapped.iter().copied().enumerate().filter(|(_, x)| is_own(*x)).collect();
-    let mut all = own.clone();
-    for n in 0..125 {
-        let n = [n % 5 - 2, n / 5 % 5 - 2, n / 25 - 2];
-        let t = cell.translation(n);
-        for (i, x) in wrapped.iter().enumerate() {
-            let y: [f64; 3] = std::array::from_fn(|c| x[c] + t[c]);
-            let near = |(_, x): &(usize, [f64; 3])| {
-                (0..3).map(|c| (x[c] - y[c]).powi(2)).sum::<f64>() <= reach * reach
-            };
-            if !(n == [0; 3] && is_own(*x)) && own.iter().any(near) {
-                all.push((i, y));
-            }
-        }
-    }
-    (all, own.len())
+/// Numbers of the particles of slab `part` of `n_parts`, in no order, and of the others that have an image within `reach` of one.
+fn slab(x: &[f64], cell: &Cell, reach: f64, part: usize, n_parts: usize) -> (Vec<u32>, usize) {
+    let particles = x.as_chunks::<3>().0;
+    let is_own = |x: [f64; 3]| (cell.fractional(cell.wrap(x))[0] * n_parts as f64) as usize == part;
+    let (mut own, others): (Vec<u32>, Vec<u32>) =
+        (0..particles.len() as u32).partition(|i| is_own(particles[*i as usize]));
+    own.sort_by_key(|i| i * 37 % 101);
+    let n_owned = own.len();
+    let near = |i: u32, j: u32| {
+        let d = std::array::from_fn(|c| particles[i as usize][c] - particles[j as usize][c]);
+        cell.minimum_image(d).iter().map(|d| d * d).sum::<f64>() < reach * reach
+    };
+    let near_others: Vec<u32> =
+        others.into_iter().rev().filter(|i| own.iter().any(|j| near(*i, *j))).collect();
+    own.extend(near_others);
+    (own, n_owned)
 }
 
-/// Scores, energies and virials of domains add up to those of the whole, and their particles move as the whole's do.
+/// Where domains that run at the same time find each other's rows.
+struct Board {
+    rows: Mutex<Vec<f32>>,
+    barrier: Barrier,
+}
+
+impl Board {
+    /// Rows of `width` numbers of particles `ids`, of which the first `n_owned` are known.
+    fn exchange(&self, ids: &[u32], n_owned: usize, rows: &mut [f32], width: usize) {
+        let at = |i: u32| i as usize * width..(i as usize + 1) * width;
+        let (own, others) = rows.split_at_mut(n_owned * width);
+        for (i, row) in ids.iter().zip(own.chunks_exact(width)) {
+            self.rows.lock().unwrap()[at(*i)].copy_from_slice(row);
+        }
+        self.barrier.wait();
+        for (i, row) in ids[n_owned..].iter().zip(others.chunks_exact_mut(width)) {
+            row.copy_from_slice(&self.rows.lock().unwrap()[at(*i)]);
+        }
+        self.barrier.wait();
+    }
+}
+
+/// Scores, energies, virials and steps of domains have the bits of the whole, also where one has nothing, and on several threads.
 #[test]
 fn domains_are_parts_of_the_whole() {
     for adapter in [Adapter::LeimkuhlerMatthews, Adapter::Langevin] {
-        domains_with(adapter);
+        for n_threads in [1, 3] {
+            domains_with(adapter, n_threads);
+        }
     }
     assert!(Domain::new(&common::network(), &["C"], None).is_err());
     for (refused, words) in [
@@ -421,10 +439,23 @@ fn domains_are_parts_of_the_whole() {
         let error = Domain::new(&model(FIXTURES[1]), &["C"], Some(refused)).err().unwrap().to_string();
         assert!(error.contains(words), "{error}");
     }
+    // What an exchange fails with, and a cell that was forgotten.
+    let mut domain = Domain::new(&model(FIXTURES[1]), &["C"], None).unwrap();
+    domain.set_particles(&[0, 0], &[3, 1], 1).unwrap();
+    let mut fails = |_: &mut [f32], _| Err(Error::Callback("seven".into()));
+    let (x, mut scores) = ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.0; 3]);
+    let mut failure = |domain: &mut Domain| {
+        domain.evaluate(&x, &mut fails, &mut scores, None, None).unwrap_err().to_string()
+    };
+    assert!(failure(&mut domain).contains("none was given"));
+    domain.set_cell(Some(Cell::rectangular([1.3, 1.7, 1.9]).unwrap())).unwrap();
+    assert_eq!(failure(&mut domain), "seven");
+    let error = domain.set_particles(&[0, 0, 0], &[3, 1, 3], 1).unwrap_err().to_string();
+    assert!(error.contains("particle id 3 is there twice"), "{error}");
 }
 
-fn domains_with(adapter: Adapter) {
-    let mut options = options(1, 2);
+fn domains_with(adapter: Adapter, n_threads: usize) {
+    let mut options = options(1, n_threads);
     options.adapter = adapter;
     if adapter == Adapter::Langevin {
         options.step_size = StepSize::TimeStep(0.0017);
@@ -439,53 +470,74 @@ fn domains_with(adapter: Adapter) {
     whole.set_positions(&x).unwrap();
     let has_velocities = adapter == Adapter::Langevin;
     let mut velocities = if has_velocities { whole.velocities().unwrap().to_vec() } else { Vec::new() };
-    let mut domains: Vec<Domain> =
-        (0..3).map(|_| Domain::new(&file, &["C", "N"], Some(options.clone())).unwrap()).collect();
-    assert_eq!(domains[0].reach(), 3.0 * 0.55);
+    const PARTS: usize = 3;
+    let mut domains: Vec<Domain> = (0..=PARTS) // and one that owns nothing
+        .map(|_| {
+            let mut domain = Domain::new(&file, &["C", "N"], Some(options.clone())).unwrap();
+            domain.set_cell(Some(cell.clone())).unwrap();
+            domain
+        })
+        .collect();
+    let reach = domains[0].reach();
+    assert_eq!(reach, 0.55);
+    let widest = domains[0].exchange_width();
+    let board = Board { rows: Mutex::new(vec![0.0; widest * types.len()]), barrier: Barrier::new(PARTS + 1) };
     for step in 0..4 {
-        let (expected, expected_energy, expected_virial) = evaluate(&model, &x, Some(&cell));
-        let (mut scores, mut energy, mut virial) = (vec![0.0; x.len()], 0.0, [0.0; 9]);
-        let mut parts = Vec::new();
-        for (d, domain) in domains.iter_mut().enumerate() {
-            let (copies, n_owned) = slab(&x, &cell, domain.reach() + 1e-9, d, 3);
-            assert!(0 < n_owned && n_owned < model.n_particles() && copies.len() > 2 * n_owned);
-            let here: Vec<u32> = copies.iter().map(|(i, _)| types[*i]).collect();
-            let ids: Vec<u32> = copies[..n_owned].iter().map(|(i, _)| *i as u32).collect();
-            domain.set_particles(&here, &ids).unwrap();
-            let at: Vec<f64> = copies.iter().flat_map(|(_, x)| *x).collect();
-            let (mut s, mut e) = (vec![f64::NAN; at.len()], vec![f64::NAN; n_owned]);
-            let mut w = vec![[f64::NAN; 9]; copies.len()];
-            domain.evaluate(&at, &mut s, Some(&mut e), Some(&mut w)).unwrap();
-            for ((i, _), s) in copies.iter().zip(s.as_chunks::<3>().0) {
-                (0..3).for_each(|c| scores[3 * i + c] += s[c]);
-            }
-            energy += e.iter().sum::<f64>();
-            w.iter().for_each(|w| (0..9).for_each(|k| virial[k] += w[k]));
-            parts.push(ids);
-        }
-        assert!(largest_error(&scores, &expected) < 1e-6, "{}", largest_error(&scores, &expected));
-        assert!((energy - expected_energy[0]).abs() < 1e-6 * energy.abs());
-        assert!(
-            largest_error(&virial, &expected_virial) < 2e-6,
-            "{}",
-            largest_error(&virial, &expected_virial)
-        );
-        for (domain, ids) in domains.iter_mut().zip(&parts) {
-            let of = |array: &[f64]| -> Vec<f64> {
-                ids.iter().flat_map(|i| array.iter().skip(3 * *i as usize).take(3).copied()).collect()
+        let (scores, energies, virial) = evaluate(&model, &x, Some(&cell));
+        let parts: Vec<_> = (0..PARTS).map(|d| slab(&x, &cell, reach, d, PARTS)).collect();
+        let nothing = (Vec::new(), 0);
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let evaluate = |(domain, (ids, n_owned)): (&mut Domain, &(Vec<u32>, usize))| {
+                let of = |i: &u32| types[*i as usize];
+                domain.set_particles(&ids.iter().map(of).collect::<Vec<_>>(), ids, *n_owned).unwrap();
+                let at: Vec<f64> = ids.iter().flat_map(|i| x.as_chunks::<3>().0[*i as usize]).collect();
+                let (mut s, mut e) = (vec![f64::NAN; 3 * n_owned], vec![f64::NAN; *n_owned]);
+                let mut w = vec![[f64::NAN; 9]; *n_owned];
+                let mut n_exchanges = 0;
+                let mut exchange = |rows: &mut [f32], width: usize| {
+                    n_exchanges += 1;
+                    assert!(width <= widest && rows.len() == width * ids.len());
+                    board.exchange(ids, *n_owned, rows, width);
+                    Ok(())
+                };
+                domain.evaluate(&at, &mut exchange, &mut s, Some(&mut e), Some(&mut w)).unwrap();
+                assert_eq!(n_exchanges, 5, "of three blocks");
+                (s, e, w)
             };
-            let mut own = of(&x);
-            let mut own_velocities = of(&velocities);
-            domain.step(step, &of(&scores), None, &mut own, &mut own_velocities).unwrap();
-            for (i, to) in ids.iter().zip(own_velocities.as_chunks::<3>().0) {
+            let running: Vec<_> = domains
+                .iter_mut()
+                .zip(parts.iter().chain([&nothing]))
+                .map(|both| scope.spawn(move || evaluate(both)))
+                .collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (mut all_energies, mut all_virials) = (vec![f64::NAN; types.len()], vec![[f64::NAN; 9]; types.len()]);
+        for ((ids, n_owned), (s, e, w)) in parts.iter().zip(&found) {
+            assert!(0 < *n_owned && *n_owned < types.len() && *n_owned < ids.len());
+            for (k, i) in ids[..*n_owned].iter().map(|i| *i as usize).enumerate() {
+                assert_eq!(s[3 * k..][..3], scores[3 * i..][..3]);
+                (all_energies[i], all_virials[i]) = (e[k], w[k]);
+            }
+        }
+        // The core adds them up in this order.
+        assert_eq!(all_energies.iter().sum::<f64>(), energies[0]);
+        let sum = |k: usize| all_virials.iter().fold(0.0, |sum, w| sum + w[k]);
+        assert_eq!((0..9).map(sum).collect::<Vec<_>>(), virial);
+        for ((domain, (ids, n_owned)), (s, ..)) in domains.iter_mut().zip(&parts).zip(&found) {
+            let own = &ids[..*n_owned];
+            let of = |array: &[f64]| -> Vec<f64> {
+                own.iter().flat_map(|i| array.iter().skip(3 * *i as usize).take(3).copied()).collect()
+            };
+            let (mut moved, mut own_velocities) = (of(&x), of(&velocities));
+            domain.step(step, s, None, &mut moved, &mut own_velocities).unwrap();
+            for (i, to) in own.iter().zip(own_velocities.as_chunks::<3>().0) {
                 velocities[3 * *i as usize..][..3].copy_from_slice(to);
             }
-            for (i, to) in ids.iter().zip(own.as_chunks::<3>().0) {
+            for (i, to) in own.iter().zip(moved.as_chunks::<3>().0) {
                 x[3 * *i as usize..][..3].copy_from_slice(to);
             }
         }
         whole.step(1).unwrap();
-        let moved: f64 = largest_error(&x, whole.positions());
-        assert!(moved < 1e-9, "{moved}");
+        assert_eq!(x, whole.positions());
     }
 }

@@ -30,7 +30,12 @@ const char STYLE[] = "fix diffusim";
 const char WHO[] =
     " Here particles are the atoms of a molecule by their IDs, replicas the molecules by theirs, both from 0.";
 constexpr double RESTART_LAYOUT = 2;
-constexpr int COMPLETE = 9; // numbers of an atom: its score and its virial
+
+/** Whether a number of LAMMPS is the `kept` one but for the rounding of its units and of a box of this size. */
+bool is_same(double found, double kept, double box) {
+    constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
+    return std::abs(found - kept) <= ROUNDING * (std::abs(kept) + box);
+}
 
 std::string number(double value) {
     char text[32];
@@ -75,7 +80,6 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
     static int extensive[8] = {1, 0, 0, 0, 0, 0, 1, 0};
     extlist = extensive;
     global_freq = 1;
-    comm_reverse = COMPLETE;
 
     attempt(FLERR, [&] {
         units_ = parse(narg, arg);
@@ -92,6 +96,24 @@ FixDiffusim::FixDiffusim(LAMMPS* lammps, int narg, char** arg) : Fix(lammps, nar
         else
             molecules_ = std::make_unique<Molecules>(lammps, *model_, what, contains, elements_, units_);
     });
+    next_reneighbor = -1;
+    force_reneighbor = molecules_ != nullptr;
+    if (!neighborhood_)
+        return;
+    comm_forward = neighborhood_->forward_size();
+    n_kept_ = maxexchange = has_velocities() ? 6 : 3;
+    create_attribute = restart_peratom = 1;
+    grow_arrays(atom->nmax);
+    atom->add_callback(Atom::GROW);
+    atom->add_callback(Atom::RESTART);
+}
+
+FixDiffusim::~FixDiffusim() {
+    stop_watching();
+    if (neighborhood_ && modify->get_fix_by_id(id)) {
+        atom->delete_callback(id, Atom::GROW);
+        atom->delete_callback(id, Atom::RESTART);
+    }
 }
 
 Units FixDiffusim::parse(int narg, char** arg) {
@@ -200,7 +222,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
     return units;
 }
 
-int FixDiffusim::setmask() { return INITIAL_INTEGRATE | POST_NEIGHBOR | POST_FORCE; }
+int FixDiffusim::setmask() { return INITIAL_INTEGRATE | POST_NEIGHBOR | POST_FORCE | POST_RUN; }
 
 diffusim::simulation_options FixDiffusim::options() const {
     diffusim::simulation_options options = keywords_;
@@ -214,6 +236,7 @@ diffusim::simulation_options FixDiffusim::options() const {
 }
 
 void FixDiffusim::init() {
+    stop_watching();
     attempt(FLERR, [&] {
         refuse_what_cannot_run();
         if (neighborhood_)
@@ -268,7 +291,8 @@ void FixDiffusim::refuse_what_cannot_run() const {
             shares_atoms(also))
             throw std::runtime_error(name + " moves or constrains atoms of this fix too; one of them must go, or their "
                                             "groups must not overlap");
-        if (style_is(other, {"^langevin", "^gle$", "^gld", "^ttm", "^viscous"}) && shares_atoms(also))
+        if (style_is(other, {"^langevin", "^gle$", "^gld", "^ttm", "^viscous", "^temp/", "^heat$", "^ehex", "^qtb",
+                             "^thermal/conductivity"}) && shares_atoms(also))
             throw std::runtime_error(name + " is a heat bath or a drag on atoms of this fix, which is their heat bath "
                                             "itself; remove it");
     }
@@ -295,6 +319,7 @@ void FixDiffusim::create() {
         // There may be no pair style to ask for ghosts, and they must be there before the first step.
         const double needed = neighborhood_->reach() + neighbor->skin;
         comm->cutghostuser = std::max(comm->cutghostuser, needed);
+        keep(); // before LAMMPS rounds what it has
         if (!is_set_up_)
             step_ = restored_ ? restored_step_ : static_cast<std::uint64_t>(update->ntimestep);
         is_set_up_ = true;
@@ -440,19 +465,62 @@ void FixDiffusim::report() const {
 void FixDiffusim::setup_post_neighbor() {
     attempt(FLERR, [&] {
         if (neighborhood_)
-            return neighborhood_->locate();
+            return locate();
         molecules_->locate();
         pull();
+        listed_at_.assign(held_, held_ + n_values_);
     });
+}
+
+void FixDiffusim::setup(int vflag) {
+    post_force(vflag);
+    was_alone_ = modify->nfix == 1 && !force->pair && !force->bond && !force->angle && !force->dihedral &&
+                 !force->improper && !force->kspace;
+    // With the settings of neigh_modify that LAMMPS has by itself, all ranks ask each other at every step whether an
+    // atom has moved by half the skin. Where all atoms are this fix's, every rank has the answer, the same one.
+    const bool strains = domain->box_change && (domain->xperiodic || domain->yperiodic || domain->zperiodic);
+    watches_ = molecules_ && static_cast<bigint>(n_values_) == 3 * atom->natoms && neighbor->every == 1 &&
+               neighbor->delay == 0 && neighbor->dist_check && !neighbor->build_once && !strains &&
+               modify->n_initial_integrate == 1 && modify->n_post_integrate == 0;
+    if (watches_)
+        neighbor->build_once = 1; // but when this fix says so
+}
+
+/** Leave it to LAMMPS again to say when neighbour lists are built. */
+void FixDiffusim::stop_watching() {
+    if (watches_ && neighbor) // which is gone when LAMMPS ends on an error
+        neighbor->build_once = 0;
+    watches_ = false;
+    next_reneighbor = -1;
+}
+
+/** Whether an atom has moved by more than half the skin since neighbour lists were built. */
+bool FixDiffusim::have_moved() const {
+    const double half = 0.5 * neighbor->skin * units_.length, third = half / std::sqrt(3.0);
+    const double *now = held_, *before = listed_at_.data();
+    int any = 0;
+    for (std::size_t i = 0; i < n_values_; i++)
+        any |= (now[i] - before[i] > third) | (before[i] - now[i] > third);
+    for (std::size_t i = 0; any && i < n_values_; i += 3) {
+        const double d[3] = {now[i] - before[i], now[i + 1] - before[i + 1], now[i + 2] - before[i + 2]};
+        if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] > half * half)
+            return true;
+    }
+    return false;
+}
+
+/** Whether nobody can have moved atoms, nor put forces on them, since the last step. */
+bool FixDiffusim::is_alone() const {
+    return was_alone_ && modify->nfix == 1 && update->ntimestep > update->firststep + 1;
 }
 
 void FixDiffusim::post_neighbor() {
     attempt(FLERR, [&] {
         expect_setup();
         if (neighborhood_)
-            neighborhood_->locate();
-        else
-            molecules_->locate();
+            return locate();
+        molecules_->locate();
+        listed_at_.assign(held_, held_ + n_values_);
     });
 }
 
@@ -468,14 +536,14 @@ bool FixDiffusim::pull(bool with_forces) {
     std::vector<double>* forces = with_forces ? &forces_ : nullptr;
     if (update->whichflag == 0) // between runs atoms may be anywhere
         molecules_->locate();
+    else if (is_alone())
+        return false;
     else if (molecules_->untouched()) // on the only rank
         return with_forces && molecules_->any_force() && molecules_->gather(nullptr, forces);
     const bool any_force = molecules_->gather(&positions_, forces, has_velocities() ? &velocities_ : nullptr);
-    const double box = std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * units_.length;
-    constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
-    const bool same = std::equal(positions_.begin(), positions_.end(), held_, [box](double x, double held) {
-        return std::abs(x - held) <= ROUNDING * (std::abs(held) + box);
-    });
+    const double box = this->box();
+    const bool same = std::equal(positions_.begin(), positions_.end(), held_,
+                                 [box](double x, double held) { return is_same(x, held, box); });
     if (!same) {
         molecules_->check_whole(positions_);
         give_positions(positions_);
@@ -489,9 +557,8 @@ bool FixDiffusim::pull(bool with_forces) {
    temperature, are there to be used by a script that sets none. Collective. */
 void FixDiffusim::pull_velocities() {
     const bool none = std::all_of(velocities_.begin(), velocities_.end(), [](double v) { return v == 0; });
-    constexpr double ROUNDING = 8 * std::numeric_limits<double>::epsilon();
     const bool same = std::equal(velocities_.begin(), velocities_.end(), held_velocities_.begin(),
-                                 [](double v, double held) { return std::abs(v - held) <= ROUNDING * std::abs(held); });
+                                 [](double v, double held) { return is_same(v, held, 0); });
     if (are_velocities_drawn_ && none)
         molecules_->scatter_velocities(held_velocities_.data());
     else if (!same)
@@ -502,70 +569,130 @@ void FixDiffusim::pull_velocities() {
 /** Put the core's positions into LAMMPS's atoms. Collective. */
 void FixDiffusim::push() {
     take_positions();
-    molecules_->scatter(held_);
+    molecules_->scatter(held_, !is_alone());
     if (has_velocities())
         molecules_->scatter_velocities(held_velocities_.data());
+    if (watches_ && have_moved())
+        next_reneighbor = update->ntimestep;
 }
 
-// ---- periodic models: positions stay with LAMMPS, and every rank evaluates its own atoms
-// --------------------------------
+/** Its longest edge, nm. */
+double FixDiffusim::box() const {
+    return std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * units_.length;
+}
 
-/** Evaluate at the present positions, and complete the scores of this rank's atoms. Collective. */
+// ---- periodic models: every rank evaluates and moves its own atoms, and keeps their positions with them ----------------
+
+/** Learn which atoms are here now. Collective. */
+void FixDiffusim::locate() {
+    neighborhood_->locate();
+    keep();
+    put();
+}
+
+/** Take over LAMMPS's positions and velocities where they are others than those kept. */
+void FixDiffusim::keep() {
+    const double box = this->box();
+    for (int i = 0; i < atom->nlocal; i++) {
+        if (!(atom->mask[i] & groupbit))
+            continue;
+        double found[6];
+        domain->unmap(atom->x[i], atom->image[i], found);
+        for (int c = 0; c < 3; c++) {
+            found[c] *= units_.length;
+            found[3 + c] = has_velocities() ? atom->v[i][c] * units_.velocity() : 0;
+        }
+        for (int first = 0; first < n_kept_; first += 3) {
+            double* kept = this->kept(i) + first;
+            const auto same = [&](double x, double held) { return is_same(x, held, first == 0 ? box : 0); };
+            if (!std::equal(found + first, found + first + 3, kept, same)) // as not a number is not
+                std::copy_n(found + first, 3, kept);
+        }
+    }
+}
+
+/** Evaluate at the present positions. Collective. */
 void FixDiffusim::evaluate() {
-    const std::string failure = failure_of([&] { neighborhood_->evaluate(evflag); });
+    keep();
+    double* position = neighborhood_->positions().data();
+    for (const int i : neighborhood_->indices())
+        position = std::copy_n(kept(i), 3, position);
+    const std::string failure = failure_of(
+        [&] { neighborhood_->evaluate(evflag, [this](int size) { comm->forward_comm(this, size); }); });
     if (!failure.empty()) // perhaps on this rank only
         error->one(FLERR, STYLE + (": " + failure));
     const double unit = energy_unit(*model_) / units_.energy;
     const std::vector<double>&energies = neighborhood_->energies(), &virials = neighborhood_->virials();
     energy_ = unit * std::accumulate(energies.begin(), energies.end(), 0.0);
-
-    // What the atoms here give to others, and what they are given in return: scores and, for each atom, virials.
-    width_ = evflag && vflag_atom ? COMPLETE : 3;
-    of_atoms_.assign(width_ * static_cast<std::size_t>(atom->nlocal + atom->nghost), 0.0);
-    const std::vector<int>& indices = neighborhood_->indices();
-    for (std::size_t k = 0; k < indices.size(); k++) {
-        double* of_atom = &of_atoms_[width_ * static_cast<std::size_t>(indices[k])];
-        std::copy_n(&neighborhood_->scores()[3 * k], 3, of_atom);
-        for (int c = 0; evflag && c < 6; c++) {
+    for (std::size_t k = 0; evflag && k < energies.size(); k++)
+        for (int c = 0; c < 6; c++) {
             const double v = unit * virial_component(&virials[9 * k], c);
             if (vflag_global)
                 virial[c] += v;
             if (vflag_atom)
-                of_atom[3 + c] = v;
+                vatom[neighborhood_->indices()[k]][c] += v;
+        }
+}
+
+/** Take a step with this rank's atoms. */
+void FixDiffusim::move() {
+    keep();
+    positions_.clear();
+    velocities_.clear();
+    for (const int i : neighborhood_->indices()) {
+        positions_.insert(positions_.end(), kept(i), kept(i) + 3);
+        velocities_.insert(velocities_.end(), kept(i) + 3, kept(i) + n_kept_);
+    }
+    const std::string failure = failure_of([&] { neighborhood_->step(step_, positions_, velocities_); });
+    if (!failure.empty()) // perhaps on this rank only
+        error->one(FLERR, STYLE + (": " + failure));
+    step_++;
+    for (std::size_t k = 0; k < neighborhood_->n_owned(); k++) {
+        const int i = neighborhood_->indices()[k];
+        std::copy_n(&positions_[3 * k], 3, kept(i));
+        if (has_velocities())
+            std::copy_n(&velocities_[3 * k], 3, kept(i) + 3);
+    }
+    put();
+}
+
+/** Put what is kept into LAMMPS's atoms, which round it in their own ways when they go to where they belong. */
+void FixDiffusim::put() {
+    for (const int i : neighborhood_->indices()) {
+        double shift[3] = {};
+        domain->unmap_inv(shift, atom->image[i]);
+        for (int c = 0; c < 3; c++) {
+            atom->x[i][c] = kept(i)[c] / units_.length + shift[c];
+            if (has_velocities())
+                atom->v[i][c] = kept(i)[3 + c] / units_.velocity();
         }
     }
-    comm->reverse_comm(this, width_);
-    scores_.resize(3 * neighborhood_->n_owned());
-    for (std::size_t k = 0; k < neighborhood_->n_owned(); k++) {
-        const double* of_atom = &of_atoms_[width_ * static_cast<std::size_t>(indices[k])];
-        std::copy_n(of_atom, 3, &scores_[3 * k]);
-        for (int c = 0; width_ == COMPLETE && c < 6; c++)
-            vatom[indices[k]][c] += of_atom[3 + c];
-    }
 }
 
-int FixDiffusim::pack_reverse_comm(int n, int first, double* buffer) {
-    const auto from = of_atoms_.begin() + static_cast<std::ptrdiff_t>(width_) * first;
-    std::copy_n(from, width_ * n, buffer);
-    return width_ * n;
+void FixDiffusim::grow_arrays(int n_max) {
+    kept_.resize(static_cast<std::size_t>(n_kept_) * static_cast<std::size_t>(n_max),
+                 std::numeric_limits<double>::quiet_NaN());
 }
 
-void FixDiffusim::unpack_reverse_comm(int n, int* list, double* buffer) {
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < width_; c++)
-            of_atoms_[static_cast<std::size_t>(width_) * list[i] + c] += *buffer++;
+void FixDiffusim::copy_arrays(int from, int to, int) { std::copy_n(kept(from), n_kept_, kept(to)); }
+
+void FixDiffusim::set_arrays(int i) { std::fill_n(kept(i), n_kept_, std::numeric_limits<double>::quiet_NaN()); }
+
+int FixDiffusim::pack_exchange(int i, double* buffer) {
+    std::copy_n(kept(i), n_kept_, buffer);
+    return n_kept_;
+}
+
+int FixDiffusim::unpack_exchange(int i, double* buffer) {
+    std::copy_n(buffer, n_kept_, kept(i));
+    return n_kept_;
 }
 
 void FixDiffusim::initial_integrate(int) {
     attempt(FLERR, [&] {
         expect_setup();
-        if (neighborhood_) {
-            const std::string failure = failure_of([&] { neighborhood_->step(step_, scores_); });
-            if (!failure.empty()) // perhaps on this rank only
-                error->one(FLERR, STYLE + (": " + failure));
-            step_++;
-            return;
-        }
+        if (neighborhood_)
+            return move();
         follow_lambda();
         const bool biased = pull(true);
         std::string failure = failure_of([&] { // then the core has gone back to the last good frame
@@ -647,6 +774,21 @@ void FixDiffusim::restart(char* buffer) {
     const double *positions = list + 4, *velocities = positions + static_cast<std::size_t>(list[2]);
     restored_positions_.assign(positions, velocities);
     restored_velocities_.assign(velocities, velocities + static_cast<std::size_t>(list[3]));
+}
+
+/** Of each atom of a periodic model what is kept, behind the number of numbers. */
+int FixDiffusim::pack_restart(int i, double* buffer) {
+    buffer[0] = n_kept_ + 1;
+    std::copy_n(kept(i), n_kept_, buffer + 1);
+    return n_kept_ + 1;
+}
+
+void FixDiffusim::unpack_restart(int i, int nth) {
+    const double* from = atom->extra[i];
+    for (int fix = 0; fix < nth; fix++)
+        from += static_cast<int>(*from);
+    set_arrays(i); // the restarted run may have velocities that the file has not
+    std::copy_n(from + 1, std::min(n_kept_, static_cast<int>(*from) - 1), kept(i));
 }
 
 // ---- outputs ----------------------------------------------------------------------------------------------------

@@ -22,28 +22,41 @@ namespace diffusim_lammps {
  * left alone, but with the adapter that has some.
  *
  * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number
- * of ranks. (Periodic models are shared out over the ranks instead: Neighborhood.) The core's positions, in nm and
- * unwrapped, are the ones that count; LAMMPS's are rounded copies of them, and are taken over where they differ by more
- * than that.
+ * of ranks. (Periodic models are shared out over the ranks instead: Neighborhood. The fix keeps the positions of each
+ * atom with it.) The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them,
+ * and are taken over where they differ by more than that.
  */
 class __attribute__((visibility("default"))) FixDiffusim : public LAMMPS_NS::Fix {
 public:
     FixDiffusim(LAMMPS_NS::LAMMPS* lammps, int narg, char** arg);
+    ~FixDiffusim() override;
 
     int setmask() override;
     void init() override;
     void setup_post_neighbor() override;
-    void setup(int vflag) override { post_force(vflag); }
+    void setup(int vflag) override;
     void post_neighbor() override;
     void initial_integrate(int vflag) override;
     void post_force(int vflag) override;
+    void post_run() override { stop_watching(); }
     void reset_dt() override;
     void reset_target(double temperature) override;
     void write_restart(FILE* file) override;
     void restart(char* buffer) override;
     void* extract(const char* name, int& dimension) override;
-    int pack_reverse_comm(int n, int first, double* buffer) override;
-    void unpack_reverse_comm(int n, int* list, double* buffer) override;
+    int pack_forward_comm(int n, int* list, double* buffer, int, int*) override {
+        return neighborhood_->pack(n, list, buffer);
+    }
+    void unpack_forward_comm(int n, int first, double* buffer) override { neighborhood_->unpack(n, first, buffer); }
+    void grow_arrays(int n_max) override;
+    void copy_arrays(int from, int to, int) override;
+    void set_arrays(int i) override;
+    int pack_exchange(int i, double* buffer) override;
+    int unpack_exchange(int i, double* buffer) override;
+    int pack_restart(int i, double* buffer) override;
+    void unpack_restart(int i, int nth) override;
+    int size_restart(int) override { return n_kept_ + 1; }
+    int maxsize_restart() override { return n_kept_ + 1; }
     /** Learned energy of all molecules. */
     double compute_scalar() override;
     /** Learned energy, configurational temperature, largest |score| so far, steps taken, spring, time of a step,
@@ -62,6 +75,9 @@ private:
     void expect_setup() const;
     void create();
     void report() const;
+    void stop_watching();
+    bool have_moved() const;
+    bool is_alone() const;
     bool pull(bool with_forces = false);
     void push();
     void give_positions(const std::vector<double>& positions);
@@ -72,7 +88,13 @@ private:
     const std::vector<double>& share(const std::vector<double>& all);
     double quantity(int i);
     diffusim_statistics_t statistics() const;
+    double box() const;
+    void locate();
+    void keep();
+    void put();
     void evaluate();
+    void move();
+    double* kept(int i) { return &kept_[static_cast<std::size_t>(n_kept_) * static_cast<std::size_t>(i)]; }
     void follow_lambda();
     const diffusim::model& model() const { return at_lambda_ ? *at_lambda_ : *model_; }
     template <class Sum>
@@ -103,16 +125,22 @@ private:
     const double* held_ = nullptr;              // the core's positions, in place where this rank moves all molecules
     std::size_t n_values_ = 0, n_replicas_ = 0; // numbers of all molecules; molecules that this rank moves
 
+    // Whether nobody else was there to move atoms or to put forces on them when the run was set up.
+    bool was_alone_ = false;
+    // Whether this fix says when neighbour lists are built, and where the molecules were when they last were, nm.
+    bool watches_ = false;
+    std::vector<double> listed_at_;
+
     // Which of these numbers belong to each rank's molecules; empty where every rank moves all of them.
     std::vector<int> share_sizes_, share_starts_;
     std::vector<double> share_;
 
-    // With a periodic model: the next step, complete scores of this rank's atoms (1/nm), its share of the energy, and
-    // what it exchanges with others, so many numbers for each atom and ghost.
+    // With a periodic model: the next step, this rank's share of the energy, and the core's positions (nm, unwrapped) and
+    // velocities (nm/ps, where there are some) of each of its atoms, so many numbers.
     std::uint64_t step_ = 0;
-    std::vector<double> scores_, of_atoms_;
     double energy_ = 0;
-    int width_ = 3;
+    std::vector<double> kept_;
+    int n_kept_ = 0;
 
     // From a restart file, until there is a simulation to continue.
     bool restored_ = false;

@@ -294,21 +294,25 @@ bool Molecules::gather(std::vector<double>* positions, std::vector<double>* forc
     return any_force;
 }
 
-void Molecules::scatter(const double* positions) {
-    written_.resize(3 * local_.size());
+void Molecules::scatter(const double* positions, bool remember) {
+    const std::size_t n = 3 * local_.size();
     const double length = units_.length;
-    if (contiguous_ && in_order_ && !shifted_ && !local_.empty()) {
+    written_.resize(remember ? n : 0);
+    if (contiguous_ && in_order_ && !shifted_ && n > 0) {
         double* __restrict x = atom->x[local_[0].index];
-        double* __restrict written = written_.data();
         const double* __restrict from = positions + 3 * local_[0].place;
-        for (std::size_t i = 0; i < written_.size(); i++)
-            written[i] = x[i] = from[i] / length;
+        for (std::size_t i = 0; i < n; i++)
+            x[i] = from[i] / length;
+        std::copy_n(x, written_.size(), written_.data());
         return;
     }
+    double* written = written_.data();
     for (std::size_t k = 0; k < local_.size(); k++) {
         double* x = atom->x[local_[k].index];
         for (int c = 0; c < 3; c++)
-            written_[3 * k + c] = x[c] = positions[3 * local_[k].place + c] / length + shifts_[3 * k + c];
+            x[c] = positions[3 * local_[k].place + c] / length + shifts_[3 * k + c];
+        if (remember)
+            written = std::copy_n(x, 3, written);
     }
 }
 

@@ -47,8 +47,8 @@ public:
        in nm/ps, of all ranks, into what is not nullptr; returns whether any of the forces is not zero. Collective. */
     bool gather(std::vector<double>* positions, std::vector<double>* forces = nullptr,
                 std::vector<double>* velocities = nullptr);
-    /** Put `positions`, as of gather(), into the atoms of this rank, and remember them for untouched(). */
-    void scatter(const double* positions);
+    /** Put `positions`, as of gather(), into the atoms of this rank; `remember` them for untouched(). */
+    void scatter(const double* positions, bool remember);
     /** The same for velocities. */
     void scatter_velocities(const double* velocities);
     /** Whether there is one rank, and its atoms are to the last bit where scatter() has put them. */

@@ -5,9 +5,9 @@
 #include "comm.h"
 #include "domain.h"
 #include "errors.h"
-#include "force.h"
 #include "neighbor.h"
 #include <algorithm>
+#include <cstring>
 
 using namespace LAMMPS_NS;
 
@@ -43,8 +43,8 @@ void Neighborhood::check(bool moves) {
     if (domain->dimension == 2)
         throw std::runtime_error("a 2d simulation has no room for models, which are three-dimensional; use 'dimension "
                                  "3'");
-    if (!force->newton_pair)
-        throw std::runtime_error("a periodic model needs 'newton on': forces on ghost atoms are sent to their owners");
+    if (atom->tag_enable == 0)
+        throw std::runtime_error("atoms have no IDs, by which a periodic model knows them; remove 'atom_modify id no'");
     if (comm->mode != Comm::SINGLE)
         throw std::runtime_error("'comm_modify mode multi' gives different ghosts to different types, and a periodic "
                                  "model needs all; use 'comm_modify mode single'");
@@ -60,8 +60,6 @@ void Neighborhood::check(bool moves) {
                                      ", for which 'types' names no element; name one, or leave them out of the group");
     if (!moves)
         return;
-    if (atom->tag_enable == 0)
-        throw std::runtime_error("atoms have no IDs, which key their noise; remove 'atom_modify id no'");
     if (atom->rmass)
         throw std::runtime_error("atoms have masses of their own, and the model knows masses of types; use an "
                                  "atom_style with masses by type");
@@ -79,18 +77,23 @@ void Neighborhood::check(bool moves) {
     }
 }
 
-void Neighborhood::check_box() const {
+void Neighborhood::check_box() {
     if (!domain->xperiodic || !domain->yperiodic || !domain->zperiodic)
         throw std::runtime_error(model_.name() + " is a periodic model; use 'boundary p p p'");
-    double cell[9] = {domain->xprd, 0, 0, domain->xy, domain->yprd, 0, domain->xz, domain->yz, domain->zprd};
+    domain_->set_cell(cell().data());
+}
+
+/** Its vectors as rows, nm. */
+std::array<double, 9> Neighborhood::cell() const {
+    std::array<double, 9> cell = {domain->xprd, 0,          0,          domain->xy,  domain->yprd,
+                                  0,            domain->xz, domain->yz, domain->zprd};
     for (double& x : cell)
         x *= units_.length;
-    domain_->check_cell(cell);
+    return cell;
 }
 
 void Neighborhood::configure(const diffusim_simulation_options_t& options) {
     domain_->reconfigure(options);
-    has_velocities_ = options.adapter == DIFFUSIM_LANGEVIN;
 }
 
 void Neighborhood::locate() {
@@ -100,54 +103,82 @@ void Neighborhood::locate() {
         throw std::runtime_error("ghost atoms reach " + number(there) + " and the model needs " + number(needed) +
                                  ", its reach of " + number(reach()) + " and the skin; say 'comm_modify cutoff " +
                                  number(needed) + "'");
+    const int n = atom->nlocal + atom->nghost;
     indices_.clear();
     types_.clear();
     ids_.clear();
-    for (int i = 0; i < atom->nlocal + atom->nghost; i++)
-        if (contains_(i)) {
+    rows_.assign(static_cast<std::size_t>(n), -1);
+    known_.clear();
+    for (int i = 0; i < n; i++) {
+        if (!contains_(i))
+            continue;
+        const auto [known, is_new] = known_.try_emplace(atom->tag[i], static_cast<int>(ids_.size()));
+        rows_[i] = known->second;
+        if (i < atom->nlocal)
             indices_.push_back(i);
+        if (is_new || i < atom->nlocal) { // an ID that is there twice does not pass the core
             types_.push_back(static_cast<std::uint32_t>(number_of_type_[atom->type[i]]));
-            if (i < atom->nlocal)
-                ids_.push_back(atom->tag_enable ? static_cast<std::uint32_t>(atom->tag[i] - 1) : 0);
+            ids_.push_back(static_cast<std::uint32_t>(atom->tag[i] - 1));
         }
-    domain_->set_particles(types_, ids_);
+    }
+    positions_.resize(3 * ids_.size());
+    const std::string failure =
+        first_failure(failure_of([&] { domain_->set_particles(types_, ids_, indices_.size()); }), world);
+    if (!failure.empty())
+        throw std::runtime_error(failure);
 }
 
-void Neighborhood::evaluate(bool virials) {
-    const std::size_t n = indices_.size();
-    positions_.resize(3 * n);
-    for (std::size_t k = 0; k < n; k++)
-        for (int c = 0; c < 3; c++)
-            positions_[3 * k + c] = atom->x[indices_[k]][c] * units_.length;
-    scores_.resize(3 * n);
+void Neighborhood::evaluate(bool virials, const std::function<void(int)>& forward) {
+    const auto exchange = [&](void* rows, std::size_t bytes) {
+        if (comm->nprocs == 1)
+            return;
+        exchanged_ = static_cast<char*>(rows);
+        n_exchanged_ = bytes / sizeof(double);
+        forward(static_cast<int>(n_exchanged_));
+    };
+    exchange(positions_.data(), 3 * sizeof(double));
+    scores_.resize(3 * n_owned());
     energies_.resize(n_owned());
-    virials_.resize(virials ? 9 * n : 0);
-    domain_->evaluate(positions_, scores_.data(), energies_.data(), virials ? virials_.data() : nullptr);
+    virials_.resize(virials ? 9 * n_owned() : 0);
+    domain_->set_cell(cell().data());
+    domain_->evaluate(
+        positions_, [&](float* rows, std::size_t, std::size_t width) { exchange(rows, width * sizeof(float)); },
+        scores_.data(), energies_.data(), virials ? virials_.data() : nullptr);
 }
 
-void Neighborhood::step(std::uint64_t step, const std::vector<double>& scores) {
-    const std::size_t n = n_owned();
-    moved_.resize(3 * n);
-    velocities_.resize(has_velocities_ ? 3 * n : 0);
-    forces_.resize(3 * n);
+int Neighborhood::forward_size() const {
+    return std::max<int>(3, static_cast<int>(domain_->exchange_width() * sizeof(float) / sizeof(double)));
+}
+
+int Neighborhood::pack(int n, const int* list, double* buffer) const {
+    const std::size_t bytes = n_exchanged_ * sizeof(double);
+    for (int k = 0; k < n; k++, buffer += n_exchanged_) {
+        const int row = rows_[list[k]];
+        if (row >= 0)
+            std::memcpy(buffer, exchanged_ + bytes * static_cast<std::size_t>(row), bytes);
+        else
+            std::fill_n(buffer, n_exchanged_, 0.0);
+    }
+    return n * static_cast<int>(n_exchanged_);
+}
+
+void Neighborhood::unpack(int n, int first, const double* buffer) {
+    const std::size_t bytes = n_exchanged_ * sizeof(double);
+    for (int i = first; i < first + n; i++, buffer += n_exchanged_)
+        if (rows_[i] >= static_cast<int>(n_owned()))
+            std::memcpy(exchanged_ + bytes * static_cast<std::size_t>(rows_[i]), buffer, bytes);
+}
+
+void Neighborhood::step(std::uint64_t step, std::vector<double>& positions, std::vector<double>& velocities) {
+    forces_.clear();
     bool any_force = false;
-    for (std::size_t k = 0; k < n; k++)
+    for (const int i : indices_)
         for (int c = 0; c < 3; c++) {
-            moved_[3 * k + c] = atom->x[indices_[k]][c] * units_.length;
-            const double force = atom->f[indices_[k]][c] * units_.force();
-            forces_[3 * k + c] = force;
-            any_force |= force != 0;
-            if (has_velocities_)
-                velocities_[3 * k + c] = atom->v[indices_[k]][c] * units_.velocity();
+            forces_.push_back(atom->f[i][c] * units_.force());
+            any_force |= forces_.back() != 0;
         }
-    domain_->step(step, scores.data(), any_force ? forces_.data() : nullptr, moved_.data(),
-                  has_velocities_ ? velocities_.data() : nullptr, 3 * n);
-    for (std::size_t k = 0; k < n; k++)
-        for (int c = 0; c < 3; c++) {
-            atom->x[indices_[k]][c] = moved_[3 * k + c] / units_.length;
-            if (has_velocities_)
-                atom->v[indices_[k]][c] = velocities_[3 * k + c] / units_.velocity();
-        }
+    domain_->step(step, scores_.data(), any_force ? forces_.data() : nullptr, positions.data(),
+                  velocities.empty() ? nullptr : velocities.data(), positions.size());
 }
 
 } // namespace diffusim_lammps

@@ -8,16 +8,19 @@
 #include "diffusim.hpp"
 #include "pointers.h"
 #include "units.h"
+#include <array>
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace diffusim_lammps {
 
 /**
- * Evaluates the energy of this rank's atoms. What that gives to ghosts belongs to the atoms they are copies of, so
- * scores are complete after a reverse communication. Positions stay with LAMMPS.
+ * Evaluates the model for this rank's atoms. It knows the atoms around them by ID, whatever the number of their ghosts,
+ * and fetches from their owners positions and what the model computes there on the way. So results have the same bits on
+ * any number of ranks.
  *
  * Throws std::runtime_error with one sentence; where it says so, on all ranks alike.
  */
@@ -38,20 +41,30 @@ public:
     void configure(const diffusim_simulation_options_t& options);
     /** Learn which atoms are here now; throws, on all ranks alike, if ghosts do not reach far enough. */
     void locate();
-    /** Evaluate the model at the present positions; may fail on one rank only. */
-    void evaluate(bool virials);
-    /** Take step number `step` with the atoms of this rank, by their complete `scores` [n_owned][3], the forces of
-       other styles and, where the adapter has them, LAMMPS's velocities; may fail on one rank only. */
-    void step(std::uint64_t step, const std::vector<double>& scores);
+    /** Positions of all atoms known here, nm: the caller fills in those of this rank's own, which come first. */
+    std::vector<double>& positions() { return positions_; }
+    /**
+     * Evaluate the model at positions(); may fail on one rank only. Collective.
+     * @param forward  starts a forward communication of so many numbers per atom, with pack() and unpack()
+     */
+    void evaluate(bool virials, const std::function<void(int)>& forward);
+    int pack(int n, const int* list, double* buffer) const;
+    void unpack(int n, int first, const double* buffer);
+    /** Numbers per atom in the largest forward communication. */
+    int forward_size() const;
+    /** Take step number `step` with the atoms of this rank, by their scores of the last evaluation and the forces of
+       other styles: `positions` and, with an adapter that has some, `velocities` [n_owned][3]; may fail on one rank
+       only. */
+    void step(std::uint64_t step, std::vector<double>& positions, std::vector<double>& velocities);
 
     /** Distance over which ghosts are needed, besides the skin, in the script's unit. */
     double reach() const { return domain_->reach() / units_.length; }
     /** amu, of the types that have an element */
     const std::vector<double>& masses() const { return masses_; }
-    /** Indices of the atoms, this rank's own first. */
+    /** Local indices of this rank's own atoms. */
     const std::vector<int>& indices() const { return indices_; }
-    std::size_t n_owned() const { return ids_.size(); }
-    /** Of the last evaluation: [n][3] in 1/nm, [n_owned] in kT₀, [n][9] in kT₀. */
+    std::size_t n_owned() const { return indices_.size(); }
+    /** Of the last evaluation: [n_owned][3] in 1/nm, [n_owned] in kT₀, [n_owned][9] in kT₀. */
     const std::vector<double>& scores() const { return scores_; }
     const std::vector<double>& energies() const { return energies_; }
     const std::vector<double>& virials() const { return virials_; }
@@ -59,7 +72,8 @@ public:
     const Units& units() const { return units_; }
 
 private:
-    void check_box() const;
+    void check_box();
+    std::array<double, 9> cell() const;
 
     const diffusim::model& model_;
     std::string what_;
@@ -70,9 +84,13 @@ private:
     std::vector<double> masses_;
     std::unique_ptr<diffusim::domain> domain_;
     std::vector<int> indices_;
+    std::vector<int> rows_; // of each atom and ghost, where it stands among the atoms known here; -1 for others
     std::vector<std::uint32_t> types_, ids_;
-    std::vector<double> positions_, scores_, energies_, virials_, moved_, velocities_, forces_;
-    bool has_velocities_ = false;
+    std::unordered_map<LAMMPS_NS::tagint, int> known_; // where an ID stands
+    std::vector<double> positions_, scores_, energies_, virials_, forces_;
+    // What is communicated just now: rows of so many numbers of LAMMPS's kind, 8 bytes each.
+    char* exchanged_ = nullptr;
+    std::size_t n_exchanged_ = 0;
 };
 
 /** Component k, in LAMMPS's order, of a virial [3][3]. */

@@ -61,7 +61,8 @@ void PairDiffusim::coeff(int narg, char** arg) {
         neighborhood_.reset();
         if (model_->is_periodic())
             neighborhood_ = std::make_unique<Neighborhood>(lmp, *model_, "pair_coeff * *", contains, elements_, units_);
-        else
+        comm_forward = neighborhood_ ? neighborhood_->forward_size() : 0;
+        if (!neighborhood_)
             molecules_ = std::make_unique<Molecules>(lmp, *model_, "pair_coeff * *", contains, elements_, units_);
     });
     if (!allocated) {
@@ -152,26 +153,29 @@ void PairDiffusim::compute(int eflag, int vflag) {
     });
 }
 
-/** Forces on the atoms of this rank and on ghosts, which LAMMPS sends to their owners. */
+/** Complete forces on the atoms of this rank. */
 void PairDiffusim::compute_periodic() {
     if (neighbor->ago == 0)
         neighborhood_->locate();
-    const std::string failure = failure_of([&] { neighborhood_->evaluate(vflag_either); });
+    const std::vector<int>& indices = neighborhood_->indices();
+    double* position = neighborhood_->positions().data();
+    for (const int i : indices)
+        for (int c = 0; c < 3; c++)
+            *position++ = atom->x[i][c] * units_.length;
+    const std::string failure = failure_of(
+        [&] { neighborhood_->evaluate(vflag_either, [this](int size) { comm->forward_comm(this, size); }); });
     if (!failure.empty()) // perhaps on this rank only
         error->one(FLERR, "pair_style diffusim: " + failure);
     const double energy_scale = energy_unit(*model_) / units_.energy, force_scale = energy_scale * units_.length;
-    const std::vector<int>& indices = neighborhood_->indices();
     for (std::size_t k = 0; k < indices.size(); k++) {
         const int i = indices[k];
         for (int c = 0; c < 3; c++)
             atom->f[i][c] += force_scale * neighborhood_->scores()[3 * k + c];
-        if (k < neighborhood_->n_owned()) {
-            const double energy = energy_scale * neighborhood_->energies()[k];
-            if (eflag_global)
-                eng_vdwl += energy;
-            if (eflag_atom)
-                eatom[i] += energy;
-        }
+        const double energy = energy_scale * neighborhood_->energies()[k];
+        if (eflag_global)
+            eng_vdwl += energy;
+        if (eflag_atom)
+            eatom[i] += energy;
         for (int c = 0; vflag_either && c < 6; c++) {
             const double v = energy_scale * virial_component(&neighborhood_->virials()[9 * k], c);
             if (vflag_global)

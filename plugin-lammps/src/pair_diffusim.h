@@ -20,7 +20,7 @@ namespace diffusim_lammps {
 /**
  * Acts on the atoms whose type has an element (not NULL). A rank evaluates the molecules it has atoms of, so that no
  * forces are communicated; the energy of a molecule is counted where its first atom is. With a periodic model a rank
- * evaluates its own atoms, and the forces on ghosts are sent to their owners.
+ * evaluates its own atoms: Neighborhood.
  */
 class __attribute__((visibility("default"))) PairDiffusim : public LAMMPS_NS::Pair {
 public:
@@ -33,6 +33,10 @@ public:
     double init_one(int, int) override;
     void setup() override;
     void compute(int eflag, int vflag) override;
+    int pack_forward_comm(int n, int* list, double* buffer, int, int*) override {
+        return neighborhood_->pack(n, list, buffer);
+    }
+    void unpack_forward_comm(int n, int first, double* buffer) override { neighborhood_->unpack(n, first, buffer); }
 
     /** Whether atoms of this type feel the model. */
     bool acts_on(int type) const { return !elements_.empty() && !elements_[type].empty(); }

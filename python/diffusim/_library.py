@@ -9,6 +9,7 @@ from ctypes import (
     Structure,
     c_char_p,
     c_double,
+    c_float,
     c_int32,
     c_size_t,
     c_uint32,
@@ -141,6 +142,8 @@ ScoreCallback = CFUNCTYPE(
     c_int32, c_void_p, POINTER(c_double), c_size_t, c_size_t, POINTER(c_double), POINTER(c_double)
 )
 
+ExchangeCallback = CFUNCTYPE(c_int32, c_void_p, POINTER(c_float), c_size_t, c_size_t)
+
 _DOUBLES, _SIZE = POINTER(c_double), POINTER(c_size_t)
 
 # Arguments of every function that returns a status.
@@ -203,9 +206,10 @@ CALLS = {
     "diffusim_domain_create": [c_void_p, POINTER(c_char_p), c_size_t, POINTER(SimulationOptions), POINTER(c_void_p)],
     "diffusim_domain_reconfigure": [c_void_p, POINTER(SimulationOptions), c_size_t],
     "diffusim_domain_reach": [c_void_p, _DOUBLES],
-    "diffusim_domain_check_cell": [c_void_p, _DOUBLES],
-    "diffusim_domain_set_particles": [c_void_p, POINTER(c_uint32), c_size_t, POINTER(c_uint32), c_size_t],
-    "diffusim_domain_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES, _DOUBLES],
+    "diffusim_domain_set_cell": [c_void_p, _DOUBLES],
+    "diffusim_domain_set_particles": [c_void_p, POINTER(c_uint32), POINTER(c_uint32), c_size_t, c_size_t],
+    "diffusim_domain_exchange_width": [c_void_p, POINTER(c_size_t)],
+    "diffusim_domain_evaluate": [c_void_p, _DOUBLES, c_size_t, ExchangeCallback, c_void_p, _DOUBLES, _DOUBLES, _DOUBLES],
     "diffusim_domain_step": [c_void_p, c_uint64, *4 * (_DOUBLES,), c_size_t],
     "diffusim_domain_statistics": [c_void_p, POINTER(SimulationStatistics)],
     "diffusim_spring_from_time_step": [c_double, c_double, c_double, _DOUBLES],

@@ -32,6 +32,7 @@ import numpy as np
 from diffusim import _library
 from diffusim._library import (
     DiffusimError,
+    ExchangeCallback,
     ModelOptions,
     SampleOptions,
     ScoreCallback,
@@ -354,10 +355,9 @@ class Statistics:
 class Domain:
     """One process's part of a system that several share, as a program with domain decomposition has it.
 
-    For models of kind `message-passing`, whose energy is a sum over particles that reaches `reach` far. The process has
-    particles of its own and, within that distance of them, copies of all others, periodic images included. What it
-    finds is added up with what the others find: energies, virials, and the scores of a particle over all its copies.
-    Steps are the caller's (in C and C++ diffusim_domain_step takes them).
+    For models of kind `message-passing`, whose energy is a sum over particles. The process has particles of its own and
+    knows the others of which an image lies within `reach` of one of them. What it finds for its own particles has the
+    bits of an evaluation of the whole system. Steps are the caller's (in C and C++ diffusim_domain_step takes them).
     """
 
     def __init__(self, model: Model, types: Sequence[str]):
@@ -369,29 +369,63 @@ class Domain:
 
     @property
     def reach(self) -> float:
-        """How far around its own particles a domain needs copies of others, nm."""
+        """How far around its own particles a domain needs to know others, nm."""
         reach = c_double()
         _library.call("diffusim_domain_reach", self._handle, byref(reach))
         return reach.value
 
-    def evaluate(
-        self, positions: np.ndarray, types: Sequence[int], n_owned: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores [n, 3] by the energy of the first `n_owned` particles, their energies, and virials [n, 3, 3].
+    @property
+    def exchange_width(self) -> int:
+        """Numbers of a particle that an exchange moves at most."""
+        width = c_size_t()
+        _library.call("diffusim_domain_exchange_width", self._handle, byref(width))
+        return width.value
 
-        `positions` [n, 3] (nm) are those of the own particles and then of the copies, where they are seen from here;
-        `types` [n] are indices into the types of the domain. Units are those of `Model.evaluate_in_cell`.
+    def set_cell(self, cell: np.ndarray | None) -> None:
+        """Vectors [3, 3] (nm) of the periodic cell of the whole system from now on; None for open space."""
+        _library.call("diffusim_domain_set_cell", self._handle, _cell(cell))
+
+    def evaluate(
+        self,
+        positions: np.ndarray,
+        types: Sequence[int],
+        particle_ids: Sequence[int],
+        n_owned: int,
+        exchange: Callable[[np.ndarray], None],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores [n_owned, 3] of the first `n_owned` particles, their energies, and their virials [n_owned, 3, 3].
+
+        `positions` [n, 3] (nm) are those that the owners give their own particles; `types` [n] are indices into the
+        types of the domain, `particle_ids` [n] numbers in the whole system, each there once. All processes evaluate at
+        the same time: `exchange` gets rows [n, width] (float32), of which those of the own particles are filled, and
+        fills those of the others with what their owners have. Units are those of `Model.evaluate_in_cell`.
         """
-        types = np.ascontiguousarray(types, dtype=np.uint32)
+        types, ids = (np.ascontiguousarray(numbers, dtype=np.uint32) for numbers in (types, particle_ids))
         positions = np.ascontiguousarray(positions, dtype=float)
         _expect_shape("positions", positions, (types.size, 3))
+        _expect_shape("particle_ids", ids, (types.size,))
         _expect_whole("n_owned", n_owned, types.size + 1)
-        scores, energies, virials = np.empty_like(positions), np.empty(n_owned), np.empty((types.size, 3, 3))
-        numbers = types.ctypes.data_as(POINTER(c_uint32))
-        ids = np.arange(n_owned, dtype=np.uint32).ctypes.data_as(POINTER(c_uint32))
-        _library.call("diffusim_domain_set_particles", self._handle, numbers, types.size, ids, n_owned)
-        outputs = (_doubles(scores), _doubles(energies), _doubles(virials))
-        _library.call("diffusim_domain_evaluate", self._handle, _doubles(positions), positions.size, *outputs)
+        scores, energies, virials = np.empty((n_owned, 3)), np.empty(n_owned), np.empty((n_owned, 3, 3))
+        numbers = (array.ctypes.data_as(POINTER(c_uint32)) for array in (types, ids))
+        _library.call("diffusim_domain_set_particles", self._handle, *numbers, types.size, n_owned)
+        raised = []
+
+        def exchange_rows(_, rows, n_particles, width):
+            shape = (n_particles, width)
+            try:
+                exchange(np.ctypeslib.as_array(rows, shape) if n_particles else np.empty(shape, np.float32))
+            except BaseException as error:  # must not cross the C boundary; raised again below
+                raised.append(error)
+            return len(raised)
+
+        arguments = _doubles(positions), positions.size, ExchangeCallback(exchange_rows), None
+        outputs = _doubles(scores), _doubles(energies), _doubles(virials)
+        try:
+            _library.call("diffusim_domain_evaluate", self._handle, *arguments, *outputs)
+        except DiffusimError:
+            if raised:
+                raise raised[0] from None
+            raise
         return scores, energies, virials
 
 

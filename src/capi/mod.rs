@@ -201,10 +201,15 @@ fn check_slice<T>(pointer: *const T, len: usize, name: &str) -> Result<()> {
 
 /// An error if an input and an output share memory.
 fn check_apart<T, U>(input: &[T], output: *const U, len: usize, name: &str) -> Result<()> {
+    check_apart_from(input, output, len, name, "positions")
+}
+
+/// The same, where `other` is what argument `name` overlaps.
+fn check_apart_from<T, U>(input: &[T], output: *const U, len: usize, name: &str, other: &str) -> Result<()> {
     let input = input.as_ptr_range();
     let output = output.addr()..output.addr().saturating_add(len * size_of::<U>());
     if input.start.addr() < output.end && output.start < input.end.addr() {
-        bail!(InvalidArgument, "argument {name} overlaps the positions; give it memory of its own");
+        bail!(InvalidArgument, "argument {name} overlaps the {other}; give it memory of its own");
     }
     Ok(())
 }

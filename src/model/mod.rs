@@ -17,7 +17,7 @@ pub use callback::Callback;
 pub use distance::Distance;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
 pub use kernel::KernelModel;
-pub use message_passing::MessagePassing;
+pub use message_passing::{MessagePassing, Others};
 pub use subset::Subset;
 
 use crate::cell::Cell;

@@ -1,5 +1,5 @@
-//! One process's part of a system that several processes share, as in LAMMPS: particles of its own, and copies of those around
-//! them. The caller keeps the positions and moves copies and results between processes.
+//! One process's part of a system that several processes share, as in LAMMPS: particles of its own, and those around them that
+//! others own. The caller keeps the positions and moves what the processes exchange.
 
 use super::options::{Dynamics, Options};
 use super::sequential::{Statistics, what_failed};
@@ -10,28 +10,32 @@ use crate::backend::threads::{self, Threads};
 use crate::backend::{Backend, Device, Failure, Job, Placement, Replicas};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
-use crate::model::{Frames, KernelModel, MessagePassing, Model, Outputs, ScoreModel, Scratch};
+use crate::model::{Frames, KernelModel, MessagePassing, Model, Others, Outputs, ScoreModel, Scratch};
 use crate::schedule::BOLTZMANN;
 use std::sync::Arc;
 
 /// Particles of a model whose energy is a sum over particles and reaches only so far (kind `message-passing`).
 ///
-/// Results of all processes together are those of the whole system: energies and virials add up, and so do the scores of a
-/// particle and of its copies. A step depends on the particle's id alone, not on who owns it.
+/// Results are those of the whole system for the process's own particles, to the last bit: sums over neighbours go in the order of
+/// their ids, and what depends on the neighbours of neighbours is computed by their owners and exchanged. A step depends on the
+/// particle's id alone, not on who owns it.
 pub struct Domain {
     /// With one particle of each type.
     model: Arc<Model>,
     network: Arc<MessagePassing>,
     motion: Option<(Options, Dynamics)>,
     threads: Option<Threads>,
+    n_threads: usize,
+    cell: Option<Cell>,
     types: Vec<u32>,
+    /// Of all particles, the own ones first.
+    ids: Vec<u32>,
     n_owned: usize,
     scratch: Scratch,
     /// Of the particles of its own.
     particles: Vec<ParticleStep>,
     bias: Vec<f64>,
     backend: Option<Cpu>,
-    particle_ids: Vec<u32>,
     step: u64,
     score_evaluations: u64,
     largest_score: f64,
@@ -68,13 +72,15 @@ impl Domain {
             network,
             motion: None,
             threads: None,
+            n_threads: 1,
+            cell: None,
             types: Vec::new(),
+            ids: Vec::new(),
             n_owned: 0,
             scratch: Scratch::default(),
             particles: Vec::new(),
             bias: Vec::new(),
             backend: None,
-            particle_ids: Vec::new(),
             step: 0,
             score_evaluations: 0,
             largest_score: 0.0,
@@ -105,43 +111,52 @@ impl Domain {
         if Device::parse(&options.device)? != Device::Cpu {
             bail!(Unsupported, "domains run on the CPU only, and device '{}' was given", options.device);
         }
-        let n_threads = threads::count(options.n_threads)?;
-        self.threads = if n_threads > 1 { Some(Threads::start(n_threads)?) } else { None };
+        self.n_threads = threads::count(options.n_threads)?;
+        self.threads = if self.n_threads > 1 { Some(Threads::start(self.n_threads)?) } else { None };
         self.motion = Some((options, dynamics));
         self.place();
         Ok(())
     }
 
-    /// How far around its own particles a domain needs copies of others, nm.
+    /// How far around its own particles a domain needs to know others, nm.
     pub fn reach(&self) -> f64 {
-        self.network.reach()
+        self.network.cutoff()
     }
 
-    /// Whether the model can be evaluated in this cell of the whole system, or without one.
-    pub fn check_cell(&self, cell: Option<&Cell>) -> Result<()> {
-        self.network.check_cell(cell)
+    /// The cell of the whole system, or open space, from now on.
+    pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
+        self.network.check_cell(cell.as_ref())?;
+        self.cell = cell;
+        Ok(())
     }
 
-    /// The particles from now on: `types` as indices, the first ones the domain's own, whose noise is keyed by
-    /// `particle_ids`; the others copies, images included.
-    pub fn set_particles(&mut self, types: &[u32], particle_ids: &[u32]) -> Result<()> {
+    /// The particles from now on: `types` as indices, and `ids`, their numbers in the whole system, which key their noise and
+    /// order sums. The first `n_owned` are the domain's own.
+    pub fn set_particles(&mut self, types: &[u32], ids: &[u32], n_owned: usize) -> Result<()> {
         let n_types = self.model.n_particles();
         if let Some(i) = types.iter().position(|t| *t as usize >= n_types) {
             bail!(InvalidArgument, "particle {i} is of type {}; expected 0 to {}", types[i], n_types - 1);
         }
-        if particle_ids.len() > types.len() {
+        if ids.len() != types.len() {
+            bail!(InvalidArgument, "{} types and {} ids were given; expected one of each", types.len(), ids.len());
+        }
+        if n_owned > types.len() {
+            bail!(InvalidArgument, "{n_owned} particles are the domain's own, of {} in all", types.len());
+        }
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!(
                 InvalidArgument,
-                "{} particles are the domain's own, of {} in all",
-                particle_ids.len(),
-                types.len()
+                "particle id {} is there twice; list each particle once, its periodic images are found",
+                pair[0]
             );
         }
         self.types.clear();
         self.types.extend_from_slice(types);
-        self.n_owned = particle_ids.len();
-        self.particle_ids.clear();
-        self.particle_ids.extend_from_slice(particle_ids);
+        self.ids.clear();
+        self.ids.extend_from_slice(ids);
+        self.n_owned = n_owned;
         self.place();
         Ok(())
     }
@@ -157,38 +172,52 @@ impl Domain {
         }
     }
 
-    /// Scores `[n][3]` (1/nm) that the energy of the own particles gives all of them, at `positions` `[n][3]` (nm, copies where
-    /// they are seen from here); and, where asked for, the own particles' energies and everyone's part of the virial, kT₀.
+    /// Scores `[n_owned][3]` (1/nm) of the own particles and, where asked for, their energies and virials (kT₀), with everybody at
+    /// `positions` `[n][3]` (nm), as their owners have them. Each process evaluates at the same time, and each time that it calls
+    /// `exchange` with rows of so many numbers, of which the own particles' are filled, it wants those of the others from their
+    /// owners.
     pub fn evaluate(
         &mut self,
         positions: &[f64],
+        exchange: &mut dyn FnMut(&mut [f32], usize) -> Result<()>,
         scores: &mut [f64],
         energies: Option<&mut [f64]>,
         virials: Option<&mut [[f64; 9]]>,
     ) -> Result<()> {
-        let n = self.types.len();
+        let (n, n_owned) = (self.types.len(), self.n_owned);
         let lengths = [
             ("positions", positions.len(), 3 * n),
-            ("scores", scores.len(), 3 * n),
-            ("energies", energies.as_ref().map_or(self.n_owned, |e| e.len()), self.n_owned),
-            ("virials", virials.as_ref().map_or(n, |v| v.len()), n),
+            ("scores", scores.len(), 3 * n_owned),
+            ("energies", energies.as_ref().map_or(n_owned, |e| e.len()), n_owned),
+            ("virials", virials.as_ref().map_or(n_owned, |v| v.len()), n_owned),
         ];
         if let Some((name, found, expected)) = lengths.iter().find(|(_, found, expected)| found != expected) {
             bail!(InvalidArgument, "{name} holds {found} numbers; expected {expected}");
         }
-        let Domain { network, types, n_owned, scratch, threads, .. } = self;
-        let work = || network.evaluate_domain(positions, types, *n_owned, scores, energies, virials, scratch);
-        match threads {
-            Some(threads) => threads.run(work)?,
-            None => work(),
-        }?;
+        self.network.check_cell(self.cell.as_ref())?;
+        let Domain { network, cell, types, ids, scratch, threads, n_threads, .. } = self;
+        let others = Others {
+            n_owned,
+            ids,
+            exchange,
+            n_threads: *n_threads,
+            run: &mut |work| match threads {
+                Some(threads) => threads.run(work),
+                None => {
+                    work();
+                    Ok(())
+                }
+            },
+        };
+        let frame = Frames { positions, cell: cell.as_ref() };
+        network.evaluate_domain(frame, types, others, scores, energies, virials, scratch)?;
         self.score_evaluations += 1;
         Ok(())
     }
 
-    /// Step number `step` of the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` (1/nm), summed over
-    /// all copies, and the `forces` that act beside the model, kJ/(mol nm). `velocities`, nm/ps, are theirs with adapters that
-    /// have some, and empty otherwise. On an error nothing has moved.
+    /// Step number `step` of the own particles: `positions` `[n_owned][3]` in nm, in place, by their `scores` (1/nm) and the
+    /// `forces` that act beside the model, kJ/(mol nm). `velocities`, nm/ps, are theirs with adapters that have some, and empty
+    /// otherwise. On an error nothing has moved.
     pub fn step(
         &mut self,
         step: u64,
@@ -221,7 +250,7 @@ impl Domain {
             bail!(
                 InvalidArgument,
                 "the bias force on particle id {} is {} at step {step}; look at the forces that act beside the model",
-                self.particle_ids[i / 3],
+                self.ids[i / 3],
                 forces.expect("found there")[i]
             );
         }
@@ -239,7 +268,7 @@ impl Domain {
             device: Device::Cpu,
             n_threads: 1,
             replicas: 0..1,
-            particle_ids: self.particle_ids.clone(),
+            particle_ids: self.ids[..self.n_owned].to_vec(),
             adapter: options.adapter,
             attachment: None,
         };
@@ -268,7 +297,7 @@ impl Domain {
                 "{} at step {step} (particle id {}). Nobody was moved. Use a stiffer spring (a smaller time step), or start from a \
                  frame like the training data.",
                 what_failed(score),
-                self.particle_ids[particle]
+                self.ids[particle]
             )),
         })
     }
@@ -299,6 +328,16 @@ impl Domain {
     /// Particles of its own.
     pub fn n_owned(&self) -> usize {
         self.n_owned
+    }
+
+    /// Particles in all.
+    pub fn n_particles(&self) -> usize {
+        self.types.len()
+    }
+
+    /// Numbers of a particle that an exchange moves at most.
+    pub fn exchange_width(&self) -> usize {
+        self.network.exchange_width()
     }
 
     /// Seed of the noise; 0 without options.

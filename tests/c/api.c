@@ -489,7 +489,28 @@ static void periodic(const char* path, const diffusim_model_t* network) {
     diffusim_model_free(model);
 }
 
-/* Three particles in open space as two domains: the one that owns the first two, and the one that owns the third. */
+/* Rows that a domain had when it owned all particles, for one that owns fewer of them; or a failure after so many. */
+typedef struct {
+    float rows[5][3 * 6 * 16];
+    int n_calls, n_known, fails_at;
+} exchange_t;
+
+static int32_t exchange(void* user_data, float* rows, size_t n_particles, size_t width) {
+    exchange_t* all = user_data;
+    TRUE(all->n_calls < 5 && n_particles == 3 && width <= 6 * 16);
+    if (all->n_calls == all->fails_at)
+        return 7;
+    float* whole = all->rows[all->n_calls++];
+    if (all->n_known == 0) {
+        memcpy(whole, rows, 3 * width * sizeof *rows);
+    } else {
+        TRUE(memcmp(whole, rows, (size_t)all->n_known * width * sizeof *rows) == 0);
+        memcpy(rows, whole, 3 * width * sizeof *rows);
+    }
+    return 0;
+}
+
+/* Three particles, and two of them in a domain that knows the third. */
 static void domains(const char* path) {
     diffusim_model_t* model;
     OK(diffusim_model_load(path, NULL, &model));
@@ -499,33 +520,49 @@ static void domains(const char* path) {
     species[1] = "N";
     OK(diffusim_domain_create(model, species, 2, NULL, &domain));
     double reach, energies[3], scores[9], virials[27], cell[9];
+    size_t width;
     OK(diffusim_domain_reach(domain, &reach));
-    TRUE(fabs(reach - 3 * 0.55) < 1e-12);
+    OK(diffusim_domain_exchange_width(domain, &width));
+    TRUE(fabs(reach - 0.55) < 1e-12 && width == 6 * 16);
+    FAILS(diffusim_domain_evaluate(domain, NULL, 0, NULL, NULL, NULL, NULL, NULL), DIFFUSIM_ERROR_MISMATCH,
+          "none was given");
     OK(diffusim_model_start_cell(model, cell));
-    OK(diffusim_domain_check_cell(domain, cell));
-    FAILS(diffusim_domain_check_cell(domain, NULL), DIFFUSIM_ERROR_MISMATCH, "none was given");
+    OK(diffusim_domain_set_cell(domain, cell));
+    FAILS(diffusim_domain_set_cell(domain, NULL), DIFFUSIM_ERROR_MISMATCH, "none was given");
 
     const double positions[9] = {0.0, 0.0, 0.0, 0.31, 0.02, 0.0, 0.1, 0.29, -0.04};
-    const uint32_t types[3] = {0, 1, 1}, other_types[3] = {1, 0, 1}, ids[3] = {4, 0, 7}, wrong[3] = {0, 2, 1};
-    FAILS(diffusim_domain_set_particles(domain, wrong, 3, ids, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+    const uint32_t types[3] = {0, 1, 1}, ids[3] = {4, 0, 7}, wrong[3] = {0, 2, 1}, twice[3] = {4, 0, 4};
+    FAILS(diffusim_domain_set_particles(domain, wrong, ids, 3, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "particle 1 is of type 2");
-    FAILS(diffusim_domain_set_particles(domain, types, 2, ids, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+    FAILS(diffusim_domain_set_particles(domain, types, ids, 2, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "3 particles are the domain's own, of 2");
-    OK(diffusim_domain_set_particles(domain, types, 3, ids, 3));
-    OK(diffusim_domain_evaluate(domain, positions, 9, scores, energies, virials));
-    FAILS(diffusim_domain_evaluate(domain, positions, 6, scores, NULL, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT,
-          "positions holds 6 numbers; expected 9");
-    double part[9], other_part[9], owned[3];
-    OK(diffusim_domain_set_particles(domain, types, 3, ids, 2));
-    OK(diffusim_domain_evaluate(domain, positions, 9, part, owned, NULL));
-    const double turned[9] = {positions[6], positions[7], positions[8], positions[0], positions[1],
-                              positions[2], positions[3], positions[4], positions[5]};
-    OK(diffusim_domain_set_particles(domain, other_types, 3, ids + 2, 1));
-    OK(diffusim_domain_evaluate(domain, turned, 9, other_part, owned + 2, NULL));
-    for (int i = 0; i < 9; i++)
-        TRUE(fabs(part[i] + other_part[(i + 3) % 9] - scores[i]) < 1e-5 * (fabs(scores[0]) + fabs(scores[3])));
-    for (int i = 0; i < 3; i++)
-        TRUE(fabs(owned[i] - energies[i]) < 1e-5 * fabs(energies[i]));
+    FAILS(diffusim_domain_set_particles(domain, types, twice, 3, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "particle id 4 is there twice");
+    OK(diffusim_domain_set_particles(domain, types, ids, 3, 3));
+    static exchange_t all = {.fails_at = -1};
+    OK(diffusim_domain_evaluate(domain, positions, 9, exchange, &all, scores, energies, virials));
+    TRUE(all.n_calls == 5);
+    double alone[9];
+    OK(diffusim_domain_evaluate(domain, positions, 9, NULL, NULL, alone, NULL, NULL));
+    TRUE(memcmp(alone, scores, sizeof alone) == 0);
+    FAILS(diffusim_domain_evaluate(domain, positions, 6, NULL, NULL, scores, NULL, NULL),
+          DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions holds 6 numbers; expected 9");
+    FAILS(diffusim_domain_evaluate(domain, scores, 9, NULL, NULL, scores, NULL, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "scores overlaps the positions");
+
+    double part[6], owned[2], part_virials[18];
+    OK(diffusim_domain_set_particles(domain, types, ids, 3, 2));
+    FAILS(diffusim_domain_evaluate(domain, positions, 9, NULL, NULL, part, NULL, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "exchange is NULL, and 1 of 3 particles belong to others");
+    all.n_known = 2;
+    all.n_calls = 0;
+    OK(diffusim_domain_evaluate(domain, positions, 9, exchange, &all, part, owned, part_virials));
+    TRUE(memcmp(part, scores, sizeof part) == 0 && memcmp(owned, energies, sizeof owned) == 0);
+    TRUE(memcmp(part_virials, virials, sizeof part_virials) == 0);
+    all.n_calls = 0;
+    all.fails_at = 3;
+    FAILS(diffusim_domain_evaluate(domain, positions, 9, exchange, &all, part, NULL, NULL), DIFFUSIM_ERROR_CALLBACK,
+          "the exchange callback returned 7");
 
     double moved[9];
     memcpy(moved, positions, sizeof moved);
@@ -540,7 +577,7 @@ static void domains(const char* path) {
     FAILS(diffusim_domain_reconfigure(domain, &options, 2), DIFFUSIM_ERROR_UNSUPPORTED, "LeimkuhlerMatthews");
     options.adapter = DIFFUSIM_LEIMKUHLER_MATTHEWS;
     OK(diffusim_domain_reconfigure(domain, &options, 2));
-    OK(diffusim_domain_set_particles(domain, types, 3, ids, 3));
+    OK(diffusim_domain_set_particles(domain, types, ids, 3, 3));
     FAILS(diffusim_domain_step(domain, 5, scores, NULL, moved, NULL, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "positions holds 3 numbers; expected 9");
     const double forces[9] = {30.0};
@@ -555,6 +592,10 @@ static void domains(const char* path) {
           "forces overlaps the positions");
     FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, moved, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "velocities overlaps the positions");
+    FAILS(diffusim_domain_step(domain, 6, scores, NULL, moved, scores, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "scores overlaps the velocities");
+    FAILS(diffusim_domain_step(domain, 6, scores, velocities, moved, velocities, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "forces overlaps the velocities");
     FAILS(diffusim_domain_step(domain, UINT64_MAX, scores, NULL, moved, NULL, 9), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "step number 18446744073709551615");
     const double no_forces[9] = {0.0, 0.0, 0.0, NAN};

@@ -78,6 +78,10 @@ def test_units_without_a_size(data):
         ("run_style respa 2 2\nfix 1 all", ["run_style respa is not supported"]),
         ("fix 2 all langevin 331 331 100 4711\nfix 1 all", ["fix 2 (langevin) is a heat bath", "remove it"]),
         ("fix 2 all viscous 0.3\nfix 1 all", ["fix 2 (viscous) is a heat bath or a drag"]),
+        ("fix 2 all temp/berendsen 331 331 100\nfix 1 all", ["fix 2 (temp/berendsen) is a heat bath"]),
+        ("fix 2 all temp/rescale 1 331 331 0.02 1.0\nfix 1 all", ["fix 2 (temp/rescale) is a heat bath"]),
+        ("fix 2 all temp/csvr 331 331 100 4711\nfix 1 all", ["fix 2 (temp/csvr) is a heat bath"]),
+        ("fix 2 all heat 1 0.3\nfix 1 all", ["fix 2 (heat) is a heat bath"]),
         ("region r block -9 9 -9 9 -9 9\ngroup g dynamic all region r every 1\nfix 1 g", ["group 'g' is dynamic"]),
     ],
 )

@@ -104,26 +104,52 @@ def core(path, copies, temperature, **options) -> diffusim.Simulation:
     return simulation
 
 
+# Ranks, how they share the box, and what else must not matter.
+LAYOUTS = [(1, ""), (2, "processors 2 1 1"), (2, "processors 1 2 1\natom_modify sort 3 0.9"), (3, "processors 1 3 1")]
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("units", "path", "adapter"), [("real", SMALL, "lm"), ("metal", ARGON, "em")])
 def test_the_trajectory_of_the_core(tmp_path, units, path, adapter, bias):
-    """Within the accuracy of the forces, on 1, 2 and 3 ranks, over steps long enough for atoms to change ranks."""
+    """To the bit, on 1, 2 and 3 ranks and in any order of atoms, over steps long enough for atoms to change ranks."""
     n_steps, effective_step, force = 60, 2.3e-5 if path == ARGON else 1.7e-5, [31.0, -17.0, 44.0]  # nm^2, kJ/(mol nm)
     friction = 7.1  # 1/ps
+    length = lr.UNITS[units][0]
     elements = write_data(tmp_path / "box.data", diffusim.Model(path), units)
-    in_units = [f * lr.UNITS[units][0] / lr.ENERGY[units] for f in force]
+    in_units = [f * length / lr.ENERGY[units] for f in force]
     script = (
         header("replicate 2 1 1", units)
         + f"""
 neighbor 0.4 bin
 fix 1 all diffusim 331.0 48291 model {path} adapter {adapter} friction {friction * lr.TIME[units]!r} &
-    effective_step {effective_step / lr.UNITS[units][0] ** 2!r} types {" ".join(elements)}
+    effective_step {effective_step / length**2!r} types {" ".join(elements)}
 {f"fix 2 all addforce {in_units[0]!r} {in_units[1]!r} {in_units[2]!r}" if bias else ""}
 thermo_style custom step f_1 f_1[1] f_1[3] f_1[4] f_1[5]
 thermo {n_steps}
-{lr.dump(n_steps, columns="xu yu zu")}run {n_steps}
+variable cell string "$(lx:%.17g) 0 0 $(xy:%.17g) $(ly:%.17g) 0 $(xz:%.17g) $(yz:%.17g) $(lz:%.17g)"
+print "cell ${{cell}}"
+{lr.dump(n_steps // 3, columns="xu yu zu id proc")}{lr.dump(n_steps // 3, "bits.dump", "x y z ix iy iz")}run {n_steps}
 """
     )
+    dumps = []
+    for n_ranks, layout in LAYOUTS:
+        first, *rest = layout.split("\n")
+        laid_out = script.replace("atom_style full\n", "\n".join(["atom_style full", *rest, ""]))
+        output = lr.run(tmp_path, f"{first}\n{laid_out}", n_ranks)
+        builds = [int(line.split("=")[1]) for line in output.splitlines() if line.startswith("Neighbor list builds")]
+        assert builds[-1] > 3
+        dumps.append((tmp_path / "bits.dump").read_bytes())
+        assert dumps[-1] == dumps[0], layout
+        owners = np.array(
+            [
+                [row.split()[5] for row in text.split("ITEM: ATOMS", 1)[1].splitlines()[1:]]
+                for text in (tmp_path / "frames.dump").read_text().split("ITEM: TIMESTEP")[1:]
+            ]
+        )
+        assert (owners[0] != owners[-1]).any() == (n_ranks > 1)
+
+    # The core in the same cell from the same positions; LAMMPS's own are rounded.
+    found = lr.frames(tmp_path) * length
     simulation = core(
         path,
         2,
@@ -133,25 +159,47 @@ thermo {n_steps}
         friction_rate=friction,
         adapter={"lm": "leimkuhler-matthews", "em": "euler-maruyama"}[adapter],
     )
+    printed = next(line for line in output.splitlines() if line.startswith("cell "))
+    simulation.cell = np.array([float(x) * length for x in printed.split()[1:]]).reshape(3, 3)
+    simulation.positions = found[0]
     for _ in range(n_steps):
         if bias:
             simulation.step_biased(np.broadcast_to(force, simulation.positions.shape))
         else:
             simulation.step(1)
     expected = simulation.positions[0]
-    moved = np.abs(expected - np.concatenate(2 * [diffusim.Model(path).start_positions[0]])).max()
+    assert np.abs(found[-1] - expected).max() < 1e-13 and np.abs(found[0] - expected).max() > 0.02
     energy = lr.BOLTZMANN * simulation.model.training_temperature * simulation.energies[0] / lr.ENERGY[units]
-    for n_ranks in (1, 2, 3) if bias and path == ARGON else (1, 2):
-        output = lr.run(tmp_path, script, n_ranks)
+    row = lr.thermo(output)[-1]
+    assert row[1] == pytest.approx(energy, rel=1e-7) and row[2] == row[1] and row[4] == n_steps
+    assert row[5] == pytest.approx(0.5 / effective_step * length**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("path", [SMALL, ARGON])
+def test_the_pair_style_on_any_ranks(tmp_path, path):
+    """Bits of forces and trajectories do not depend on ranks, order of atoms, nor Newton's third law."""
+    elements = write_data(tmp_path / "box.data", diffusim.Model(path))
+    script = (
+        header("replicate 2 1 1")
+        + pair(path, elements)
+        + f"""
+velocity all create 360 4711 loop geom
+fix 1 all nve
+timestep 2.6
+neighbor 0.4 bin
+{lr.dump(40, "bits.dump", "x y z fx fy fz")}run 120
+"""
+    )
+    dumps = []  # LAMMPS rounds positions when it sorts atoms in a skewed box
+    layouts = [(n, layout.replace("3 0.9", "0 0") if path == SMALL else layout) for n, layout in LAYOUTS]
+    for (n_ranks, layout), newton in zip(layouts, ["on", "on", "off", "on"], strict=True):
+        first, *rest = layout.split("\n")
+        laid_out = script.replace("atom_style full\n", "\n".join(["atom_style full", *rest, ""]))
+        output = lr.run(tmp_path, f"{first}\nnewton {newton}\n{laid_out}", n_ranks)
         builds = [int(line.split("=")[1]) for line in output.splitlines() if line.startswith("Neighbor list builds")]
-        assert builds[-1] > 3 and moved > 0.02
-        found = lr.frames(tmp_path)[-1] * lr.UNITS[units][0]
-        cell = simulation.cell
-        difference = (found - expected) @ np.linalg.inv(cell)
-        assert np.abs((difference - np.round(difference)) @ cell).max() < 2e-6
-        row = lr.thermo(output)[-1]
-        assert row[1] == pytest.approx(energy, rel=1e-5) and row[2] == row[1] and row[4] == n_steps
-        assert row[5] == pytest.approx(0.5 / effective_step * lr.UNITS[units][0] ** 2, rel=1e-6)
+        assert builds[0] > 2
+        dumps.append((tmp_path / "bits.dump").read_bytes())
+        assert dumps[-1] == dumps[0], layout
 
 
 def test_pressure_of_the_fix_and_restart(tmp_path):
@@ -168,9 +216,10 @@ def test_pressure_of_the_fix_and_restart(tmp_path):
 
     end = lr.dump(40, columns="xu yu zu")
     lr.run(tmp_path, header() + fix + "run 20\nwrite_restart half.restart\n" + end + "run 20\n", 2)
-    expected = lr.frames(tmp_path)[-1]
-    lr.run(tmp_path, "read_restart half.restart\n" + fix + end + "run 20\n", 1)
-    assert lr.frames(tmp_path)[-1] == pytest.approx(expected, abs=1e-5)
+    expected = (tmp_path / "frames.dump").read_bytes()
+    for n_ranks in (1, 3):
+        lr.run(tmp_path, "read_restart half.restart\n" + fix + end + "run 20\n", n_ranks)
+        assert (tmp_path / "frames.dump").read_bytes() == expected
 
 
 @pytest.mark.parametrize(
@@ -180,7 +229,7 @@ def test_pressure_of_the_fix_and_restart(tmp_path):
         ((" types Ar", ""), ["is a periodic model", "say with 'types El1 El2 ...'"]),
         ((" types Ar", " types Xe"), ["'Xe'", "it knows Ar"]),
         ((" types Ar", " types NULL"), ["say with 'types"]),
-        (("units real", "newton off\nunits real"), ["newton on", "ghost"]),
+        (("atom_style full", "atom_style full\natom_modify id no"), ["no IDs", "atom_modify id no"]),
         (("types Ar", "types Ar adapter heun"), ["adapter Heun", "LeimkuhlerMatthews"]),
         (("types Ar", "types Ar device cuda:0"), ["CPU only", "cuda:0"]),
         (("fix 1 all", "mass 1 20.2\nfix 1 all"), ["particle 0 is Ar", "weighs 20.2", "atom types"]),

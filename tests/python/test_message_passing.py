@@ -1,6 +1,8 @@
 """The message-passing network in JAX, and its doors in Python."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -81,33 +83,44 @@ def test_other_particles_and_cells():
         model.for_species(["C", "Xe"])
 
 
-def test_domains_add_up():
-    """Two halves of a cell, each with all images that may matter around it."""
+def test_domains_are_parts_of_the_whole():
+    """Two halves of a cell, each in a thread: the bits of the whole."""
     _, _, model, fixture = load("message_passing_periodic")
     x, cell = np.array(fixture["positions"][0]), model.start_cell
-    names = [p["element"] or p["name"] for p in model.metadata["particles"]]
-    types, n = np.array([["N", "C"].index(name) for name in names]), len(names)
-    domain = Domain(model, ["N", "C"])
-    assert domain.reach == pytest.approx(3 * 0.55)
-    shifts = np.stack(np.meshgrid(*3 * [np.arange(-3, 4)], indexing="ij"), -1).reshape(-1, 3)
-    shifts = np.concatenate([[[0, 0, 0]], shifts[(shifts != 0).any(axis=1)]])
-    particles, images = np.tile(np.arange(n), len(shifts)), np.repeat(shifts @ cell, n, axis=0)
-    scores, energy, virial = np.zeros((n, 3)), 0.0, np.zeros((3, 3))
-    for own in (np.arange(n) < 7, np.arange(n) >= 7):
-        is_own = np.concatenate([own, np.zeros(len(particles) - n, bool)])
-        order = np.concatenate([np.flatnonzero(is_own), np.flatnonzero(~is_own)])
-        positions = (x[particles] + images)[order]
-        s, e, w = domain.evaluate(positions, types[particles][order], own.sum())
-        np.add.at(scores, particles[order], s)
-        energy, virial = energy + e.sum(), virial + w.sum(axis=0)
-    expected, energies, virials = model.evaluate_in_cell(x[None], cell)
-    assert scores == pytest.approx(expected[0], abs=2e-6 * np.abs(expected).max())
-    assert energy == pytest.approx(energies[0], rel=1e-6)
-    assert virial == pytest.approx(virials[0], abs=1e-5 * np.abs(virials).max())
+    types = np.array([["N", "C"].index(p["element"] or p["name"]) for p in model.metadata["particles"]])
+    halves = [np.argsort(np.arange(len(x)) >= 7, kind="stable"), np.argsort(np.arange(len(x)) < 7, kind="stable")]
+    n_owned = [7, len(x) - 7]
+    domains = [Domain(model, ["N", "C"]) for _ in halves]
+    board, barrier = np.zeros((len(x), domains[0].exchange_width), np.float32), threading.Barrier(2, timeout=20)
+    assert domains[0].reach == pytest.approx(0.55)
+
+    def evaluate(domain, ids, n):
+        def exchange(rows):
+            board[ids[:n], : rows.shape[1]] = rows[:n]
+            barrier.wait()
+            rows[n:] = board[ids[n:], : rows.shape[1]]
+            barrier.wait()
+
+        domain.set_cell(cell)
+        return domain.evaluate(x[ids], types[ids], ids, n, exchange)
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(evaluate, domains, halves, n_owned))
+    scores, energies, virials = model.evaluate_in_cell(x[None], cell)
+    assert (np.concatenate([part[0] for part in parts]) == scores[0]).all()
+    assert sum(part[1].sum() for part in parts) == pytest.approx(energies[0], rel=1e-12)
+    assert sum(part[2].sum(axis=0) for part in parts) == pytest.approx(virials[0], rel=1e-12)
+
     with pytest.raises(DiffusimError, match="particle 1 is of type 2"):
-        domain.evaluate(x[:2], [0, 2], 1)
+        domains[0].evaluate(x[:2], [0, 2], [0, 1], 1, print)
     with pytest.raises(DiffusimError, match="n_owned"):
-        domain.evaluate(x[:2], [0, 1], 3)
+        domains[0].evaluate(x[:2], [0, 1], [0, 1], 3, print)
+    with pytest.raises(DiffusimError, match="particle id 4 is there twice"):
+        domains[0].evaluate(x[:2], [0, 1], [4, 4], 1, print)
+    with pytest.raises(ZeroDivisionError):
+        domains[0].evaluate(x[:2], [0, 1], [0, 1], 1, lambda rows: 1 / 0)
+    with pytest.raises(DiffusimError, match="none was given"):
+        domains[0].set_cell(None)
 
 
 def test_weights_start_with_energies_of_order_one_per_particle():

@@ -4,6 +4,9 @@
 //! those who received them. So nobody writes where another does, and all sums have their order from the list of neighbours.
 //! ∂E/∂(x_a − x_b) of a message from a to b is kept for each entry of the list; a particle's score is the sum over its own
 //! entries and their reverses. Hence the particles of a large frame may be shared out over threads, and the bits stay the same.
+//!
+//! And over processes: one that owns some particles has, of their neighbours, what those send and the gradients by what they
+//! received, which their owners have computed and all exchange between passes. So each gathers what the whole frame would.
 
 use super::dense::{GROUP, silu};
 use super::filter::{Interval, Place, envelope};
@@ -94,6 +97,12 @@ impl Layout {
     }
 }
 
+/// Numbers in the longest row that is exchanged.
+pub(super) fn exchange_width(network: &Network) -> usize {
+    let layout = Layout::of(network);
+    if layout.n_blocks > 1 { layout.message() } else { layout.upstream() }
+}
+
 /// Cut off the first `n` numbers.
 fn take<'a, R>(memory: &mut &'a mut [R], n: usize) -> &'a mut [R] {
     let (first, rest) = std::mem::take(memory).split_at_mut(n);
@@ -173,8 +182,6 @@ struct Context<'a, R> {
     network: &'a Network,
     layout: Layout,
     species: &'a [u16],
-    /// Particles that count in the energy come first.
-    n_owned: usize,
     list: &'a Neighbors,
     positions: &'a [f64],
     edges: &'a [Edge<R>],
@@ -188,7 +195,7 @@ struct Context<'a, R> {
     gradients: &'a [[R; 3]],
 }
 
-/// A pass over some particles, whose arrays begin with the first of them.
+/// A pass over some particles, whose arrays begin with the first of them. Those of `own` end with the last own particle.
 enum Pass<'a, R> {
     Edges {
         edges: &'a mut [Edge<R>],
@@ -258,8 +265,8 @@ impl<'a, R: Machine> Job<'a, R> {
                 ]
             }
             Pass::Backward { own, next, gradients, temporary } => {
-                let (own, next) =
-                    (own.split_at_mut(n * layout.own()), next.split_at_mut(n * layout.upstream()));
+                let n_own = (n * layout.own()).min(own.len());
+                let (own, next) = (own.split_at_mut(n_own), next.split_at_mut(n * layout.upstream()));
                 let (gradients, temporary) =
                     (gradients.split_at_mut(n_entries), temporary.split_at_mut(n_temporary));
                 [
@@ -333,17 +340,63 @@ impl Machine for f64 {
     }
 }
 
+/// What one process of several has to do with the others, and how it computes.
+pub struct Others<'a, R = f32> {
+    /// Particles of its own; they come first.
+    pub n_owned: usize,
+    /// Of each particle, its number in the whole system.
+    pub ids: &'a [u32],
+    /// Fills the rows, of so many numbers, of the particles that are not its own with those that their owners have.
+    pub exchange: &'a mut dyn FnMut(&mut [R], usize) -> Result<()>,
+    /// So many threads
+    pub n_threads: usize,
+    /// run work.
+    pub run: &'a mut dyn FnMut(&mut (dyn FnMut() + Send)) -> Result<()>,
+}
+
+/// How passes are run.
+struct Runner<'a, R> {
+    spreads: bool,
+    others: Option<Others<'a, R>>,
+}
+
+impl<R: Machine> Runner<'_, R> {
+    fn run(&mut self, context: Context<R>, particles: Range<usize>, pass: Pass<R>) -> Result<()> {
+        if particles.is_empty() {
+            return Ok(());
+        }
+        let job = Job { context, particles, pass };
+        match &mut self.others {
+            Some(others) if self.spreads => {
+                let mut job = Some(job);
+                (others.run)(&mut || job.take().expect("run once").spread())
+            }
+            None if self.spreads => {
+                job.spread();
+                Ok(())
+            }
+            _ => {
+                R::run(job);
+                Ok(())
+            }
+        }
+    }
+
+    fn exchange(&mut self, rows: &mut [R], width: usize) -> Result<()> {
+        self.others.as_mut().map_or(Ok(()), |s| (s.exchange)(rows, width))
+    }
+}
+
 impl<R: Machine> Workspace<R> {
     /// Scores (1/nm) of frame number `index` of a batch, its particles being of these `species`; energies and, `with_virials`,
-    /// virials of the particles stay here. Where the energy is that of the first `n_owned` particles only, the others
-    /// being copies around them in open space, scores are its gradient by all of them.
+    /// virials of the particles stay here. Of a domain, that of its own particles alone.
     pub(super) fn frame(
         &mut self,
         network: &Network,
         species: &[u16],
         index: usize,
         frame: Frames,
-        n_owned: Option<usize>,
+        mut others: Option<Others<R>>,
         scores: &mut [f64],
         with_virials: bool,
     ) -> Result<()> {
@@ -352,11 +405,30 @@ impl<R: Machine> Workspace<R> {
             self.lists.resize_with(index + 1, Neighbors::default);
         }
         let layout = Layout::of(network);
-        let owned = n_owned.map(|count| Owned { count, shells: layout.n_blocks - 1 });
-        self.lists[index].update(positions, cell, network.cutoff, owned)?;
-        let list = &self.lists[index];
         let n = species.len();
-        let n_owned = n_owned.unwrap_or(n);
+        let spreads = n > PER_TASK
+            && match &others {
+                Some(others) => others.n_threads > 1,
+                None => rayon::current_thread_index().is_some() && rayon::current_num_threads() > 1,
+            };
+        let list = &mut self.lists[index];
+        let n_owned = match &mut others {
+            None => {
+                list.update(positions, cell, network.cutoff, None)?;
+                n
+            }
+            Some(Others { n_owned, ids, run, .. }) => {
+                let owned = Some(Owned { count: *n_owned, ids });
+                let mut updated = Ok(false);
+                if n > 0 {
+                    run(&mut || updated = list.update(positions, cell, network.cutoff, owned))?;
+                }
+                updated?;
+                *n_owned
+            }
+        };
+        let mut runner = Runner { spreads, others };
+        let list = &self.lists[index];
         let n_entries = list.entries().len();
         if self.edges.len() < n_entries {
             self.edges.resize_with(n_entries, Edge::default);
@@ -364,14 +436,11 @@ impl<R: Machine> Workspace<R> {
         }
         self.n_edges.resize(n.max(self.n_edges.len()), 0);
         self.energies.resize(n.max(self.energies.len()), R::default());
-        self.virials.resize(if with_virials { n } else { 0 }, [0.0; 9]);
+        self.virials.resize(if with_virials { n_owned } else { 0 }, [0.0; 9]);
 
-        let spreads =
-            n > PER_TASK && rayon::current_thread_index().is_some() && rayon::current_num_threads() > 1;
         let n_tasks = if spreads { n.div_ceil(PER_TASK) } else { 1 };
-        let n_groups = n.div_ceil(GROUP);
         let sizes = [
-            n_groups * GROUP * layout.own(),
+            n_owned.div_ceil(GROUP) * GROUP * layout.own(),
             (layout.n_blocks - 1) * n * layout.message(),
             n * layout.upstream(),
             n * layout.upstream(),
@@ -389,7 +458,6 @@ impl<R: Machine> Workspace<R> {
             network,
             layout,
             species,
-            n_owned,
             list,
             positions,
             edges: &[],
@@ -399,11 +467,7 @@ impl<R: Machine> Workspace<R> {
             upstream: &[],
             gradients: &[],
         };
-        let run = |context: Context<R>, pass: Pass<R>| {
-            let job = Job { context, particles: 0..n, pass };
-            if spreads { job.spread() } else { R::run(job) }
-        };
-        run(context, Pass::Edges { edges: &mut self.edges, n_edges: &mut self.n_edges });
+        runner.run(context, 0..n, Pass::Edges { edges: &mut self.edges, n_edges: &mut self.n_edges })?;
         let context = Context { edges: &self.edges, n_edges: &self.n_edges, ..context };
 
         let message_size = n * layout.message();
@@ -411,22 +475,30 @@ impl<R: Machine> Workspace<R> {
             let (before, after) = messages.split_at_mut(block * message_size);
             let messages = if block == 0 { &[] } else { &before[(block - 1) * message_size..] };
             let context = Context { block, messages, ..context };
-            let next = if context.is_last() { &mut *upstream } else { &mut after[..message_size] };
+            let (next, width) = match context.is_last() {
+                true => (&mut *upstream, layout.upstream()),
+                false => (&mut after[..message_size], layout.message()),
+            };
             let energies = &mut self.energies;
-            run(context, Pass::Forward { own, next, energies, temporary });
+            runner.run(context, 0..n_owned, Pass::Forward { own, next, energies, temporary })?;
+            runner.exchange(next, width)?;
         }
+        // As sources of messages all particles count that an own one has a message from.
         let (mut current, mut following) = (upstream, next_upstream);
         for block in (0..layout.n_blocks).rev() {
             let messages =
                 if block == 0 { &[] } else { &messages[(block - 1) * message_size..block * message_size] };
             let context = Context { block, messages, upstream: current, ..context };
             let gradients = &mut self.gradients;
-            run(context, Pass::Backward { own, next: following, gradients, temporary });
+            runner.run(context, 0..n, Pass::Backward { own, next: following, gradients, temporary })?;
+            if block > 0 {
+                runner.exchange(following, layout.upstream())?;
+            }
             std::mem::swap(&mut current, &mut following);
         }
         let context = Context { gradients: &self.gradients, ..context };
-        run(context, Pass::Scores { scores: scores.as_chunks_mut().0, virials: &mut self.virials });
-        Ok(())
+        let pass = Pass::Scores { scores: scores.as_chunks_mut().0, virials: &mut self.virials };
+        runner.run(context, 0..n_owned, pass)
     }
 }
 
@@ -438,12 +510,6 @@ impl<R: Real> Context<'_, R> {
 
     fn is_last(&self) -> bool {
         self.block + 1 == self.layout.n_blocks
-    }
-
-    /// Whether messages of this block that go to particle `i` count in the energy.
-    #[inline(always)]
-    fn counts(&self, i: u32) -> bool {
-        !self.is_last() || (i as usize) < self.n_owned
     }
 
     #[inline(always)]
@@ -540,11 +606,6 @@ impl<R: Real> Context<'_, R> {
         let first = range.start;
         for (start, own) in range.clone().step_by(GROUP).zip(own.chunks_exact_mut(GROUP * layout.own())) {
             let particles = start..range.end.min(start + GROUP);
-            if last && start >= self.n_owned {
-                next[(start - first) * layout.upstream()..(particles.end - first) * layout.upstream()]
-                    .fill(R::default());
-                continue;
-            }
             let t = Temporary::split(temporary, layout);
 
             // Messages.
@@ -666,12 +727,8 @@ impl<R: Real> Context<'_, R> {
                 );
                 for (a, i) in particles.enumerate() {
                     let row = &mut next[(i - first) * layout.upstream()..][..layout.upstream()];
-                    if i < self.n_owned {
-                        row[..f].copy_from_slice(&t.s[a * f..][..f]);
-                        row[f..].copy_from_slice(&t.v_back[a * 3 * f..][..3 * f]);
-                    } else {
-                        row.fill(R::default());
-                    }
+                    row[..f].copy_from_slice(&t.s[a * f..][..f]);
+                    row[f..].copy_from_slice(&t.v_back[a * 3 * f..][..3 * f]);
                 }
             }
         }
@@ -827,7 +884,8 @@ impl<R: Real> Context<'_, R> {
         let block = &network.blocks[b];
         let row = layout.upstream();
         let (first, offset) = (range.start, self.list.of(range.start).start);
-        for (start, own) in range.clone().step_by(GROUP).zip(own.chunks_exact_mut(GROUP * layout.own())) {
+        let mut own = own.chunks_exact_mut(GROUP * layout.own());
+        for start in range.clone().step_by(GROUP) {
             let particles = start..range.end.min(start + GROUP);
             let t = Temporary::split(temporary, layout);
             if b > 0 {
@@ -841,19 +899,14 @@ impl<R: Real> Context<'_, R> {
                         let rows: &[f32] = bytemuck::cast_slice(rows);
                         let p = T::weights(&rows[self.species[i] as usize * 2 * f..][..2 * f]);
                         for edge in self.edges_of(i) {
-                            let gradient = if self.counts(edge.particle) {
-                                self.edge_of_first(zero, block, edge, p)
-                            } else {
-                                [R::default(); 3]
-                            };
+                            let gradient = self.edge_of_first(zero, block, edge, p);
                             let sum = &mut gradients[edge.entry as usize - offset];
                             if layout.n_blocks == 1 {
                                 *sum = [R::default(); 3];
                             }
                             // The repulsion of a pair belongs half to each of its two entries.
-                            let slope = if i < self.n_owned { edge.repulsion[1] } else { R::default() };
                             for (c, sum) in sum.iter_mut().enumerate() {
-                                *sum = *sum + gradient[c] - edge.direction[c] * slope;
+                                *sum = *sum + gradient[c] - edge.direction[c] * edge.repulsion[1];
                             }
                         }
                     }
@@ -868,9 +921,6 @@ impl<R: Real> Context<'_, R> {
                             if self.is_last() {
                                 *sum = [R::default(); 3];
                             }
-                            if !self.counts(edge.particle) {
-                                continue;
-                            }
                             let gradient = self.edge_of_later(zero, block, edge, message, p, v);
                             for (sum, gradient) in sum.iter_mut().zip(gradient) {
                                 *sum = *sum + gradient;
@@ -879,7 +929,8 @@ impl<R: Real> Context<'_, R> {
                     }
                 }
             }
-            if let Message::Later(layers) = &block.message {
+            // Groups without an own particle have no memory, and leave no gradients.
+            if let (Message::Later(layers), Some(own)) = (&block.message, own.next()) {
                 let (saved, slopes) = own_block(own, layout, b - 1);
                 layers.apply_back(zero, t.p, slopes, t.hidden, t.x_back);
                 for (s, add) in T::vectors_mut(t.s).iter_mut().zip(T::vectors(t.x_back)) {

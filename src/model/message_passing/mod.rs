@@ -22,6 +22,7 @@ mod evaluate;
 mod filter;
 
 pub(crate) use evaluate::Workspace;
+pub use evaluate::Others;
 
 use super::distance::embed;
 use super::kernel::{BlockArrays, Kernel, MessagePassingArrays, push};
@@ -156,9 +157,9 @@ impl MessagePassing {
         self.network.cutoff
     }
 
-    /// Cutoffs that information travels.
-    pub fn n_blocks(&self) -> usize {
-        self.network.blocks.len()
+    /// Numbers of a particle that [`Others::exchange`] moves at most.
+    pub fn exchange_width(&self) -> usize {
+        evaluate::exchange_width(&self.network)
     }
 
     /// Energy (kT₀), scores (1/nm) and virial (kT₀) of one frame in double precision: the same formulas, for tests.
@@ -170,15 +171,14 @@ impl MessagePassing {
     }
 
     /// One process's part of a system that several share: `types` gives each particle as the index of one of this model's, and
-    /// the first `n_owned` are the process's own, the others copies of what surrounds them, images included, out to
-    /// [`MessagePassing::reach`]. Scores, `[n][3]` in 1/nm, are the gradient of the energy of the own particles by all
-    /// positions `[n][3]` (nm), so those of a particle are to be summed over all its copies; and, where asked for,
-    /// `energies` `[n_owned]` and parts of the virial `[n]`, in kT₀.
+    /// the first `n_owned` are the process's own, the others those within the cutoff of one of them, once each, at `positions`
+    /// `[n][3]` (nm) as their owners have them. Scores `[n_owned][3]` (1/nm) and, where asked for, `energies` `[n_owned]` and
+    /// virials `[n_owned]` (kT₀) have the bits of an evaluation of the whole in which particles stand in the order of their `ids`.
     pub fn evaluate_domain(
         &self,
-        positions: &[f64],
+        frame: Frames,
         types: &[u32],
-        n_owned: usize,
+        others: Others,
         scores: &mut [f64],
         energies: Option<&mut [f64]>,
         virials: Option<&mut [[f64; 9]]>,
@@ -187,13 +187,7 @@ impl MessagePassing {
         let Scratch { message_passing: workspace, species, .. } = scratch;
         species.clear();
         species.extend(types.iter().map(|t| self.species[*t as usize]));
-        if n_owned == 0 {
-            scores.fill(0.0);
-            virials.into_iter().flatten().for_each(|w| *w = [0.0; 9]);
-            return Ok(());
-        }
-        let frame = Frames::open(positions);
-        workspace.frame(&self.network, species, 0, frame, Some(n_owned), scores, virials.is_some())?;
+        workspace.frame(&self.network, species, 0, frame, Some(others), scores, virials.is_some())?;
         if let Some(energies) = energies {
             energies.iter_mut().zip(&workspace.energies).for_each(|(to, e)| *to = f64::from(*e));
         }
@@ -201,11 +195,6 @@ impl MessagePassing {
             virials.copy_from_slice(&workspace.virials);
         }
         Ok(())
-    }
-
-    /// How far away a particle may be that the energy of another depends on, nm.
-    pub fn reach(&self) -> f64 {
-        self.cutoff() * self.n_blocks() as f64
     }
 }
 
