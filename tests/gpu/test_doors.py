@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests/fixtures/distance_small.safetensors"
 ALA2 = ROOT / "examples/ala2"
+FLUID = ROOT / "examples/lennard-jones/lennard-jones.safetensors"
 BIN = Path(sys.prefix) / "bin"
 
 
@@ -34,6 +35,19 @@ for s in runs:
 cpu, cuda = runs
 assert (cpu.positions == cuda.positions).all() and cpu.checkpoint() == cuda.checkpoint()
 assert cpu.statistics == cuda.statistics
+""")
+
+
+def test_a_fluid(python):
+    """The message-passing network in a periodic cell."""
+    python(f"""
+import diffusim
+ends = []
+for name in ("cpu", "cuda"):
+    s = diffusim.Simulation({str(FLUID)!r}, seed=17, device=name)
+    s.step(4)
+    ends.append(s.checkpoint())
+assert ends[0] == ends[1]
 """)
 
 
