@@ -443,7 +443,7 @@ mod device {
             let options =
                 Options { n_replicas: 2, first_replica: 3, masses, ..with_adapter(adapter, options()) };
             let step_size = match adapter {
-                Adapter::Langevin => options.step_size.clone(),
+                Adapter::Langevin => options.step_size,
                 _ => StepSize::EffectiveStep(1.7e-5),
             };
             let mut pair = both(&model, &Options { step_size, ..options });

@@ -20,6 +20,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 use launches::Launches;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// Every kernel, as kernels/make_ptx.py compiled it.
 const PTX: &str = include_str!("../../kernels/diffusim.ptx");
@@ -322,7 +323,11 @@ pub(super) fn describe(index: usize) -> Result<String> {
         // Safety: `device` is of this driver.
         let memory = unsafe { result::device::total_mem(device) }?;
         let name = result::device::get_name(device)?;
-        Ok(format!("cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB", memory >> 30))
+        let graphs = if launches::records() { "on" } else { "off" };
+        Ok(format!(
+            "cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB, CUDA graphs {graphs}",
+            memory >> 30
+        ))
     };
     text().during("being asked what it is")
 }
@@ -443,7 +448,7 @@ enum Argument {
 /// How steps are taken.
 enum Work {
     /// One launch takes many.
-    Persistent(Persistent),
+    Persistent(Box<Persistent>),
     /// Each takes several launches.
     Launches(Box<Launches>),
 }
@@ -492,6 +497,24 @@ struct Held {
     is_ahead: bool,
     /// The caller knows where the positions are, and may have written there.
     is_exposed: bool,
+    watch: Watch,
+}
+
+/// How long steps take by the clock of the host, from when they are enqueued until they have been fetched.
+#[derive(Default)]
+struct Watch {
+    running: Option<(Instant, u64)>,
+    last: Option<(Duration, u64)>,
+}
+
+impl Watch {
+    fn enqueued(&mut self, n_steps: u64) {
+        self.running.get_or_insert((Instant::now(), 0)).1 += n_steps;
+    }
+
+    fn fetched(&mut self) {
+        self.last = self.running.take().map(|(start, n_steps)| (start.elapsed(), n_steps)).or(self.last);
+    }
 }
 
 /// How the replicas are laid out over blocks.
@@ -615,7 +638,8 @@ impl Held {
             }
             (_, Some(plan)) => {
                 let n_blocks = n_replicas.div_ceil(plan.frames);
-                (Work::Persistent(Persistent::new(&gpu, &stream, model, &plan, n_blocks)?), n_blocks)
+                let work = Persistent::new(&gpu, &stream, model, &plan, n_blocks)?;
+                (Work::Persistent(Box::new(work)), n_blocks)
             }
             (_, None) => unreachable!("all others have a plan"),
         };
@@ -652,11 +676,13 @@ impl Held {
             largest_score,
             is_ahead: false,
             is_exposed: false,
+            watch: Watch::default(),
         })
     }
 
     /// Send what has changed, and launch; `scale` is that of forces which are on the device.
     fn enqueue(&mut self, job: &Job, replicas: &Replicas, scale: Option<f64>) -> Result<()> {
+        self.watch.enqueued(job.n_steps);
         let device_job = self.prepare(job, replicas, scale).during("taking steps")?;
         match &mut self.work {
             Work::Persistent(work) => work.launch(&self.stream, &device_job).during("taking steps")?,
@@ -948,6 +974,7 @@ impl Backend for Cuda {
             (false, Work::Launches(work)) => Err(work.out_of_room()),
             _ => held.fetch(&mut replicas).during("taking steps"),
         });
+        held.watch.fetched();
         fetched.map_err(|error| Failure::Other(held.failed(error)))?;
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
@@ -986,6 +1013,18 @@ impl Backend for Cuda {
 
     fn largest_score(&self) -> f64 {
         self.held.as_ref().map_or(0.0, |held| held.largest_score)
+    }
+
+    fn status(&self) -> String {
+        let Some(held) = &self.held else { return String::new() };
+        let how = match &held.work {
+            Work::Persistent(_) => "one launch for many steps".into(),
+            Work::Launches(work) => work.status(),
+        };
+        let took = held.watch.last.map(|(took, n_steps)| {
+            format!("; the last {n_steps} took {:.2} us each", 1e6 * took.as_secs_f64() / n_steps as f64)
+        });
+        format!("cuda:{}, {how}{}", self.index, took.unwrap_or_default())
     }
 }
 

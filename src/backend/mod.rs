@@ -211,6 +211,11 @@ pub trait Backend: Send {
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;
 
+    /// How steps are taken, in words, and on a GPU how long the last ones took.
+    fn status(&self) -> String {
+        "cpu".into()
+    }
+
     /// Start the steps of `job` from `replicas`, or where the device is if it continues, and do not wait; [`Backend::fetch`]
     /// tells what became of them. `scale` times the forces at [`Backend::device_forces`] is added to the score (1/nm), if given.
     fn enqueue(&mut self, _job: &Job, _replicas: &Replicas, _scale: Option<f64>) -> Result<()> {

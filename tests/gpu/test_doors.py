@@ -41,13 +41,16 @@ assert cpu.statistics == cuda.statistics
 def test_a_fluid(python):
     """The message-passing network in a periodic cell."""
     python(f"""
-import diffusim
+import diffusim, re
 ends = []
 for name in ("cpu", "cuda"):
     s = diffusim.Simulation({str(FLUID)!r}, seed=17, device=name)
     s.step(4)
     ends.append(s.checkpoint())
 assert ends[0] == ends[1]
+assert re.fullmatch(
+    r"cuda:0, 6 launches a step, replayed as a CUDA graph; the last 4 took [0-9.]+ us each", s.device_status
+), s.device_status
 """)
 
 
@@ -71,7 +74,7 @@ s.step(3)
 
 def test_doctor_names_the_gpus(environment):
     done = subprocess.run([program("diffusim"), "doctor"], capture_output=True, text=True, env=environment)
-    assert re.search(r"cuda +cuda:0: \w+", done.stdout), done.stdout + done.stderr
+    assert re.search(r"cuda +cuda:0: \w+.*\bgraphs on", done.stdout), done.stdout + done.stderr
 
 
 def test_command_line(environment, tmp_path):

@@ -212,6 +212,11 @@ pub(super) struct Launches {
     records: bool,
 }
 
+/// Whether the launches of a step are replayed as a graph.
+pub(super) fn records() -> bool {
+    std::env::var(GRAPHS).map_or(true, |value| value != "0")
+}
+
 impl Launches {
     /// Kernels that may need much shared memory.
     pub(super) const LARGE: [&str; 2] = ["message_passing_forward", "message_passing_backward"];
@@ -379,7 +384,7 @@ impl Launches {
             n_total,
             all_pairs: false,
             sent_space: None,
-            records: std::env::var(GRAPHS).map_or(true, |value| value != "0"),
+            records: records(),
         })
     }
 
@@ -507,6 +512,22 @@ impl Launches {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How a step is taken, in words.
+    pub(super) fn status(&self) -> String {
+        let lists = if self.all_pairs { 0 } else { 2 };
+        let score = lists + 2 * self.model.n_blocks + 1;
+        let n_launches = match self.adapter {
+            Adapter::Heun => 2 * (score + 1),
+            Adapter::Mala => score + 3,
+            _ => score + 1,
+        };
+        let how = match self.records {
+            true => "replayed as a CUDA graph".into(),
+            false => format!("one by one ({GRAPHS}=0)"),
+        };
+        format!("{n_launches} launches a step, {how}")
     }
 
     /// The score, and whether it is sound.
