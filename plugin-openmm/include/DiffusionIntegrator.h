@@ -72,7 +72,7 @@ public:
      * ("time-parallel", theory 12; in step(n), where no Force is a bias), or whichever is faster ("auto").
      *
      * @param window      frames that a sweep works on; 0 = the core's default
-     * @param tolerance   by how much a final frame may still change, in nm; negative = the core's default
+     * @param tolerance   by how much a final frame may still change, in nm; -1 = the core's default
      */
     void setSampler(const std::string& name, std::size_t window = 0, double tolerance = -1);
     std::string getSampler() const;

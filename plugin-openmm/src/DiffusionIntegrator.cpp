@@ -131,10 +131,8 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.spring = settings.spring;
     options.adapter = settings.adapter;
     options.sampler = settings.sampler;
-    if (settings.window != 0)
-        options.window = settings.window;
-    if (settings.tolerance >= 0)
-        options.tolerance = settings.tolerance;
+    options.window = settings.window;
+    options.tolerance = settings.tolerance;
     options.seed = static_cast<uint64_t>(seedInUse);
     options.masses = masses.empty() ? nullptr : masses.data();
     options.n_replicas = fitted.copies;

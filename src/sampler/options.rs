@@ -60,10 +60,11 @@ pub struct Options {
     pub burn_in_steps: u64,
     /// How the trajectory is produced: the same but for the tolerance.
     pub sampler: Sampler,
-    /// Frames of each replica that the time-parallel sampler works on at once.
-    pub window: usize,
-    /// By how much a frame may still change, in the last sweep but one, for the next to be final, nm; 0: to the last bit.
-    pub tolerance: f64,
+    /// Frames of each replica that the time-parallel sampler works on at once; 64 if `None`.
+    pub window: Option<usize>,
+    /// By how much a frame may still change, in the last sweep but one, for the next to be final, nm; 0: to the last bit; 1e-6 if
+    /// `None`.
+    pub tolerance: Option<f64>,
     /// What the sweeps know about the slope of the score.
     pub jacobian: Jacobian,
     /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
@@ -91,8 +92,8 @@ impl Default for Options {
             target_acceptance: None,
             burn_in_steps: 0,
             sampler: Sampler::default(),
-            window: 64,
-            tolerance: 1e-6,
+            window: None,
+            tolerance: None,
             jacobian: Jacobian::default(),
             attachment: None,
         }
@@ -125,6 +126,36 @@ impl Options {
             "adapter Langevin takes its step as a time step, and was given {given}; give the time step (ps){}",
             hint()
         )
+    }
+
+    /// Refuse what only the time-parallel sampler has, where that is not asked for.
+    fn check_sampler(&self) -> Result<()> {
+        if self.sampler != Sampler::Sequential {
+            return Ok(());
+        }
+        let given = [
+            ("window", self.window.map(|frames| format!("{frames} frames"))),
+            ("tolerance", self.tolerance.map(|tolerance| format!("{tolerance} nm"))),
+            ("jacobian", (self.jacobian != Jacobian::default()).then(|| format!("{:?}", self.jacobian))),
+        ];
+        if let Some((name, Some(value))) = given.iter().find(|(_, value)| value.is_some()) {
+            bail!(
+                InvalidArgument,
+                "{name} is {value} and the sampler is sequential, which has none; use the sampler time-parallel or auto, or \
+                 leave {name} out"
+            );
+        }
+        Ok(())
+    }
+
+    /// [`Options::window`], or what it is if not given.
+    pub(super) fn frames_at_once(&self) -> usize {
+        self.window.unwrap_or(64)
+    }
+
+    /// [`Options::tolerance`], or what it is if not given, nm.
+    pub(super) fn change_allowed(&self) -> f64 {
+        self.tolerance.unwrap_or(1e-6)
     }
 
     /// What burn-in is to find, if anything.
@@ -228,6 +259,7 @@ impl Dynamics {
             })?;
         }
         let burn_in = options.burn_in()?;
+        options.check_sampler()?;
 
         let masses = match &options.masses {
             Some(masses) if masses.len() != n => {

@@ -164,8 +164,8 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
 fn windows(dynamics: &Dynamics, options: &Options, placement: &Placement) -> Result<Option<Windows>> {
     Windows::open(&Request {
         sampler: options.sampler,
-        window: options.window,
-        tolerance: options.tolerance,
+        window: options.frames_at_once(),
+        tolerance: options.change_allowed(),
         jacobian: options.jacobian,
         adapter: options.adapter,
         particles: &dynamics.particles,
@@ -919,10 +919,9 @@ impl Simulation {
         }
         self.dynamics.hash(&mut hash);
         if self.windows.is_some() {
-            let Options { sampler, window, tolerance, jacobian, .. } = &self.options;
-            hash.update([*sampler as u8, *jacobian as u8]);
-            hash.update((*window as u64).to_le_bytes());
-            hash.update(tolerance.to_le_bytes());
+            hash.update([self.options.sampler as u8, self.options.jacobian as u8]);
+            hash.update((self.options.frames_at_once() as u64).to_le_bytes());
+            hash.update(self.options.change_allowed().to_le_bytes());
         }
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =

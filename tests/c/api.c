@@ -322,7 +322,7 @@ static void devices(void) {
 static void time_parallel(const diffusim_model_t* network) {
     diffusim_simulation_options_t options;
     OK(diffusim_simulation_options_init(&options, sizeof options));
-    TRUE(options.sampler == DIFFUSIM_SEQUENTIAL && options.window == 64 && options.tolerance == 1e-6);
+    TRUE(options.sampler == DIFFUSIM_SEQUENTIAL && options.window == 0 && options.tolerance == -1.0);
     options.effective_step = 2.3e-7;
     options.seed = 7;
     options.allow_unstable = 1;
@@ -331,9 +331,11 @@ static void time_parallel(const diffusim_model_t* network) {
     diffusim_simulation_t* simulation = NULL;
     for (int i = 0; i < 3; i++) {
         options.sampler = samplers[i];
-        options.jacobian = DIFFUSIM_JACOBIAN_DIAGONAL;
-        options.window = 12;
-        options.tolerance = 1e-9;
+        if (samplers[i] != DIFFUSIM_SEQUENTIAL) {
+            options.jacobian = DIFFUSIM_JACOBIAN_DIAGONAL;
+            options.window = 12;
+            options.tolerance = 1e-9;
+        }
         OK(diffusim_simulation_create(network, &options, &simulation));
         OK(diffusim_simulation_step(simulation, 40));
         OK(diffusim_simulation_get_positions(simulation, positions[i], DIFFUSIM_FLOAT64, 15));
@@ -351,6 +353,9 @@ static void time_parallel(const diffusim_model_t* network) {
     }
     options.sampler = 3;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "sampler is 3");
+    options.sampler = DIFFUSIM_SEQUENTIAL;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "window is 12 frames and the sampler is sequential");
     options.sampler = DIFFUSIM_TIME_PARALLEL;
     options.jacobian = -1;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,

@@ -356,7 +356,7 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "--engine", "openmm", "--spring", 9, "--time-step", 2], "give one of them"),
         (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
         (["run", "m.safetensors", "-o", "a.dcd", "--sampler", "time-parallel", "--adapter", "mala"], "adapter Mala"),
-        (["run", "m.safetensors", "-o", "a.dcd", "--window", "40"], "--window is for --sampler time-parallel or auto"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--window", "40"], "window is 40 frames and the sampler is"),
         (["run", "m.safetensors", "--engine", "openmm", "--sampler", "auto"], "--sampler is for --engine core"),
         (["report", "m.safetensors", *data], "5"),
         (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),

@@ -132,7 +132,6 @@ def run(
     loaded = Model(model)
     saved = _Checkpoint.read(checkpoint) if resume else None
     settings = settings.continued(saved.settings) if saved else settings.completed(steps)
-    _check_sampler(settings)
     if settings.every > steps:
         fail(f"--every is {settings.every:,}, more than the {steps:,} of --steps: no frame would be saved. Lower it.")
     if saved and saved.model != loaded.sha256:
@@ -235,12 +234,6 @@ def _check_step(settings: Settings) -> None:
     given = [_flag(name) for name in sizes if getattr(settings, name) is not None]
     if len(given) > 1:
         fail(f"{given[0]} and {given[1]} are two ways to say how large a step is; give one of them.")
-
-
-def _check_sampler(settings: Settings) -> None:
-    for name in ("window", "tolerance"):
-        if getattr(settings, name) is not None and settings.sampler in (None, "sequential"):
-            fail(f"{_flag(name)} is for --sampler time-parallel or auto; give one of them, or leave it out.")
 
 
 def _flag(name: str) -> str:

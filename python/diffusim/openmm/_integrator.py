@@ -108,14 +108,9 @@ class DiffusionIntegrator(openmm.Integrator):
                     raise ValueError(f"{name} is {value}; expected a positive number")
         node.set("adapter", adapter)
         node.set("sampler", sampler)
-        for name, value in (("window", window), ("tolerance", tolerance)):
-            if value is not None and sampler == "sequential":
-                raise ValueError(
-                    f"{name} is {value}, which the sequential sampler does not have; say sampler='time-parallel' too"
-                )
         if window is not None:
             if operator.index(window) < 2:
-                raise ValueError(f"window is {window}; expected 2 or more frames")
+                raise ValueError(f"window is {window} frames; expected 2 or more")
             node.set("window", str(window))
         if tolerance is not None:
             node.set("tolerance", text := _text(tolerance, unit.nanometer))
