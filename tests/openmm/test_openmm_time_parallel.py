@@ -57,13 +57,21 @@ def test_the_engine_may_interfere_between_calls():
     assert np.array_equal(positions_of(simulation.context), core.positions[0])
 
 
-def test_a_checkpoint_continues_to_the_tolerance():
-    first, second = one_line(**SWEEPS), one_line(**SWEEPS)
-    first.integrator.step(60)
-    second.context.loadCheckpoint(first.context.createCheckpoint())
-    for each in (first, second):
+def test_a_checkpoint_continues_bit_for_bit_and_a_state_to_the_tolerance():
+    first, second, third, plain = one_line(**SWEEPS), one_line(**SWEEPS), one_line(**SWEEPS), one_line()
+    first.integrator.step(61)
+    checkpoint = first.context.createCheckpoint()
+    second.integrator.step(5)
+    second.context.loadCheckpoint(checkpoint)
+    third.context.setState(first.context.getState(positions=True, integratorParameters=True))
+    for each in (first, second, third):
         each.integrator.step(60)
-    assert np.abs(positions_of(first.context) - positions_of(second.context)).max() < 100 * TOLERANCE
+    assert np.array_equal(positions_of(first.context), positions_of(second.context))
+    assert np.abs(positions_of(first.context) - positions_of(third.context)).max() < 100 * TOLERANCE
+    with pytest.raises(openmm.OpenMMException, match="checkpoint was written with another adapter or sampler"):
+        first.context.loadCheckpoint(plain.context.createCheckpoint())
+    with pytest.raises(openmm.OpenMMException, match="belongs to another model or to other settings"):
+        one_line(**(SWEEPS | {"window": WINDOW + 1})).context.loadCheckpoint(checkpoint)
 
 
 def test_a_bias_is_refused_and_never_dropped():
