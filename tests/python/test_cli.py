@@ -2,9 +2,11 @@
 
 import json
 import os
+import pkgutil
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -179,11 +181,43 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engin
     os.close(keyboard)
     assert process.returncode == 1 and "--resume continues" in err
     step = json.loads(Path("cut.checkpoint").read_bytes().partition(b"\n")[0])["steps"]
-    assert 100_000 <= step < 900_000 and f"near step {step:,}" in err
+    assert 100_000 <= step < 900_000 and f"interrupted at step {step:,}" in err
     status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 900_000, "--resume")
     assert status == 0 and f"from step {step:,}" in out, err
     assert command("run", SMALL, "-o", "whole.dcd", *options)[0] == 0
     assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("diffusim.core.Simulation.step", 400),  # the frame is reached, and not yet written
+        ("diffusim.dcd.DcdWriter.write", 400),
+        ("diffusim.commands.run._Checkpoint.write", 0),  # the first, before any step
+        ("os.replace", 0),
+    ],
+)
+def test_an_interrupt_at_any_moment_costs_no_step(command, place, step):
+    """Ctrl-C as soon as a function has done its work, and before anyone else knows that it has."""
+    steps = ["--steps", 1200, "--every", 400, "--seed", 6, "--spring", 4000]
+    assert command("run", SMALL, "-o", "whole.dcd", *steps)[0] == 0
+    done = pkgutil.resolve_name(place)
+
+    def interrupted(*arguments, **options):
+        done(*arguments, **options)
+        patch.undo()
+        signal.raise_signal(signal.SIGINT)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(place, interrupted)
+    status, _, err = command("run", SMALL, "-o", "cut.dcd", *steps)
+    assert status == 1 and f"interrupted at step {step:,}; the same command with --resume continues" in err
+    assert json.loads(Path("cut.checkpoint").read_bytes().partition(b"\n")[0])["steps"] == step
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    status, _, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 1200, "--resume")
+    assert status == 0, err
+    assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+    assert not [path for path in Path().iterdir() if path.name.startswith(".cut")]
 
 
 def test_force_starts_anew(command):

@@ -2,7 +2,10 @@
 
 import json
 import math
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -170,31 +173,32 @@ def run(
         fail(f"{error}, and its checkpoint was written after them; start anew with --force.")
     per_checkpoint = settings.every * max(1, -(-(steps - done) // (settings.every * CHECKPOINTS)))
 
-    def save() -> None:
-        _Checkpoint(settings, loaded.sha256, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
+    def record(always: bool = False) -> None:
+        """The frame that was reached, unless it is written already or none is due, and a checkpoint likewise."""
+        nonlocal done
+        with _uninterrupted():
+            done = machine.step_count()
+            if due := trajectory.n_frames < settings.replicas * (done // settings.every):
+                trajectory.write(machine.positions())
+            if always or due and done % per_checkpoint == 0:
+                _Checkpoint(settings, loaded.sha256, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
 
     label = f"{settings.replicas:,} × {steps - done:,} steps" if settings.replicas > 1 else f"{steps - done:,} steps"
     unit = "replica-steps" if settings.replicas > 1 else "steps"
     try:
         if not saved:
-            save()
+            record(always=True)
         with progress("running", label, settings.replicas * (steps - done), unit) as advance:
             while done < steps:
                 n = min(settings.every - done % settings.every, steps - done)
                 machine.step(n)
-                done += n
+                record()
                 advance(n * settings.replicas)
-                if done % settings.every == 0:
-                    trajectory.write(machine.positions())
-                    if done % per_checkpoint == 0:
-                        save()
-        save()
+        record(always=True)
     except KeyboardInterrupt:
-        if trajectory.n_frames == settings.replicas * (machine.step_count() // settings.every):  # no frame was cut
-            done = machine.step_count()
-            save()
+        record(always=True)
         trajectory.close()
-        fail(f"interrupted near step {done:,}; the same command with --resume continues.")
+        fail(f"interrupted at step {done:,}; the same command with --resume continues.")
     except DiffusimError as error:
         trajectory.close()
         if error.status is not Status.NOT_FINITE:
@@ -209,6 +213,24 @@ def run(
     if outcome := machine.outcome():
         say("", outcome)
     say("", f"{checkpoint}   continue with --resume --steps N")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end of this, so that a frame and what counts it are written together."""
+    came = False
+
+    def note(*_) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
 
 
 def _check_output(output: Path, checkpoint: Path, resume: bool, force: bool) -> None:
