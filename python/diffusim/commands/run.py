@@ -346,14 +346,16 @@ class _OpenMM:
             import diffusim.openmm
         except ImportError as error:
             fail(f"--engine openmm cannot start: {error}")
-        if settings.target_acceptance is not None or settings.burn_in is not None:
-            fail("--target-acceptance and --burn-in are for --engine core.")
-        for name in SWEEPS:
-            if getattr(settings, name) is not None:
-                fail(f"{_flag(name)} is for --engine core; leave it out.")
         if settings.effective_step is not None:
             fail("--effective-step is for --engine core; OpenMM takes --spring, or --friction and --time-step.")
-        given = {"temperature": settings.temperature, "spring": settings.spring, "stepSize": settings.time_step}
+        given = {
+            "temperature": settings.temperature,
+            "spring": settings.spring,
+            "stepSize": settings.time_step,
+            "targetAcceptance": settings.target_acceptance,
+            "burnInSteps": settings.burn_in,
+            **{name: getattr(settings, name) for name in SWEEPS},
+        }
         if settings.friction is not None:
             given["frictionCoeff"] = settings.friction / unit.picosecond
         self._unit = unit
@@ -369,6 +371,7 @@ class _OpenMM:
                 copies=settings.replicas,
             )
         self._replicas = settings.replicas
+        self._tuned = settings.target_acceptance is not None
         self._context = self._simulation.context
         self._integrator = self._context.getIntegrator()
         self.seed = self._integrator.getSeedInUse()
@@ -389,8 +392,9 @@ class _OpenMM:
         spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
         return f"spring k = {spring:.3g} /nm²  ⇔  τ = {0.5 / spring:.2g} nm² = {self.time_step():.3g} ps"
 
-    def work(self) -> None:
-        return None
+    def work(self) -> str | None:
+        steps = self._integrator.getStepsPerSweep()
+        return f"time-parallel   {steps:.1f} steps a round" if steps else None
 
     def time_step(self) -> float:
         return self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
@@ -401,6 +405,7 @@ class _OpenMM:
         return _outcome(
             self.positions().size,
             self._integrator.getAcceptance() if adapter == "mala" else None,
+            float(np.exp(np.mean(np.log(self._integrator.getStepFactors())))) if self._tuned else None,
             kinetic_temperature=temperature and temperature.value_in_unit(self._unit.kelvin),
         )
 
