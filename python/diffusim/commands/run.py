@@ -111,7 +111,9 @@ def run(
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="What a frame may still change, nm, with --sampler.  [default: 1e-6]")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …; auto is cpu.")
+    ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
 ) -> None:
