@@ -653,6 +653,17 @@ diffusim_status_t diffusim_model_largest_curvature(const diffusim_model_t *model
                                                    size_t n_frames,
                                                    double *curvature);
 
+// Largest frequency (1/ps) of the modes over `n_frames` frames `[n_frames][n_particles][3]` in nm, for particles of `masses`
+// `[n_particles]` in amu, 0 = frozen; NULL = the model's: a step Δt of DIFFUSIM_LANGEVIN is stable while Δt times it stays below 2
+// (theory 11). 0 where no mode is bound.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_largest_frequency(const diffusim_model_t *model,
+                                                   const double *masses,
+                                                   const double *positions,
+                                                   size_t n_frames,
+                                                   double *frequency);
+
 // Configurational temperature T₀ ⟨‖s‖²⟩/⟨−∇·s⟩ (K) over `n_frames` frames `[n_frames][n_particles][3]` in nm.
 //
 // @since 0.1

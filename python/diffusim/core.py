@@ -240,6 +240,20 @@ class Model:
         self._call("largest_curvature", _doubles(positions), len(positions), byref(value))
         return value.value
 
+    def largest_frequency(self, positions: np.ndarray, masses: Sequence[float] | None = None) -> float:
+        """Largest frequency of a mode over positions [n_frames, n_particles, 3], 1/ps (`masses` in amu; the model's).
+
+        A time step of the adapter "langevin" is stable while it is less than 2 over this (theory 11).
+        """
+        value = c_double()
+        positions = self._frames(positions)
+        if masses is not None:
+            masses = np.ascontiguousarray(masses, dtype=float)
+            _expect_shape("masses", masses, (self.n_particles,))
+        pointer = None if masses is None else _doubles(masses)
+        self._call("largest_frequency", pointer, _doubles(positions), len(positions), byref(value))
+        return value.value
+
     def configurational_temperature(self, positions: np.ndarray) -> float:
         """T0 <|s|^2> / <-div s> over positions [n_frames, n_particles, 3]: the temperature they are sampled at."""
         value = c_double()

@@ -113,6 +113,13 @@ static void models(const char* path, diffusim_model_t** network) {
     FAILS(diffusim_model_evaluate(copy, again, 1, again, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "scores overlaps");
     OK(diffusim_model_largest_curvature(copy, start, 1, &curvature));
     TRUE(curvature > 0.0);
+    const double heavy[5] = {12.0, 14.0, 0.0, 12.0, 16.0}, wrong[5] = {12.0, -14.0, 0.0, 12.0, 16.0};
+    double frequency;
+    OK(diffusim_model_largest_frequency(copy, heavy, start, 1, &frequency));
+    TRUE(frequency > 0.0 && frequency < sqrt(0.00831446261815324 * 310.0 * curvature / 12.0));
+    OK(diffusim_model_largest_frequency(copy, NULL, start, 1, &frequency));
+    FAILS(diffusim_model_largest_frequency(copy, wrong, start, 1, &frequency), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "mass of particle 1 is -14");
     OK(diffusim_model_configurational_temperature(copy, start, 1, &temperature));
     FAILS(diffusim_model_evaluate(copy, NULL, 1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
     FAILS(diffusim_model_evaluate(copy, start, (size_t)-1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");

@@ -60,6 +60,8 @@ def test_info_advises_on_the_step(command):
     status, out, _ = command("info", model, "--advise", "--friction", "500")
     assert status == 0
     curvature = float(re.search(r"stiffest +\S+ /nm² in 64 start frames, (\S+) /nm²", out)[1])
+    longest, tenth = map(float, re.search(r"langevin +Δt below (\S+) ps.* fastest period is (\S+) ps", out).groups())
+    assert tenth == pytest.approx(np.pi / 10 * longest, rel=0.1)
     assert 0.5 < curvature / Model(model).metadata["largest_curvature"] < 2
     softest = float(re.search(r"too soft +k below (\S+)", out)[1])
     spring, tau = map(float, re.search(r"advice +k = (\S+) /nm², τ = (\S+) nm²", out).groups())
