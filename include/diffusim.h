@@ -186,13 +186,14 @@ typedef struct {
   double target_acceptance;
   // Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
   uint64_t burn_in_steps;
-  // DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential.
+  // DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential. With the first,
+  // `jacobian`, `window` and `tolerance` may not be given.
   int32_t sampler;
   // For time-parallel sweeps: DIFFUSIM_JACOBIAN_AUTO (default), _IDENTITY, _DIAGONAL or _DENSE.
   int32_t jacobian;
-  // Frames of each replica that a time-parallel sweep works on; 64 by default, at least 2.
+  // Frames of each replica that a time-parallel sweep works on, at least 2; 0 = not given, which is 64.
   size_t window;
-  // By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
+  // By how much a frame may still change for the one after it to be final, nm, 0 = not by a bit; -1 = not given, which is 1e-6.
   double tolerance;
   // CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
   // is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
@@ -347,7 +348,7 @@ diffusim_status_t diffusim_diffusion_from_drag(double temperature,
                                                double *diffusion_coefficient);
 
 // Describe the device of a name that diffusim_simulation_options_t::device takes, such as
-// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB". The text is valid until the next call on this thread.
+// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB, CUDA graphs on". The text is valid until the next call on this thread.
 //
 // Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT (no such name), DIFFUSIM_ERROR_UNSUPPORTED (it cannot be used here; the sentence says
 // why).
@@ -672,6 +673,17 @@ diffusim_status_t diffusim_model_largest_curvature(const diffusim_model_t *model
                                                    size_t n_frames,
                                                    double *curvature);
 
+// Largest frequency (1/ps) of the modes over `n_frames` frames `[n_frames][n_particles][3]` in nm, for particles of `masses`
+// `[n_particles]` in amu, 0 = frozen; NULL = the model's: a step Δt of DIFFUSIM_LANGEVIN is stable while Δt times it stays below 2
+// (theory 11). 0 where no mode is bound.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_largest_frequency(const diffusim_model_t *model,
+                                                   const double *masses,
+                                                   const double *positions,
+                                                   size_t n_frames,
+                                                   double *frequency);
+
 // Configurational temperature T₀ ⟨‖s‖²⟩/⟨−∇·s⟩ (K) over `n_frames` frames `[n_frames][n_particles][3]` in nm.
 //
 // @since 0.1
@@ -852,6 +864,13 @@ diffusim_status_t diffusim_simulation_device_positions(diffusim_simulation_t *si
 // @since 0.1
 diffusim_status_t diffusim_simulation_device_forces(diffusim_simulation_t *simulation,
                                                     uint64_t *forces);
+
+// How steps are taken, and on a GPU how long the last ones took by the clock of the host, such as "cuda:0, 6 launches a step,
+// replayed as a CUDA graph; the last 200 took 12.30 us each". The text is valid until the next call on this thread that gives one.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_device_status(diffusim_simulation_t *simulation,
+                                                    const char **status);
 
 // Number of the next step: the steps taken, unless it was set.
 //

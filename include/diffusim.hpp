@@ -225,6 +225,13 @@ public:
         return curvature;
     }
 
+    /// 1/ps; masses in amu, nullptr = the model's
+    double largest_frequency(const double* masses, const double* positions, std::size_t n_frames) const {
+        double frequency = 0;
+        check(diffusim_model_largest_frequency(get(), masses, positions, n_frames, &frequency));
+        return frequency;
+    }
+
     /// K
     double configurational_temperature(const double* positions, std::size_t n_frames) const {
         double temperature = 0;
@@ -361,6 +368,13 @@ public:
         std::uint64_t place = 0;
         check(diffusim_simulation_device_forces(get(), &place));
         return place;
+    }
+
+    /// How steps are taken, and on a GPU how long the last ones took.
+    std::string device_status() const {
+        const char* status = nullptr;
+        check(diffusim_simulation_device_status(get(), &status));
+        return status;
     }
 
     /// Number of the next step.

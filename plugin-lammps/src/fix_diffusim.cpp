@@ -463,6 +463,7 @@ void FixDiffusim::report() const {
 }
 
 void FixDiffusim::setup_post_neighbor() {
+    was_alone_ = false; // before a run, and at every frame of rerun, atoms may be anywhere
     attempt(FLERR, [&] {
         if (neighborhood_)
             return locate();
