@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 SOURCES := $(shell find src include kernels cmake plugin-openmm plugin-lammps python -type f -not -path '*/__pycache__/*') \
            Cargo.toml Cargo.lock build.rs CMakeLists.txt pyproject.toml constraints.txt
-CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cu kernels/*.cuh tests/simt/* tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
+CPP := $(wildcard include/*.hpp plugin-*/*/*.h plugin-*/*/*.cpp kernels/*.cu kernels/*.cuh tests/simt/* tests/gpu/*.cpp tests/c/*.c tests/c/*.cpp examples/c/*.c examples/cpp/*.cpp)
 
 .PHONY: help install demo test test-gpu lint format bench bench-gpu accuracy paper docs ptx header clean
 

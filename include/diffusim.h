@@ -856,6 +856,15 @@ diffusim_status_t diffusim_simulation_synchronize(diffusim_simulation_t *simulat
 diffusim_status_t diffusim_simulation_device_positions(diffusim_simulation_t *simulation,
                                                        uint64_t *positions);
 
+// Where the velocities lie on the GPU (a CUdeviceptr): double `[n_replicas][n_particles][3]`, nm/ps, as
+// diffusim_simulation_device_positions.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU; DIFFUSIM_ERROR_INVALID_ARGUMENT with adapters that have no velocities.
+//
+// @since 0.1
+diffusim_status_t diffusim_simulation_device_velocities(diffusim_simulation_t *simulation,
+                                                        uint64_t *velocities);
+
 // Where to put forces for diffusim_simulation_enqueue (a CUdeviceptr): double `[n_replicas][n_particles][3]`, kJ/(mol nm), zero at
 // first, good until the simulation is reconfigured or freed.
 //

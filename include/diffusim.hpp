@@ -363,6 +363,13 @@ public:
         return place;
     }
 
+    /// CUdeviceptr of the velocities, double [n_replicas][n_particles][3], nm/ps; with DIFFUSIM_LANGEVIN.
+    std::uint64_t device_velocities() {
+        std::uint64_t place = 0;
+        check(diffusim_simulation_device_velocities(get(), &place));
+        return place;
+    }
+
     /// CUdeviceptr of the forces of enqueue(), double [n_replicas][n_particles][3], kJ/(mol nm).
     std::uint64_t device_forces() {
         std::uint64_t place = 0;

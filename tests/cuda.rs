@@ -995,6 +995,14 @@ mod device {
             cpu.set_positions(&moved).unwrap();
             let place = gpu.device_positions().unwrap();
             write(place, &moved);
+            if adapter.has_velocities() {
+                let pushed: Vec<f64> = cpu.velocities().unwrap().iter().map(|v| 0.5 * v + 1e-3).collect();
+                cpu.set_velocities(&pushed).unwrap();
+                let place = gpu.device_velocities().unwrap();
+                write(place, &pushed);
+            } else {
+                assert_eq!(gpu.device_velocities(), Err(cpu.velocities().unwrap_err()));
+            }
             gpu.enqueue(4, false).unwrap();
             cpu.step(4).unwrap();
             gpu.step(3).unwrap();

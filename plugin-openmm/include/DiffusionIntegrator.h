@@ -18,6 +18,7 @@
 namespace diffusim_openmm {
 
 class DiffusionForceImpl;
+class GpuFramesKernel;
 
 /**
  * Moves the particles of a System by the score of a model. The model replaces the force field: whatever Forces the
@@ -28,9 +29,10 @@ class DiffusionForceImpl;
  * groups, unless this integrator is part of a CompoundIntegrator, whose others might not want it. A DiffusionForce with
  * the same model and particles is that energy too, never a bias.
  *
- * The core computes the score and the step, on the device of setDevice(), whatever the platform. Reference and CPU keep
- * positions in double precision, as the core does: there the same seed gives the trajectory of every other door of
- * diffusim bit for bit.
+ * The core computes the score and the step, on the device of setDevice(). On the platform CUDA that is its GPU, in its
+ * context, and frames stay there. The core keeps positions in double precision, of which a Context in single or mixed
+ * precision shows the rounding: the same seed gives the trajectory of every other door of diffusim bit for bit, unless
+ * forces that act as a bias were rounded.
  *
  * The dynamics is overdamped, velocities have no meaning and are left alone, but with the adapter "langevin", whose
  * velocities are the Context's (those that nobody has set are drawn at the first step). Failures throw diffusim::error
@@ -92,7 +94,8 @@ public:
     std::int64_t getBurnInSteps() const { return settings.burnInSteps; }
     /** What burn-in has made of the effective step of each copy; 1 without one. */
     std::vector<double> getStepFactors() const;
-    /** Where the core computes: "auto" (default), "cpu", "cuda", "cuda:1", …; independent of OpenMM's platform. */
+    /** Where the core computes: "auto" (default: the GPU of the platform CUDA, else the CPU), "cpu", "cuda" (that GPU,
+       else the first), "cuda:1", … */
     const std::string& getDevice() const { return device; }
     void setDevice(const std::string& name);
     /** Whether the masses of the System must be those of the model's particles (default true). */
@@ -156,12 +159,21 @@ private:
     void followLambda();
     void computeBias();
     bool isInertial() const { return settings.adapter == DIFFUSIM_LANGEVIN; }
-    bool hasMoreState() const;
+    bool needsMoreState() const;
+    void bind(OpenMM::ContextImpl& context);
+    void attach();
+    void followBox();
     void importPositions();
     void importVelocities();
+    void importFrame();
     void exportVelocities();
     void exportFrame(std::uint64_t firstStep);
+    void moveClock(std::int64_t steps);
     void advance(int steps, bool biased);
+    void enqueue(bool biased);
+    void settle();
+    template <class Body>
+    void guard(Body&& body);
 
     ScoreModel model;
     Settings settings;
@@ -172,6 +184,10 @@ private:
 
     // While there is a Context.
     OpenMM::Kernel platformKernel;
+    OpenMM::Kernel framesKernel;
+    GpuFramesKernel* frames = nullptr; // where the platform has one
+    bool attached = false;             // the core computes in the context of the platform's GPU
+    std::string attachedDevice;
     FittedModel fitted;
     std::unique_ptr<diffusim::simulation> simulation;
     std::unique_ptr<DiffusionForce> ownEnergy;       // of an impl that the System does not know
@@ -180,6 +196,10 @@ private:
     std::vector<double> masses;
     bool hasPositions = false, hasVelocities = false, hasMotionRemover = false;
     bool loadsUndrawn = false; // a checkpoint is being loaded whose velocities were yet to be drawn
+    bool positionsAreNew = false, velocitiesAreNew = false; // were set since the last step
+    double timeStep = 0;                                    // ps
+    std::uint64_t enqueued = 0, firstEnqueued = 0; // steps that nobody has waited for, and the first one's number
+    std::vector<double> cell, imported;
     std::vector<OpenMM::Vec3> positions, forces;
     std::vector<double> corePositions, coreForces; // the positions the simulation holds, unless `hasPositions` is false
     std::vector<OpenMM::Vec3> velocities;

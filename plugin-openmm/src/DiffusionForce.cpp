@@ -12,9 +12,12 @@ using namespace OpenMM;
 namespace diffusim_openmm {
 
 void DiffusionForceImpl::initialize(ContextImpl& context) {
-    CustomCPPForceImpl::initialize(context);
+    std::string whyNot; // which the integrator tells
+    frames = createGpuFrames(context, framesKernel, whyNot);
+    if (!frames)
+        CustomCPPForceImpl::initialize(context);
     fitted = owner.getModel().fit(context.getSystem(), owner.getCheckMasses());
-    scores.resize(3 * context.getSystem().getNumParticles());
+    forces.resize(3 * context.getSystem().getNumParticles());
     energies.resize(fitted.copies);
     if (owner.hasEnergyParameterDerivative() && dynamic_cast<ReferencePlatform*>(&context.getPlatform()) == nullptr)
         throw OpenMMException("DiffusionForce reports the derivative by " + owner.getModel().getLambdaParameter() +
@@ -29,26 +32,51 @@ std::map<std::string, double> DiffusionForceImpl::getDefaultParameters() {
     return {{model.getLambdaParameter(), model.getLambda()}};
 }
 
+// OpenMM's own way would fetch the positions from a GPU also where nothing is asked for.
+double DiffusionForceImpl::calcForcesAndEnergy(ContextImpl& context, bool includeForces, bool includeEnergy,
+                                               int groups) {
+    if (muted || !(groups >> owner.getForceGroup() & 1))
+        return 0;
+    if (!frames)
+        return CustomCPPForceImpl::calcForcesAndEnergy(context, includeForces, includeEnergy, groups);
+    positions.clear();
+    frames->importPositions(positions);
+    const double energy = evaluate(context, positions.data());
+    if (includeForces)
+        frames->addForces(forces);
+    return energy;
+}
+
 double DiffusionForceImpl::computeForce(ContextImpl& context, const std::vector<Vec3>& positions,
-                                        std::vector<Vec3>& forces) {
+                                        std::vector<Vec3>& result) {
     if (muted) {
-        std::fill(forces.begin(), forces.end(), Vec3());
+        std::fill(result.begin(), result.end(), Vec3());
         return 0;
     }
-    fitted.follow(context);
-    const diffusim::model& model = *fitted.model;
-    Vec3 box[3];
-    context.getPeriodicBoxVectors(box[0], box[1], box[2]);
     if (owner.hasEnergyParameterDerivative()) {
+        Vec3 box[3];
+        context.getPeriodicBoxVectors(box[0], box[1], box[2]);
+        fitted.follow(context);
         auto* platform = static_cast<ReferencePlatform::PlatformData*>(context.getPlatformData());
         (*platform->energyParameterDerivatives)[fitted.parameter] +=
             fitted.computeLambdaDerivative(positions, &box[0][0]);
     }
-    model.evaluate(model.is_periodic() ? &box[0][0] : nullptr, coordinates(positions), fitted.copies, scores.data(),
-                   energies.data(), nullptr);
+    const double energy = evaluate(context, coordinates(positions));
+    std::copy(forces.begin(), forces.end(), &result[0][0]);
+    return energy;
+}
+
+/** The energy at `positions`, kJ/mol, and its forces. */
+double DiffusionForceImpl::evaluate(ContextImpl& context, const double* positions) {
+    fitted.follow(context);
+    const diffusim::model& model = *fitted.model;
+    Vec3 box[3];
+    context.getPeriodicBoxVectors(box[0], box[1], box[2]);
+    model.evaluate(model.is_periodic() ? &box[0][0] : nullptr, positions, fitted.copies, forces.data(), energies.data(),
+                   nullptr);
     const double unit = energyUnit(model);
-    for (std::size_t i = 0; i < scores.size(); i++)
-        forces[i / 3][i % 3] = unit * scores[i];
+    for (double& force : forces)
+        force *= unit;
     return unit * std::accumulate(energies.begin(), energies.end(), 0.0);
 }
 

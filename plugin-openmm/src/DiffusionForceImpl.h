@@ -4,6 +4,7 @@
 #define DIFFUSIM_OPENMM_DIFFUSION_FORCE_IMPL_H
 
 #include "DiffusionForce.h"
+#include "GpuFrames.h"
 #include "openmm/internal/CustomCPPForceImpl.h"
 #include <map>
 #include <string>
@@ -17,6 +18,7 @@ public:
 
     const DiffusionForce& getOwner() const override { return owner; }
     void initialize(OpenMM::ContextImpl& context);
+    double calcForcesAndEnergy(OpenMM::ContextImpl& context, bool includeForces, bool includeEnergy, int groups);
     std::map<std::string, double> getDefaultParameters();
     double computeForce(OpenMM::ContextImpl& context, const std::vector<OpenMM::Vec3>& positions,
                         std::vector<OpenMM::Vec3>& forces) override;
@@ -28,7 +30,12 @@ public:
 private:
     const DiffusionForce& owner;
     FittedModel fitted;
-    std::vector<double> scores, energies;
+    double evaluate(OpenMM::ContextImpl& context, const double* positions);
+
+    OpenMM::Kernel framesKernel;
+    GpuFramesKernel* frames = nullptr; // where the platform has one
+    std::vector<double> positions;     // on such a platform
+    std::vector<double> forces, energies;
     bool muted = false;
 };
 

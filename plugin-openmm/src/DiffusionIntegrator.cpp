@@ -1,5 +1,6 @@
 #include "DiffusionIntegrator.h"
 #include "DiffusionForceImpl.h"
+#include "GpuFrames.h"
 #include "base64.h"
 #include "messages.h"
 #include "openmm/AndersenThermostat.h"
@@ -26,6 +27,9 @@ using namespace std::string_literals;
 namespace diffusim_openmm {
 
 namespace {
+// Steps on the GPU between two looks at how they went, at which the last good frame comes to the host.
+const std::uint64_t STEPS_PER_LOOK = 200;
+
 const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', '2'};
 
 struct Choice {
@@ -140,15 +144,29 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.masses = masses.empty() ? nullptr : masses.data();
     options.n_replicas = fitted.copies;
     options.device = device.c_str();
+    if (attached) {
+        options.device = attachedDevice.c_str();
+        options.cuda_context = frames->getGpu()->context;
+        options.cuda_stream = frames->getGpu()->stream;
+    }
     return options;
+}
+
+/** Whether the core is to compute on the platform's GPU, in its context. */
+void DiffusionIntegrator::attach() {
+    const GpuFramesKernel::Gpu* gpu = frames ? frames->getGpu() : nullptr;
+    attachedDevice = gpu ? "cuda:" + std::to_string(gpu->index) : "";
+    attached = gpu && (device == "auto" || device == "cuda" || device == attachedDevice);
 }
 
 void DiffusionIntegrator::apply(const Settings& next) {
     if (!(next.temperature > 0 && next.friction > 0)) // to the core, 0 means that they were not given
         throw OpenMMException("The temperature is " + shortText(next.temperature) + " K and the friction " +
                               shortText(next.friction) + " /ps; expected positive numbers");
-    if (simulation)
+    if (simulation) {
         simulation->reconfigure(options(next));
+        timeStep = next.stepSize != 0 ? next.stepSize : simulation->statistics().time_step;
+    }
     settings = next;
 }
 
@@ -219,10 +237,12 @@ void DiffusionIntegrator::setBurnIn(double targetAcceptance, std::int64_t steps)
 void DiffusionIntegrator::setDevice(const std::string& name) {
     const std::string previous = device;
     device = name;
+    attach();
     try {
         apply(settings);
     } catch (...) {
         device = previous;
+        attach();
         throw;
     }
 }
@@ -333,6 +353,15 @@ std::vector<double> DiffusionIntegrator::getStepFactors() const {
 void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
     if (owner != nullptr && &contextRef.getOwner() != owner)
         throw OpenMMException("This Integrator is already bound to a context");
+    try {
+        bind(contextRef);
+    } catch (...) { // the Context, whose things these are, goes
+        cleanup();
+        throw;
+    }
+}
+
+void DiffusionIntegrator::bind(ContextImpl& contextRef) {
     const System& system = contextRef.getSystem();
     checkSystem(system);
     fitted = model.fit(system, checkMasses);
@@ -341,13 +370,30 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
         masses[i] = system.getParticleMass(static_cast<int>(i));
     seedInUse = seed == 0 ? static_cast<uint32_t>(osrngseed()) : seed;
     usedNoise.clear();
-    simulation = std::make_unique<diffusim::simulation>(*fitted.model, options(settings));
+    std::string whyNot;
+    frames = createGpuFrames(contextRef, framesKernel, whyNot);
+    if (!whyNot.empty())
+        warn(whyNot + ". Positions, and forces that act as a bias, pass through the host at every step");
+    attach();
+    try {
+        simulation = std::make_unique<diffusim::simulation>(*fitted.model, options(settings));
+    } catch (const diffusim::error& error) {
+        if (!attached || device != "auto" || error.status() != DIFFUSIM_ERROR_UNSUPPORTED)
+            throw;
+        warn("the score is computed on the CPU, and positions pass through the host at every step: "s + error.what());
+        attached = false;
+        simulation = std::make_unique<diffusim::simulation>(*fitted.model, options(settings));
+    }
+    timeStep = settings.stepSize != 0 ? settings.stepSize : simulation->statistics().time_step;
+    enqueued = 0;
     findLearnedEnergy(contextRef);
     platformKernel = contextRef.getPlatform().createKernel(IntegrateVerletStepKernel::Name(), contextRef);
     platformKernel.getAs<IntegrateVerletStepKernel>().initialize(system, VerletIntegrator(0.001));
     context = &contextRef;
     owner = &contextRef.getOwner();
     hasPositions = hasVelocities = hasMotionRemover = loadsUndrawn = false;
+    positionsAreNew = velocitiesAreNew = false;
+    cell.clear();
     corePositions.clear();
     coreVelocities.clear();
     coreForces.resize(3 * system.getNumParticles());
@@ -381,6 +427,9 @@ void DiffusionIntegrator::initialize(ContextImpl& contextRef) {
 
 void DiffusionIntegrator::cleanup() {
     simulation.reset();
+    frames = nullptr;
+    framesKernel = Kernel();
+    attached = false;
     platformKernel = Kernel();
 }
 
@@ -414,8 +463,9 @@ void DiffusionIntegrator::findLearnedEnergy(ContextImpl& contextRef) {
 
 void DiffusionIntegrator::stateChanged(State::DataType changed) {
     if (changed == State::Positions)
-        hasPositions = true;
+        hasPositions = positionsAreNew = true;
     if (changed == State::Velocities) {
+        velocitiesAreNew = true;
         hasVelocities = !loadsUndrawn;
         loadsUndrawn = false;
     }
@@ -450,17 +500,32 @@ std::string DiffusionIntegrator::biasForces() const {
     return names;
 }
 
-void DiffusionIntegrator::importPositions() {
-    if (model.getModel().is_periodic()) {
-        Vec3 box[3];
-        context->getPeriodicBoxVectors(box[0], box[1], box[2]);
-        simulation->set_cell(&box[0][0]);
-    }
-    context->getPositions(positions);
-    const double* current = &positions[0][0];
-    if (!corePositions.empty() && std::equal(corePositions.begin(), corePositions.end(), current))
+void DiffusionIntegrator::followBox() {
+    if (!model.getModel().is_periodic())
         return;
-    corePositions.assign(current, current + 3 * positions.size());
+    Vec3 box[3];
+    context->getPeriodicBoxVectors(box[0], box[1], box[2]);
+    const double* current = &box[0][0];
+    if (cell.size() == 9 && std::equal(cell.begin(), cell.end(), current))
+        return;
+    simulation->set_cell(current);
+    cell.assign(current, current + 9);
+}
+
+/** Give the simulation the Context's positions, unless it has them. */
+void DiffusionIntegrator::importPositions() {
+    if (attached && !corePositions.empty())
+        simulation->get_positions(corePositions);
+    if (!frames) {
+        context->getPositions(positions);
+        imported.assign(coordinates(positions), coordinates(positions) + coreForces.size());
+    } else {
+        imported = corePositions;
+        frames->importPositions(imported);
+    }
+    if (imported == corePositions)
+        return;
+    corePositions = imported;
     try {
         simulation->set_positions(corePositions);
     } catch (...) {
@@ -469,48 +534,90 @@ void DiffusionIntegrator::importPositions() {
     }
 }
 
+/** Give the simulation the Context's velocities, unless it has them; draw them if nobody has set them. */
 void DiffusionIntegrator::importVelocities() {
     if (!hasVelocities) {
         simulation->draw_velocities();
         exportVelocities();
         return;
     }
-    context->getVelocities(velocities);
-    const double* current = coordinates(velocities);
-    const std::size_t n = 3 * velocities.size();
-    if (coreVelocities.size() == n && std::equal(coreVelocities.begin(), coreVelocities.end(), current))
+    if (attached && !coreVelocities.empty())
+        simulation->get_velocities(coreVelocities);
+    if (!frames) {
+        context->getVelocities(velocities);
+        imported.assign(coordinates(velocities), coordinates(velocities) + coreForces.size());
+    } else {
+        imported = coreVelocities;
+        frames->importVelocities(imported);
+    }
+    if (imported == coreVelocities)
         return;
     coreVelocities.clear();
-    std::vector<double> given(current, current + n);
-    simulation->set_velocities(given);
-    coreVelocities = given;
+    simulation->set_velocities(imported);
+    coreVelocities = imported;
+}
+
+void DiffusionIntegrator::importFrame() {
+    followBox();
+    if (!attached || positionsAreNew)
+        importPositions();
+    if (isInertial() && (!attached || velocitiesAreNew || !hasVelocities))
+        importVelocities();
+    positionsAreNew = velocitiesAreNew = false;
+    if (!attached)
+        return;
+    frames->importPositions(simulation->device_positions()); // what Forces and other integrators have moved
+    if (isInertial())
+        frames->importVelocities(simulation->device_velocities());
 }
 
 void DiffusionIntegrator::exportVelocities() {
     coreVelocities.resize(coreForces.size());
     simulation->get_velocities(coreVelocities);
-    velocities.resize(coreVelocities.size() / 3);
-    std::copy(coreVelocities.begin(), coreVelocities.end(), &velocities[0][0]);
-    context->setVelocities(velocities);
+    if (frames)
+        frames->exportVelocities(coreVelocities);
+    else {
+        velocities.resize(coreVelocities.size() / 3);
+        std::copy(coreVelocities.begin(), coreVelocities.end(), &velocities[0][0]);
+        context->setVelocities(velocities);
+    }
     hasVelocities = true;
 }
 
+/** Give the Context the frame of the simulation, whose clock is at `firstStep` there. */
 void DiffusionIntegrator::exportFrame(std::uint64_t firstStep) {
-    simulation->get_positions(corePositions);
-    std::copy(corePositions.begin(), corePositions.end(), &positions[0][0]);
-    context->setPositions(positions);
-    if (isInertial())
-        exportVelocities();
-    const std::int64_t steps = static_cast<std::int64_t>(simulation->step_count() - firstStep);
-    context->setTime(context->getTime() + static_cast<double>(steps) * getStepSize());
-    context->setStepCount(context->getStepCount() + steps);
+    if (attached) {
+        frames->exportPositions(simulation->device_positions());
+        if (isInertial())
+            frames->exportVelocities(simulation->device_velocities());
+        frames->reorder(simulation->device_positions());
+    } else {
+        simulation->get_positions(corePositions);
+        if (frames)
+            frames->exportPositions(corePositions);
+        else {
+            std::copy(corePositions.begin(), corePositions.end(), &positions[0][0]);
+            context->setPositions(positions);
+        }
+        if (isInertial())
+            exportVelocities();
+        if (frames)
+            frames->reorder(corePositions);
+    }
+    moveClock(static_cast<std::int64_t>(simulation->step_count() - firstStep));
     std::uint64_t& used = usedNoise[seedInUse];
     used = std::max(used, simulation->step_count());
+}
+
+void DiffusionIntegrator::moveClock(std::int64_t steps) {
+    context->setTime(context->getTime() + static_cast<double>(steps) * timeStep);
+    context->setStepCount(context->getStepCount() + steps);
 }
 
 void DiffusionIntegrator::step(int steps) {
     lastStatus = DIFFUSIM_ERROR_INVALID_ARGUMENT; // unless something else goes wrong, or nothing
     bound();
+    guard([this] { settle(); });
     if (steps < 0)
         throw OpenMMException("step() was asked for " + std::to_string(steps) + " steps; expected 0 or more");
     refuseUnknownForces();
@@ -533,6 +640,7 @@ void DiffusionIntegrator::step(int steps) {
                 computeBias();
             advance(1, !bias.empty());
         }
+    guard([this] { settle(); });
     lastStatus = DIFFUSIM_OK;
 }
 
@@ -549,29 +657,19 @@ void DiffusionIntegrator::computeBias() {
         throw;
     }
     mute(false);
+    if (attached)
+        return; // they are read where they are
+    if (frames)
+        return frames->readForces(coreForces);
     context->getForces(forces);
     std::copy(&forces[0][0], &forces[0][0] + coreForces.size(), coreForces.begin());
 }
 
-void DiffusionIntegrator::advance(int steps, bool biased) {
-    if (steps <= 0)
-        return;
+/** Keep the status of an error of the core, and say which copy a replica is. */
+template <class Body>
+void DiffusionIntegrator::guard(Body&& body) {
     try {
-        followLambda(); // also where a Force or a checkpoint has set it
-        importPositions();
-        if (isInertial())
-            importVelocities();
-        const std::uint64_t firstStep = simulation->step_count();
-        try {
-            if (biased)
-                simulation->step_biased(coreForces);
-            else
-                simulation->step(static_cast<std::uint64_t>(steps));
-        } catch (const diffusim::error&) { // the core has gone back to the last good frame
-            exportFrame(firstStep);
-            throw;
-        }
-        exportFrame(firstStep);
+        body();
     } catch (const diffusim::error& error) {
         lastStatus = error.status();
         if (fitted.copies == 1)
@@ -585,12 +683,68 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
     }
 }
 
+void DiffusionIntegrator::advance(int steps, bool biased) {
+    if (steps <= 0)
+        return;
+    guard([=] {
+        followLambda(); // also where a Force or a checkpoint has set it
+        if (attached && (biased || (isInertial() && hasMotionRemover)))
+            return enqueue(biased);
+        importFrame();
+        const std::uint64_t firstStep = simulation->step_count();
+        try {
+            if (biased)
+                simulation->step_biased(coreForces);
+            else
+                simulation->step(static_cast<std::uint64_t>(steps));
+        } catch (const diffusim::error&) { // the core has gone back to the last good frame
+            exportFrame(firstStep);
+            throw;
+        }
+        exportFrame(firstStep);
+    });
+}
+
+/** Start one step on the platform's GPU, under the forces that the Context has computed last if there is a bias. */
+void DiffusionIntegrator::enqueue(bool biased) {
+    if (enqueued >= STEPS_PER_LOOK || positionsAreNew || velocitiesAreNew)
+        settle();
+    if (enqueued == 0)
+        firstEnqueued = simulation->step_count();
+    importFrame();
+    if (biased)
+        frames->readForces(simulation->device_forces());
+    simulation->enqueue(1, biased);
+    enqueued++;
+    frames->exportPositions(simulation->device_positions());
+    if (isInertial())
+        frames->exportVelocities(simulation->device_velocities());
+    frames->reorder(simulation->device_positions());
+    moveClock(1);
+}
+
+/** Wait for what was enqueued, and tell how it went. */
+void DiffusionIntegrator::settle() {
+    if (enqueued == 0)
+        return;
+    const std::uint64_t reached = firstEnqueued + enqueued;
+    enqueued = 0;
+    try {
+        simulation->synchronize();
+    } catch (const diffusim::error&) {
+        exportFrame(reached);
+        throw;
+    }
+    std::uint64_t& used = usedNoise[seedInUse];
+    used = std::max(used, reached);
+}
+
 // ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here, and what else the core
 // has
 
 /** Whether the core goes on from more than positions, velocities and noise: from tuned steps, counts, or frames ahead.
  */
-bool DiffusionIntegrator::hasMoreState() const {
+bool DiffusionIntegrator::needsMoreState() const {
     return settings.adapter == DIFFUSIM_MALA || settings.sampler != DIFFUSIM_SEQUENTIAL;
 }
 
@@ -602,7 +756,9 @@ void DiffusionIntegrator::createCheckpoint(std::ostream& stream) const {
     stream.write(reinterpret_cast<const char*>(&seedInUse), sizeof seedInUse);
     stream.write(reinterpret_cast<const char*>(&step), sizeof step);
     stream.put(static_cast<char>(hasVelocities));
-    const std::vector<unsigned char> core = hasMoreState() ? simulation->checkpoint() : std::vector<unsigned char>();
+    std::vector<unsigned char> core;
+    if (needsMoreState() || frames) // a GPU's Context has the rounding of what the core holds
+        core = simulation->checkpoint();
     const std::uint64_t size = core.size();
     stream.write(reinterpret_cast<const char*>(&size), sizeof size);
     stream.write(reinterpret_cast<const char*>(core.data()), static_cast<std::streamsize>(size));
@@ -629,17 +785,28 @@ void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
     if (hash != storedHash)
         throw OpenMMException("The checkpoint was written with another model (sha256 " + storedHash +
                               "), and this DiffusionIntegrator has " + model.getModel().name() + " (" + hash + ")");
-    if (hasMoreState() && core.empty())
+    if (needsMoreState() && core.empty())
         throw OpenMMException(
             "The checkpoint was written with another adapter or sampler. Create the integrator as it was "
             "then, or load a State, which goes on from positions and noise");
     continueNoise(storedSeed, storedStep);
-    if (hasMoreState()) {
-        simulation->restore(core);
-        corePositions.resize(coreForces.size());
-        simulation->get_positions(corePositions);
-    }
-    hasPositions = true;
+    corePositions.clear();
+    coreVelocities.clear();
+    if (needsMoreState() || (frames && !core.empty()))
+        try {
+            simulation->restore(core);
+            corePositions.resize(coreForces.size());
+            simulation->get_positions(corePositions);
+            if (isInertial() && storedVelocities) {
+                coreVelocities.resize(coreForces.size());
+                simulation->get_velocities(coreVelocities);
+            }
+        } catch (const diffusim::error& error) {
+            if (needsMoreState() || error.status() != DIFFUSIM_ERROR_INVALID_CHECKPOINT)
+                throw;
+            inform("the trajectory goes on from the positions that the platform rounded: "s + error.what());
+        }
+    hasPositions = positionsAreNew = velocitiesAreNew = true;
     hasVelocities = storedVelocities;
     loadsUndrawn = !storedVelocities;
 }

@@ -674,6 +674,11 @@ class Simulation:
         return self._device_pointer("positions")
 
     @property
+    def device_velocities(self) -> int:
+        """Address on the GPU of the velocities, float64 [n_replicas, n_particles, 3] in nm/ps, to read and to write."""
+        return self._device_pointer("velocities")
+
+    @property
     def device_forces(self) -> int:
         """Address on the GPU of the forces of `enqueue`, float64 [n_replicas, n_particles, 3] in kJ/(mol nm)."""
         return self._device_pointer("forces")

@@ -967,6 +967,14 @@ impl Backend for Cuda {
         Ok(address(held.bias.insert(forces), &held.stream))
     }
 
+    fn device_velocities(&mut self) -> Result<u64> {
+        let held = self.held()?;
+        let Some(velocities) = &held.velocities else {
+            bail!(InvalidArgument, "the replicas have no velocities on the GPU");
+        };
+        Ok(address(velocities, &held.stream))
+    }
+
     fn fetch(&mut self, mut replicas: Replicas) -> std::result::Result<u64, Failure> {
         let held = self.held().map_err(Failure::Other)?;
         let _callers = CallersContext::keep();

@@ -236,6 +236,11 @@ pub trait Backend: Send {
     fn device_forces(&mut self) -> Result<u64> {
         Err(only_on_a_gpu())
     }
+
+    /// Where the velocities lie on the device, beside [`Backend::device_positions`].
+    fn device_velocities(&mut self) -> Result<u64> {
+        Err(only_on_a_gpu())
+    }
 }
 
 fn only_on_a_gpu() -> Error {

@@ -601,6 +601,23 @@ pub unsafe extern "C" fn diffusim_simulation_device_positions(
     })
 }
 
+/// Where the velocities lie on the GPU (a CUdeviceptr): double `[n_replicas][n_particles][3]`, nm/ps, as
+/// diffusim_simulation_device_positions.
+///
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU; DIFFUSIM_ERROR_INVALID_ARGUMENT with adapters that have no velocities.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_simulation_device_velocities(
+    simulation: *mut diffusim_simulation_t,
+    velocities: *mut u64,
+) -> diffusim_status_t {
+    with_ahead(simulation, |s| {
+        *output(velocities, "velocities")? = s.device_velocities()?;
+        Ok(())
+    })
+}
+
 /// Where to put forces for diffusim_simulation_enqueue (a CUdeviceptr): double `[n_replicas][n_particles][3]`, kJ/(mol nm), zero at
 /// first, good until the simulation is reconfigured or freed.
 ///

@@ -625,6 +625,13 @@ impl Simulation {
         Ok(place)
     }
 
+    /// Where the velocities lie on the GPU, as [`Simulation::device_positions`], nm/ps; an error with adapters that have none.
+    pub fn device_velocities(&mut self) -> Result<u64> {
+        self.velocities()?;
+        self.device_positions()?;
+        self.backend.device_velocities()
+    }
+
     /// How steps are taken, in words, and on a GPU how long the last ones took.
     pub fn device_status(&self) -> String {
         self.backend.status()

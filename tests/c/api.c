@@ -284,6 +284,8 @@ static void simulations(const diffusim_model_t* network) {
     FAILS(diffusim_simulation_enqueue(other, 3, 0), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
     OK(diffusim_simulation_synchronize(other));
     FAILS(diffusim_simulation_device_positions(other, &place), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
+    FAILS(diffusim_simulation_device_velocities(other, &place), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "use adapter Langevin");
     FAILS(diffusim_simulation_device_forces(other, &place), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
     TRUE(place == 7);
     const char* status = NULL;

@@ -34,8 +34,10 @@ class DiffusionIntegrator(openmm.Integrator):
     A System of several copies of the molecule, one after the other, is moved as a batch; the copies feel nothing of
     each other but through Forces. Copy r moves as replica r of diffusim.Simulation.
 
-    A fixed seed gives the trajectory of diffusim.Simulation, bit for bit on the platforms Reference and CPU. Other
-    platforms work too, but positions and forces that act as a bias then pass through the host.
+    A fixed seed gives the trajectory of diffusim.Simulation, bit for bit on the platforms Reference and CPU. On CUDA
+    the score is computed on its GPU, and frames and forces that act as a bias stay there; on OpenCL and other platforms
+    they pass through the host. CUDA and OpenCL show the same trajectory, rounded to their precision, where no bias was
+    rounded.
     Seed and step of the noise are kept in checkpoints, and in States with integratorParameters=True. A Context that
     goes on from a State a second time takes new noise, so that walkers which share a State are independent; from a
     checkpoint it takes the same.
@@ -74,8 +76,8 @@ class DiffusionIntegrator(openmm.Integrator):
         particles      indices of the model's particles, in its order, in the System (where there are copies: in each);
                        by default the model moves them all
         topology       if given, its elements must be the model's (`check_topology`)
-        device         where the core computes, whatever OpenMM's platform: "cpu", or "cuda", "cuda:1" and so on for a
-                       GPU; "auto" is "cpu"
+        device         where the core computes: "cpu", or "cuda", "cuda:1" and so on for a GPU; "auto" is the GPU of
+                       OpenMM's platform CUDA and "cpu" on all others, "cuda" that GPU, else the first
         seed           of the noise; 0 = a fresh one for every Context
         checkMasses    whether the System's masses must be the model's, which tells a wrong order of particles
         copies         copies of the molecule in the System; by default as many as its particles make (a periodic model

@@ -14,7 +14,7 @@ LIBRARY_NAME = "libdiffusimOpenMM.so"
 logger = logging.getLogger("diffusim.openmm")
 
 
-def _directory() -> Path:
+def directory() -> Path:
     """Where the plugin is: beside the core library, or in the package where the core library is another."""
     places = [_library.path().resolve().parent, Path(_library.__file__).parent / "lib"]
     for place in places:
@@ -27,7 +27,7 @@ def _directory() -> Path:
 
 
 _library.library()  # before the plugin, so that both use one copy
-_place = _directory()
+_place = directory()
 
 #: Version of OpenMM that the plugin was built for.
 BUILT_FOR = (_place / "openmm-version.txt").read_text().strip()
