@@ -471,6 +471,19 @@ def test_the_last_report_says_how_good_it_is_along_the_noise_levels():
     assert mean + settings.fokker_planck_weight * result.residual == pytest.approx(result.held_out, abs=0.03)
 
 
+def test_the_fokker_planck_loss_reaches_as_far_as_it_is_told():
+    """By default 20 times the least noise level, and never beyond the greatest."""
+    for changes, greatest in (
+        ({}, 0.021),
+        ({"noise_max": 0.31}, 20 * 0.0011),
+        ({"noise_max": 0.31, "fokker_planck_noise_max": 0.13}, 0.13),
+    ):
+        settings = small_settings(**changes)
+        whole, some = trainer._noise_ranges(network_of(settings, 2), settings)
+        assert whole == (0.0011, settings.noise_max)
+        assert some == (0.0011, pytest.approx(greatest))
+
+
 def test_the_fokker_planck_weight_grows_to_its_value():
     settings = small_settings(fokker_planck_weight=0.2, fokker_planck_ramp=0.5, steps=1000)
     weights = [float(trainer._fokker_planck_weight(settings, step)) for step in (0, 250, 500, 900)]
@@ -549,6 +562,7 @@ def test_a_constrained_distance_is_refused_with_the_fix(snapshots):
     [
         ({"noise_min": 0.02, "noise_max": 0.01}, "--noise-max is 0.01 nm"),
         ({"noise_simulation": 0.7}, "--noise-simulation is 0.7 nm"),
+        ({"fokker_planck_noise_max": 0.7}, "--fokker-planck-noise-max is 0.7 nm; expected a value above --noise-min"),
         ({"quadruplets": ((0, 1, 2, 10),)}, "0-1-2-10; expected four different particles 0 to 9"),
         ({"quadruplets": ((0, 1, 1, 3),)}, "0-1-1-3"),
     ],

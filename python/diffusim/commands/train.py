@@ -56,6 +56,7 @@ def train(
     noise_simulation: Annotated[float | None, _option("noise_simulation", "--noise-min")] = None,
     fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight", "0.05; message-passing 0")] = None,
     fokker_planck_ramp: Annotated[float | None, _option("fokker_planck_ramp")] = None,
+    fokker_planck_noise_max: Annotated[float | None, _option("fokker_planck_noise_max", "20 × --noise-min")] = None,
     force_weight: Annotated[float | None, _option("force_weight")] = None,
     steps: Annotated[int | None, _option("steps")] = None,
     batch: Annotated[int | None, _option("batch")] = None,

@@ -72,6 +72,12 @@ def _with_noise_levels(settings: TrainingSettings, snapshots: Snapshots) -> Trai
         raise SettingsError(
             f"--noise-max is {settings.noise_max:g} nm; expected more than --noise-min, {settings.noise_min:g} nm."
         )
+    highest = settings.fokker_planck_noise_max
+    if highest is not None and not settings.noise_min < highest <= settings.noise_max:
+        raise SettingsError(
+            f"--fokker-planck-noise-max is {highest:g} nm; expected a value above --noise-min, "
+            f"{settings.noise_min:g} nm, and up to --noise-max, {settings.noise_max:g} nm."
+        )
     if not settings.noise_min <= settings.noise_simulation <= settings.noise_max:
         raise SettingsError(
             f"--noise-simulation is {settings.noise_simulation:g} nm; expected a value within the trained range "

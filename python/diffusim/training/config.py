@@ -70,6 +70,9 @@ class TrainingSettings:
     noise_simulation: float | None = _setting(None, "noise", "Noise level that simulations read the model at, nm.")
     fokker_planck_weight: float | None = _setting(None, "loss", "Weight of the Fokker-Planck loss; 0 switches it off.")
     fokker_planck_ramp: float = _setting(0.1, "loss", "Fraction of the steps over which that weight grows from 0.")
+    fokker_planck_noise_max: float | None = _setting(
+        None, "loss", "Greatest noise level of the Fokker-Planck loss, nm."
+    )
     force_weight: float = _setting(1.0, "loss", "Share of the forces, where the snapshots have any: 0 (none) to 1.")
     steps: int = _setting(20_000, "training", "Optimizer steps.")
     batch: int | None = _setting(None, "training", "Blurred frames per step.")
@@ -111,7 +114,7 @@ class TrainingSettings:
         for name in ("warm_up", "average"):
             _demand(0 <= getattr(self, name) < 1, name, getattr(self, name), "a fraction, 0 or more and below 1")
         _demand(0 < self.held_out < 0.5, "held_out", self.held_out, "a fraction between 0 and 0.5")
-        for name in ("noise_min", "noise_max", "noise_simulation", "cutoff"):
+        for name in ("noise_min", "noise_max", "noise_simulation", "fokker_planck_noise_max", "cutoff"):
             value = getattr(self, name)
             _demand(value is None or value > 0, name, value, "a length above 0 nm")
 

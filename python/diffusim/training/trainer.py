@@ -29,7 +29,7 @@ from diffusim.training.losses import GROUP, Frames, denoising_loss, fokker_planc
 BLOCK = 50  # steps per compiled call: how often progress is shown and Ctrl-C is heard
 CLIP = 1.0  # largest norm of a gradient
 FOKKER_PLANCK_FRAMES = 64  # per step, at most
-FOKKER_PLANCK_RANGE = 20.0  # its noise levels go from noise_min to this times noise_min: where denoising alone is noisy
+FOKKER_PLANCK_RANGE = 20.0  # its noise levels go from noise_min to this times noise_min, where denoising alone is noisy
 EVALUATION_DRAWS = 4  # noise draws per held-out frame
 MOST_HELD_OUT = 2000  # frames
 LEAST_SNAPSHOTS = 80
@@ -149,7 +149,10 @@ def train(
         permutations=tuple(jnp.asarray(permutation_table(p, network.n_particles)) for p in settings.symmetries),
         key=key_steps,
         even=even_draw(
-            np.asarray(training.positions), settings.quadruplets, settings.torsion_share, _noise_ranges(network)[0]
+            np.asarray(training.positions),
+            settings.quadruplets,
+            settings.torsion_share,
+            _noise_ranges(network, settings)[0],
         ),
     )
     permuted = _permuted(training, constants.permutations, key_permutations)
@@ -283,7 +286,7 @@ def _fokker_planck_weight(settings: TrainingSettings, step: jax.Array) -> jax.Ar
 def _advance(network, settings, state, constants, n_steps):
     """`n_steps` optimizer steps; returns the state and the mean loss."""
     decay = 1.0 - 1.0 / max(1.0, settings.average * settings.steps)
-    noise_range, fp_range = _noise_ranges(network)
+    noise_range, fp_range = _noise_ranges(network, settings)
     key = jax.random.fold_in(constants.key, state.recoveries)
     damping = 0.5**state.recoveries
 
@@ -324,7 +327,14 @@ def _evaluate(network, settings, state: _State, constants: _Constants, held_out:
     force = settings.force_weight, constants.force_variance
     size = settings.batch // 2
     denoising, residual = _losses(
-        network, size, state.average, held_out, _noise_ranges(network), key, force, settings.fokker_planck_weight > 0
+        network,
+        size,
+        state.average,
+        held_out,
+        _noise_ranges(network, settings),
+        key,
+        force,
+        settings.fokker_planck_weight > 0,
     )
     loss = denoising + (settings.fokker_planck_weight * residual if settings.fokker_planck_weight > 0 else 0.0)
     if loss < state.best_held_out:
@@ -374,9 +384,9 @@ def _known(loss: jax.Array) -> float | None:
     return None if np.isnan(loss) else float(loss)
 
 
-def _noise_ranges(network: Network) -> tuple[tuple[float, float], tuple[float, float]]:
+def _noise_ranges(network: Network, settings: TrainingSettings) -> tuple[tuple[float, float], tuple[float, float]]:
     """Noise levels of the denoising and of the Fokker-Planck loss, nm."""
-    highest = min(FOKKER_PLANCK_RANGE * network.noise_min, network.noise_max)
+    highest = settings.fokker_planck_noise_max or min(FOKKER_PLANCK_RANGE * network.noise_min, network.noise_max)
     return (network.noise_min, network.noise_max), (network.noise_min, highest)
 
 
