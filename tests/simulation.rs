@@ -101,6 +101,10 @@ fn checkpoints_continue_bit_for_bit() {
         assert_eq!(state(&resumed), state(&straight));
         assert!(resumed.step_factors().eq(straight.step_factors()));
 
+        let counted = |s: &Simulation| (s.statistics().acceptance, s.statistics().step_factor);
+        assert_eq!(counted(&resumed), counted(&straight));
+        assert_eq!(counted(&resumed).0.is_some(), adapter == Adapter::Mala);
+
         let before = state(&resumed);
         for (words, bytes) in [
             ("no diffusim checkpoint", b"nonsense".to_vec()),
@@ -116,6 +120,32 @@ fn checkpoints_continue_bit_for_bit() {
         );
         assert_eq!(state(&resumed), before);
     }
+}
+
+/// Version 1 had no count of proposals: it is begun anew.
+#[test]
+fn checkpoints_of_the_first_version_are_read() {
+    use sha2::{Digest, Sha256};
+    let options = with_adapter(Adapter::Mala, Options { n_replicas: 2, ..options() });
+    let mut straight = simulation(&network(), options.clone());
+    straight.step(90).unwrap();
+    let rewritten = |version: u8, cut: usize| {
+        let mut bytes = straight.checkpoint();
+        bytes[8] = version;
+        bytes.truncate(bytes.len() - 32 - cut);
+        let digest = Sha256::digest(&bytes);
+        bytes.extend(digest);
+        bytes
+    };
+    let (first, unknown) = (rewritten(1, 16), rewritten(3, 0));
+    straight.step(50).unwrap();
+    let mut resumed = simulation(&network(), options);
+    resumed.restore(&first).unwrap();
+    assert_eq!(resumed.statistics().acceptance, None);
+    resumed.step(50).unwrap();
+    assert_eq!(state(&resumed), state(&straight));
+    let error = resumed.restore(&unknown).unwrap_err().to_string();
+    assert!(error.contains("checkpoint version 3 is unknown; this library reads versions 1 to 2"), "{error}");
 }
 
 /// A score that turns bad at |x| > 1.7 on a drifting particle.

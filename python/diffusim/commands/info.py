@@ -102,6 +102,12 @@ def _advise(model, frames, friction: float | None, diffusion: float | None, spri
         )
     say("too soft", f"k below {found.softest_spring:.3g} /nm², τ above {found.stability_limit:.2g} nm²: unstable")
     say("advice", f"k = {found.spring:.3g} /nm², τ = {found.effective_step:.2g} nm²: a fifth of the limit")
+    if found.frequency:
+        say(
+            "langevin",
+            f"Δt below {found.longest_time_step:.2g} ps, all masses counted; a tenth of the fastest period is "
+            f"{found.time_step:.2g} ps",
+        )
     table = Table(box=None, pad_edge=False, header_style="bold")
     steps = [0.1 * found.effective_step, found.effective_step, found.stability_limit / 2, 0.9 * found.stability_limit]
     if spring is not None:
