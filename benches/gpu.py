@@ -11,6 +11,7 @@ best. It needs numpy, safetensors and a GPU, and says what else it does not find
 import argparse
 import json
 import math
+import os
 import sys
 import warnings
 from functools import partial
@@ -30,11 +31,15 @@ SECONDS, GUESS = 0.3, 200
 # Another GPU's are options of this program.
 FMA_PER_SECOND = {"H100": 33.5e12, "H200": 33.5e12, "A100": 9.75e12}
 BYTES_PER_SECOND = {"H100": 5.5e12, "H200": 5.5e12}
-# Other models, one replica each; those without a kernel say so.
-OTHERS = {
-    "examples/lennard-jones/lennard-jones.safetensors": "Lennard-Jones fluid (message-passing)",
-    "examples/ala2/ala2-5bead.safetensors": "ala2 of five beads",
-}
+# Other models: file, label, replicas, and whether launches are replayed as graphs.
+FLUID = "examples/lennard-jones/lennard-jones.safetensors"
+OTHERS = (
+    (FLUID, "Lennard-Jones fluid of 256 atoms (message-passing)", 1, True),
+    (FLUID, "the same, launches one by one", 1, False),
+    (FLUID, "the same, 16 replicas", 16, True),
+    (FLUID, "the same, 128 replicas", 128, True),
+    ("examples/ala2/ala2-5bead.safetensors", "ala2 of five beads", 1, True),
+)
 
 
 def cost(model, n_replicas):
@@ -269,11 +274,16 @@ def main():
                 row = compare(label, "replica-steps/s", ours, peer, peer_name, LIMITS.get(n_replicas, 1.0))
             rows.append(row)
             print("  {ratio:.1f} times {peer_name} (limit {limit:.0f}): {ours:,.0f} against {peer:,.0f}".format(**row))
-    for path, label in OTHERS.items():
+    for path, label, n_replicas, graphs in OTHERS:
+        os.environ["DIFFUSIM_CUDA_GRAPHS"] = str(int(graphs))
         try:
-            simulation = diffusim.Simulation(ROOT / path, seed=1, device=arguments.device)
-            own.append(own_row(label, simulation, 1, (None, None), best, bandwidth))
-            print("{name}: {atom_steps_per_second:,.0f} atom-steps/s".format(**own[-1]))
+            simulation = diffusim.Simulation(ROOT / path, n_replicas=n_replicas, seed=1, device=arguments.device)
+            own.append(own_row(label, simulation, n_replicas, (None, None), best, bandwidth))
+            print(
+                "{name}: {atom_steps_per_second:,.0f} atom-steps/s, {microseconds_per_step:,.2f} us/step".format(
+                    **own[-1]
+                )
+            )
         except diffusim.DiffusimError as reason:
             print(f"no row of {label}: {reason}")
     out = ROOT / "out"

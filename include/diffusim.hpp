@@ -369,6 +369,13 @@ public:
         return place;
     }
 
+    /// How steps are taken, and on a GPU how long the last ones took.
+    std::string device_status() const {
+        const char* status = nullptr;
+        check(diffusim_simulation_device_status(get(), &status));
+        return status;
+    }
+
     /// Number of the next step.
     std::uint64_t step_count() const {
         std::uint64_t step = 0;

@@ -13,6 +13,7 @@
 DIFFUSIM_FN float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DIFFUSIM_FN float root(float a) { return __fsqrt_rn(a); }
 DIFFUSIM_FN double root(double a) { return __dsqrt_rn(a); }
+DIFFUSIM_FN unsigned ones(unsigned w) { return __popc(w); }
 DIFFUSIM_FN float into_float(unsigned w) { return __uint_as_float(w); }
 DIFFUSIM_FN unsigned from_float(float x) { return __float_as_uint(x); }
 DIFFUSIM_FN unsigned long long from_double(double x) { return __double_as_longlong(x); }
@@ -25,6 +26,7 @@ DIFFUSIM_FN double into_double(unsigned long long w) { return __longlong_as_doub
 DIFFUSIM_FN float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 DIFFUSIM_FN float root(float a) { return __builtin_sqrtf(a); }
 DIFFUSIM_FN double root(double a) { return __builtin_sqrt(a); }
+DIFFUSIM_FN unsigned ones(unsigned w) { return __builtin_popcount(w); }
 DIFFUSIM_FN float into_float(unsigned w) {
     float x;
     __builtin_memcpy(&x, &w, sizeof x);

@@ -48,6 +48,11 @@ impl Cell {
         &self.vectors
     }
 
+    /// Columns are the reciprocal vectors, 1/nm.
+    pub fn inverse(&self) -> &[[f64; 3]; 3] {
+        &self.inverse
+    }
+
     /// nm³
     pub fn volume(&self) -> f64 {
         self.volume

@@ -5,11 +5,11 @@
 //! the neighbours of a particle are sorted by their number, then by their image.
 
 use crate::cell::Cell;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use rayon::prelude::*;
 
 /// Skin in units of the cutoff. Overdamped steps are large: a thin skin would be rebuilt every few of them.
-const SKIN: f64 = 0.3;
+pub const SKIN: f64 = 0.3;
 /// Open frames up to this size list all pairs, once and for all.
 pub const ALL_PAIRS: usize = 64;
 /// Particles that one thread takes at a time.
@@ -295,11 +295,7 @@ impl Bins {
                 None => ([0.0; 3], std::array::from_fn(|c| (x[c] - low[c]) / extent[c].max(radius))),
             };
             if !(x.iter().all(|x| x.is_finite()) && home.iter().all(|h| h.abs() < FARTHEST)) {
-                bail!(
-                    NotFinite,
-                    "the position of particle {i} is {x:?} nm, too far away or not a number; start from frames like the \
-                     training data, or use a stiffer spring"
-                );
+                return Err(too_far(i, *x));
             }
             let at = std::array::from_fn(|k| {
                 let count = self.counts[k];
@@ -333,6 +329,14 @@ impl Bins {
         let b = number(self.counts, at);
         &self.members[self.first[b]..self.first[b + 1]]
     }
+}
+
+/// What is said of a particle that no box can be found for.
+pub fn too_far(particle: usize, x: [f64; 3]) -> Error {
+    Error::NotFinite(format!(
+        "the position of particle {particle} is {x:?} nm, too far away or not a number; start from frames like the \
+         training data, or use a stiffer spring"
+    ))
 }
 
 fn number(counts: [usize; 3], at: [usize; 3]) -> usize {

@@ -9,6 +9,7 @@ mod common;
 use common::{analytic, fixture, network, root, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::backend::Device;
+use diffusim::cell::Cell;
 use diffusim::model::Model;
 use diffusim::sampler::{Options, Simulation, StepSize};
 use serde_json::json;
@@ -62,7 +63,6 @@ fn what_has_no_kernel_is_refused_by_name() {
         scores.fill(0.0);
         Ok(())
     };
-    let file = |name: &str| Model::load(&fixture(name), None);
     let options = Options {
         device: "cuda:1".into(),
         step_size: StepSize::EffectiveStep(1e-9),
@@ -76,7 +76,6 @@ fn what_has_no_kernel_is_refused_by_name() {
     for (model, what) in [
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
         (Model::blend(&network(), &network(), 0.3), "blends of two models"),
-        (file("message_passing_periodic.safetensors"), "periodic message-passing networks"),
     ] {
         assert_eq!(refusal(&Arc::new(model.unwrap()), &options), sentence(what));
     }
@@ -120,7 +119,10 @@ fn trajectories_on_the_host_driver_have_the_bits_of_the_cpu() {
     let folder = host_driver("simt", &[]);
     assert_passes(&folder, &[]);
     // Other orders of threads, and a part with one multiprocessor.
-    assert_passes(&folder, &[("SIMT_SEED", "77"), ("SIMT_MULTIPROCESSORS", "1")]);
+    assert_passes(
+        &folder,
+        &[("SIMT_SEED", "77"), ("SIMT_MULTIPROCESSORS", "1"), ("DIFFUSIM_CUDA_GRAPHS", "0")],
+    );
     // The work space in global memory; shared memory for some layers; for all layers, and many multiprocessors.
     assert_passes(&folder, &[("SIMT_SEED", "5"), ("SIMT_SHARED_BYTES", "1024")]);
     assert_passes(
@@ -140,6 +142,7 @@ fn the_host_driver_is_clean_under_sanitizers() {
         ("LD_PRELOAD", runtime.trim()),
         ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0"),
         ("SIMT_SEED", "3"),
+        ("SIMT_MULTIPROCESSORS", "1"),
     ];
     let output = with_driver(&folder, "device::kernels_", &settings);
     let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
@@ -393,7 +396,7 @@ mod device {
         }
     }
 
-    /// The chiral network, in shared and in global memory, alone and on a subset.
+    /// The chiral network of few particles in open space, in shared and in global memory, alone and on a subset.
     #[test]
     #[ignore = "needs a GPU, or the driver of tests/simt"]
     fn kernels_of_the_message_passing_network() {
@@ -407,7 +410,7 @@ mod device {
                 let masses = Some(vec![3.1; n]);
                 let options = Options { n_replicas, masses, ..with_adapter(adapter, options()) };
                 let mut pair = both(&model, &options);
-                for n_steps in [1, 6] {
+                for n_steps in [1, 3] {
                     pair.iter_mut().for_each(|s| s.step(n_steps).unwrap());
                     assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
                 }
@@ -423,6 +426,181 @@ mod device {
             s.step(4).unwrap();
         }
         assert_same_bits("subset", &pair);
+    }
+
+    /// Boxes that are seen in several images, particles many cells apart, and another cell.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_a_periodic_network() {
+        if !available() {
+            return;
+        }
+        let model = Arc::new(Model::load(&fixture("message_passing_periodic.safetensors"), None).unwrap());
+        let n = model.n_particles();
+        let cell = model.start_cell().unwrap();
+        for adapter in ADAPTERS {
+            let masses = Some(vec![3.1; n]);
+            let options =
+                Options { n_replicas: 2, first_replica: 3, masses, ..with_adapter(adapter, options()) };
+            let step_size = match adapter {
+                Adapter::Langevin => options.step_size,
+                _ => StepSize::EffectiveStep(1.7e-5),
+            };
+            let mut pair = both(&model, &Options { step_size, ..options });
+            let scattered: Vec<f64> = (0..2 * n)
+                .flat_map(|i| {
+                    let t = cell.translation(std::array::from_fn(|c| 7 * ((i + c) % 5) as i32 - 12));
+                    [0, 1, 2].map(|c| pair[0].positions()[3 * i + c] + t[c])
+                })
+                .collect();
+            for s in &mut pair {
+                s.set_positions(&scattered).unwrap();
+            }
+            for n_steps in [1, 4] {
+                pair.iter_mut().for_each(|s| s.step(n_steps).unwrap());
+                assert_same_bits(&format!("{adapter:?}"), &pair);
+            }
+            let wider = cell.vectors().map(|v| v.map(|x| 1.0001 * x));
+            for s in &mut pair {
+                s.set_cell(Some(Cell::new(wider).unwrap())).unwrap();
+                s.step(3).unwrap();
+            }
+            assert_same_bits(&format!("{adapter:?}, another cell"), &pair);
+        }
+        // So far away that digits are lost.
+        let mut far = model.start_positions()[..3 * n].to_vec();
+        far[3 * 11 + 1] = 1e8;
+        let errors = both(&model, &options()).each_mut().map(|s| {
+            s.set_positions(&far).unwrap();
+            s.step(2).unwrap_err()
+        });
+        assert!(errors[0].to_string().contains("the position of particle 11 is"), "{}", errors[0]);
+        assert_eq!(errors[0], errors[1]);
+    }
+
+    /// By steps that take someone further than half of the skin.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn lists_of_neighbors_are_built_anew() {
+        if !available() {
+            return;
+        }
+        let model = Arc::new(Model::load(&fixture("message_passing_periodic.safetensors"), None).unwrap());
+        let (n, cell) = (model.n_particles(), model.start_cell().unwrap());
+        let places: Vec<usize> = (0..n).map(|i| 2 * (n - i)).collect();
+        let whole = Arc::new(model.subset(2 * n + 1, &places).unwrap());
+        let options = Options { step_size: StepSize::EffectiveStep(1.7e-5), ..options() };
+        let mut pair = both(&whole, &options);
+        for s in &mut pair {
+            let x: Vec<f64> =
+                (0..6 * n + 3).map(|i| 0.13 * (i / 3) as f64 + 0.4 * (i as f64).sin()).collect();
+            s.set_cell(Some(cell.clone())).unwrap();
+            s.set_positions(&x).unwrap();
+        }
+        let start = pair[0].positions().to_vec();
+        pair.iter_mut().for_each(|s| s.step(90).unwrap());
+        let moved = pair[0].positions().iter().zip(&start).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(moved > 0.15 * 0.55, "{moved}");
+        assert_same_bits("subset", &pair);
+    }
+
+    /// The model of examples/lennard-jones: 256 particles, those of which there are several boxes in a row.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn a_fluid_moves_as_on_the_cpu() {
+        if !available() {
+            return;
+        }
+        let file = root().join("examples/lennard-jones/lennard-jones.safetensors");
+        let model = Arc::new(Model::load(&file, None).unwrap());
+        let mut pair = both(&model, &Options { seed: 5, ..Options::default() });
+        pair.iter_mut().for_each(|s| s.step(9).unwrap());
+        assert_same_bits("one replica", &pair);
+        let shifted: Vec<f64> = pair[0].positions().iter().map(|x| x + 0.31).collect();
+        for s in &mut pair {
+            s.set_positions(&shifted).unwrap();
+            s.step(2).unwrap();
+        }
+        assert_same_bits("shifted", &pair);
+    }
+
+    /// The open fixture's network for 90 particles, far apart on a lattice.
+    fn dilute() -> Arc<Model> {
+        let n = 90;
+        let bytes = std::fs::read(fixture("message_passing_open.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let metadata = Model::load(&fixture("message_passing_open.safetensors"), None).unwrap();
+        let mut metadata: serde_json::Value = serde_json::from_str(metadata.metadata_json()).unwrap();
+        let particles = metadata["particles"].as_array().unwrap().clone();
+        metadata["particles"] = (0..n).map(|i| particles[i % particles.len()].clone()).collect();
+        metadata["n_particles"] = json!(n);
+        for bonds in ["bonds", "bond_ranges"] {
+            metadata[bonds] = json!([]);
+        }
+        let lattice = |i: usize| {
+            let at = |c: usize| 0.42 * (i / [1, 5, 25][c] % 5) as f64 + 0.05 * ((7 * i + c) as f64).sin();
+            [0, 1, 2].map(|c| at(c) as f32)
+        };
+        let start: Vec<u8> = (0..n).flat_map(lattice).flat_map(f32::to_le_bytes).collect();
+        let with = |metadata: &serde_json::Value| {
+            let kept = file.tensors().into_iter().filter(|(name, _)| name != "start_positions");
+            let kept: Vec<(String, TensorView)> = kept
+                .chain([(
+                    "start_positions".into(),
+                    TensorView::new(Dtype::F32, vec![1, n, 3], &start).unwrap(),
+                )])
+                .collect();
+            safetensors::serialize(kept, Some([("diffusim".to_owned(), metadata.to_string())].into()))
+                .unwrap()
+        };
+        let bytes = with(&metadata);
+        let data = &bytes[8 + SafeTensors::read_metadata(&bytes).unwrap().0..];
+        let hash: String = Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect();
+        metadata["weights_sha256"] = json!(hash);
+        Arc::new(Model::from_bytes(&with(&metadata), None).unwrap())
+    }
+
+    /// More than 64 particles in open space, which a bias pulls together until their lists need more room.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn lists_of_neighbors_get_more_room() {
+        if !available() {
+            return;
+        }
+        let model = dilute();
+        let options = Options { step_size: StepSize::EffectiveStep(2.3e-6), ..options() };
+        for adapter in [Adapter::LeimkuhlerMatthews, Adapter::Mala] {
+            let mut pair = both(&model, &Options { n_replicas: 2, ..with_adapter(adapter, options.clone()) });
+            pair.iter_mut().for_each(|s| s.step(3).unwrap());
+            assert_same_bits(&format!("{adapter:?}"), &pair);
+        }
+        let mut pair = both(&model, &options);
+        pair.iter_mut().for_each(|s| s.step(3).unwrap());
+        for step in 0..10 {
+            // A seventh of the way to the middle.
+            let forces: Vec<f64> =
+                pair[0].positions().iter().map(|x| 2.6 * 0.14 * (0.84 - x) / 2.3e-6).collect();
+            pair.iter_mut().for_each(|s| s.step_biased(&forces).unwrap());
+            assert_same_bits(&format!("pulled together, {step}"), &pair);
+        }
+        let extent = pair[1].positions().iter().fold(0.0f64, |m, x| m.max((x - 0.84).abs()));
+        assert!(extent < 0.3, "{extent}");
+
+        // Where the caller moved the particles, steps cannot be taken again.
+        let [cpu, gpu] = &mut both(&model, &options);
+        gpu.step(2).unwrap();
+        cpu.step(2).unwrap();
+        let dense: Vec<f64> = cpu.positions().iter().map(|x| 0.4 * x).collect();
+        write(gpu.device_positions().unwrap(), &dense);
+        gpu.enqueue(3, false).unwrap();
+        let error = gpu.synchronize().unwrap_err().to_string();
+        assert!(error.contains("particles came closer than the GPU had room for"), "{error}");
+        assert_eq!(gpu.step_count(), 2);
+        write(gpu.device_positions().unwrap(), &dense);
+        gpu.enqueue(3, false).unwrap();
+        let outcomes = [gpu.synchronize(), cpu.set_positions(&dense).and_then(|()| cpu.step(3))];
+        assert_eq!(outcomes[0], outcomes[1]);
+        assert_eq!(cpu.positions(), gpu.positions());
     }
 
     /// Large steps, of which many are rejected.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{analytic, network, simulation};
+use common::{analytic, cliff, network, simulation};
 use diffusim::adapter::Adapter;
 use diffusim::error::Error;
 use diffusim::model::Model;
@@ -253,17 +253,6 @@ fn schedules_frozen_particles_and_mobilities() {
             assert!(other.statistics().sweeps.steps_per_sweep().unwrap() > 1.2);
         }
     }
-}
-
-/// A score that turns bad at |x| > 1.7 on a drifting particle.
-fn cliff(bad: f64) -> Arc<Model> {
-    let score = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
-        for (x, s) in x.iter().zip(s) {
-            *s = if *x > 1.7 { bad } else { 40.0 };
-        }
-        Ok(())
-    };
-    Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap())
 }
 
 /// Where the sequential sampler fails, so does the other: with its sentence, at its step, keeping its frame.

@@ -191,6 +191,7 @@ CALLS = {
     "diffusim_simulation_synchronize": [c_void_p],
     "diffusim_simulation_device_positions": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_device_forces": [c_void_p, POINTER(c_uint64)],
+    "diffusim_simulation_device_status": [c_void_p, POINTER(c_char_p)],
     "diffusim_simulation_get_step": [c_void_p, POINTER(c_uint64)],
     "diffusim_simulation_set_step": [c_void_p, c_uint64],
     "diffusim_simulation_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],

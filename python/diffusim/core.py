@@ -645,6 +645,13 @@ class Simulation:
         return self._device_pointer("forces")
 
     @property
+    def device_status(self) -> str:
+        """How steps are taken, in words, and on a GPU how long the last ones took by the clock of the host."""
+        status = c_char_p()
+        self._call("device_status", byref(status))
+        return status.value.decode()
+
+    @property
     def scores(self) -> np.ndarray:
         """Scores of the current frames, [n_replicas, n_particles, 3]."""
         scores = np.empty(self._shape)

@@ -1,21 +1,26 @@
 //! NVIDIA GPUs, through the driver that is found at run time: nothing here needs a toolkit, and a machine without a driver
 //! gets a sentence.
 //!
-//! One launch takes all steps of a [`Job`]; `kernels/advance.cuh` is the twin of the loop in `cpu.rs`, and adds in the same
-//! order: positions have the bits of the CPU's. This is the only file that knows cudarc.
+//! One launch takes all steps of a [`Job`], or a step takes several ([`launches`]); `kernels/advance.cuh` and
+//! `kernels/launches.cuh` are twins of the loop in `cpu.rs`, and add in the same order: positions have the bits of the CPU's.
+//! This is the only file that knows cudarc.
+
+mod launches;
 
 use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
 use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
 use crate::error::{Error, Result, bail};
-use crate::model::kernel::{BlockArrays, DistanceArrays, Kernel, LayerArrays, MessagePassingArrays};
+use crate::model::kernel::{BlockArrays, DistanceArrays, Kernel, LayerArrays};
 use crate::model::{Frames, KernelModel, ScoreModel};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
-    LaunchConfig, PushKernelArg, result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
+    DriverError, LaunchConfig, PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
+use launches::Launches;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// Every kernel, as kernels/make_ptx.py compiled it.
 const PTX: &str = include_str!("../../kernels/diffusim.ptx");
@@ -32,7 +37,6 @@ const WARP: usize = 32;
 const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] =
     [("advance_distance_1", 1, 1, 1), ("advance_distance_8", 8, 4, 2), ("advance_distance_32", 32, 4, 7)];
 const ANALYTIC_KERNEL: &str = "advance_analytic";
-const MESSAGE_PASSING_KERNEL: &str = "advance_message_passing";
 
 // ---- what kernels and host have in common -------------------------------------------------------------------------------
 
@@ -64,7 +68,7 @@ const NONE: u64 = u64::MAX;
 const NONE_OF_THEM: u32 = u32::MAX;
 
 /// `Job` of kernels/advance.cuh; pointers are of the device.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 struct DeviceJob {
     positions: u64,
@@ -141,36 +145,6 @@ struct DeviceDistance {
 const STEPS_BYTES: usize = 48;
 /// `Metropolis` of kernels/advance.cuh: six pointers and a number.
 const METROPOLIS_BYTES: usize = 56;
-/// `MessagePassing` of kernels/message_passing.cuh.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct DeviceMessagePassing {
-    numbers: u64,
-    blocks: u64,
-    members: u64,
-    places: u64,
-    species: u64,
-    n_members: u32,
-    n_particles: u32,
-    width: u32,
-    n_blocks: u32,
-    n_mixed: u32,
-    n_species: u32,
-    n_knots: u32,
-    embedding: u32,
-    repulsion: u32,
-    output_weight: u32,
-    readout: LayerArrays,
-    output_bias: f32,
-    softening_squared: f32,
-    cutoff: f32,
-    density: f32,
-    /// Parts of the work space, which the kernel finds.
-    parts: [u64; 15],
-}
-
-/// `Edge` of kernels/message_passing.cuh.
-const EDGE_BYTES: usize = 64;
 /// `Dense` of kernels/distance.cuh: two pointers and four numbers.
 const DENSE_BYTES: usize = 32;
 
@@ -182,7 +156,10 @@ unsafe impl DeviceRepr for DeviceAnalytic {}
 unsafe impl DeviceRepr for DeviceDistance {}
 unsafe impl DeviceRepr for ParticleStep {}
 unsafe impl DeviceRepr for Tuning {}
-unsafe impl DeviceRepr for DeviceMessagePassing {}
+unsafe impl DeviceRepr for launches::Clock {}
+unsafe impl DeviceRepr for launches::DeviceLaunches {}
+unsafe impl DeviceRepr for launches::DeviceMessagePassing {}
+unsafe impl DeviceRepr for launches::Space {}
 unsafe impl DeviceRepr for LayerArrays {}
 unsafe impl DeviceRepr for BlockArrays {}
 
@@ -231,27 +208,6 @@ impl Workspace {
             .part(widest(arrays) * frames, 4)
             .part(widest(arrays) * frames, 4);
         if with_energy { scores.part((widest(arrays) + 1) * frames, 4) } else { scores }
-    }
-
-    /// And the message-passing network.
-    fn and_message_passing(self, arrays: &MessagePassingArrays) -> Self {
-        let (n, n_blocks) = (arrays.species.len(), arrays.blocks.len());
-        let (n_edges, n_mixed, nf) = (n * (n - 1), arrays.n_mixed as usize, n * arrays.width as usize);
-        self.part(n_edges, EDGE_BYTES)
-            .part(n_edges, 12)
-            .part(4 * n_edges, 4)
-            .part(nf, 4)
-            .part(3 * nf, 4)
-            .part(2 * nf, 4)
-            .part(n_blocks * nf * (4 * n_mixed + 4), 4)
-            .part((n_blocks - 1) * 6 * nf, 4)
-            .part(nf, 4)
-            .part(4 * nf, 4)
-            .part(3 * n_mixed * nf, 4)
-            .part(2 * nf, 4)
-            .part(4 * nf, 4)
-            .part(4 * nf, 4)
-            .part(n, 4)
     }
 
     fn part(self, count: usize, size: usize) -> Self {
@@ -367,7 +323,11 @@ pub(super) fn describe(index: usize) -> Result<String> {
         // Safety: `device` is of this driver.
         let memory = unsafe { result::device::total_mem(device) }?;
         let name = result::device::get_name(device)?;
-        Ok(format!("cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB", memory >> 30))
+        let graphs = if launches::records() { "on" } else { "off" };
+        Ok(format!(
+            "cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB, CUDA graphs {graphs}",
+            memory >> 30
+        ))
     };
     text().during("being asked what it is")
 }
@@ -456,7 +416,8 @@ impl Gpu {
         for name in DISTANCE_KERNELS
             .map(|kernel| kernel.0)
             .into_iter()
-            .chain([ANALYTIC_KERNEL, MESSAGE_PASSING_KERNEL])
+            .chain([ANALYTIC_KERNEL])
+            .chain(Launches::LARGE)
         {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             module
@@ -476,14 +437,29 @@ struct DeviceModel {
     _mixture: Option<CudaSlice<f64>>,
     _numbers: Option<CudaSlice<f32>>,
     _layers: Option<CudaSlice<LayerArrays>>,
-    _blocks: Option<CudaSlice<BlockArrays>>,
     _indices: Vec<CudaSlice<u32>>,
 }
 
 enum Argument {
     Analytic(DeviceAnalytic),
     Distance(Box<DeviceDistance>),
-    MessagePassing(Box<DeviceMessagePassing>),
+}
+
+/// How steps are taken.
+enum Work {
+    /// One launch takes many.
+    Persistent(Box<Persistent>),
+    /// Each takes several launches.
+    Launches(Box<Launches>),
+}
+
+/// A kernel that takes many steps.
+struct Persistent {
+    model: DeviceModel,
+    scratch: Option<CudaSlice<u8>>,
+    scratch_bytes: usize,
+    kernel: CudaFunction,
+    launch: LaunchConfig,
 }
 
 /// All replicas of a simulation on one GPU.
@@ -498,7 +474,7 @@ pub struct Cuda {
 /// What a simulation holds of its GPU.
 struct Held {
     // Dropped in this order: buffers and kernel before the stream, the stream before the context.
-    model: DeviceModel,
+    work: Work,
     positions: CudaSlice<f64>,
     velocities: Option<CudaSlice<f64>>,
     tunings: Option<CudaSlice<Tuning>>,
@@ -507,10 +483,6 @@ struct Held {
     factors: CudaSlice<Factors>,
     particle_ids: CudaSlice<u32>,
     reports: CudaSlice<Report>,
-    scratch: Option<CudaSlice<u8>>,
-    scratch_bytes: usize,
-    kernel: CudaFunction,
-    launch: LaunchConfig,
     stream: Arc<CudaStream>,
     _gpu: Arc<Gpu>,
     first_replica: u32,
@@ -523,6 +495,26 @@ struct Held {
     largest_score: f64,
     /// Launches were made whose reports have not been fetched.
     is_ahead: bool,
+    /// The caller knows where the positions are, and may have written there.
+    is_exposed: bool,
+    watch: Watch,
+}
+
+/// How long steps take by the clock of the host, from when they are enqueued until they have been fetched.
+#[derive(Default)]
+struct Watch {
+    running: Option<(Instant, u64)>,
+    last: Option<(Duration, u64)>,
+}
+
+impl Watch {
+    fn enqueued(&mut self, n_steps: u64) {
+        self.running.get_or_insert((Instant::now(), 0)).1 += n_steps;
+    }
+
+    fn fetched(&mut self) {
+        self.last = self.running.take().map(|(start, n_steps)| (start.elapsed(), n_steps)).or(self.last);
+    }
 }
 
 /// How the replicas are laid out over blocks.
@@ -538,10 +530,12 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, adapter: Adapter) -> Self {
+    /// `None` for models that take several launches for a step.
+    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, adapter: Adapter) -> Option<Self> {
         let steps = |frames: usize| Workspace::of_steps(frames, model.n_particles, adapter);
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
-        match &model.kernel {
+        Some(match &model.kernel {
+            Kernel::MessagePassing(_) => return None,
             Kernel::Analytic { .. } => {
                 let n_components = model.n_components();
                 // Full warps, but no multiprocessor idle.
@@ -552,17 +546,6 @@ impl Plan {
                     kernel: ANALYTIC_KERNEL,
                     frames,
                     n_threads: whole_warps(frames * model.n_particles),
-                    workspace,
-                    shared: workspace <= gpu.shared_bytes,
-                    resident: (0, 0),
-                }
-            }
-            Kernel::MessagePassing(arrays) => {
-                let workspace = steps(1).and_message_passing(arrays).bytes;
-                Plan {
-                    kernel: MESSAGE_PASSING_KERNEL,
-                    frames: 1,
-                    n_threads: whole_warps(arrays.species.len() * arrays.width as usize),
                     workspace,
                     shared: workspace <= gpu.shared_bytes,
                     resident: (0, 0),
@@ -597,7 +580,7 @@ impl Plan {
                 let n_threads = whole_warps(sums.div_ceil(sums.div_ceil(MAX_THREADS)));
                 Plan { kernel, frames, n_threads, workspace, shared, resident }
             }
-        }
+        })
     }
 }
 
@@ -641,8 +624,6 @@ impl Held {
             Some(attachment) => Arc::new(Gpu::borrow(index, attachment.context as sys::CUcontext)?),
         };
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
-        let plan = Plan::new(&gpu, model, n_replicas, placement.adapter);
-        let n_blocks = n_replicas.div_ceil(plan.frames);
         let stream = match placement.attachment {
             None => gpu.context.new_stream().during("making a stream")?,
             // Safety: the caller vouches for its stream.
@@ -650,28 +631,32 @@ impl Held {
                 gpu.context.wrap_borrowed_stream(stream as sys::CUstream)
             },
         };
-        let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
+        let (work, n_reports) = match (&model.kernel, Plan::new(&gpu, model, n_replicas, placement.adapter)) {
+            (Kernel::MessagePassing(arrays), _) => {
+                let launches = Launches::new(&gpu, &stream, model, arrays, n_replicas, placement.adapter)?;
+                (Work::Launches(Box::new(launches)), n_replicas)
+            }
+            (_, Some(plan)) => {
+                let n_blocks = n_replicas.div_ceil(plan.frames);
+                let work = Persistent::new(&gpu, &stream, model, &plan, n_blocks)?;
+                (Work::Persistent(Box::new(work)), n_blocks)
+            }
+            (_, None) => unreachable!("all others have a plan"),
+        };
         let buffers = || -> std::result::Result<_, DriverError> {
             Ok((
-                DeviceModel::new(&stream, model, &plan)?,
                 stream.alloc_zeros::<f64>(3 * n_particles * n_replicas)?,
                 // Safety: written before they are read.
                 unsafe { stream.alloc::<ParticleStep>(n_particles) }?,
                 unsafe { stream.alloc::<Factors>(1) }?,
                 stream.clone_htod(&placement.particle_ids)?,
-                unsafe { stream.alloc::<Report>(n_blocks) }?,
-                if plan.shared {
-                    None
-                } else {
-                    Some(unsafe { stream.alloc::<u8>(n_blocks * plan.workspace) }?)
-                },
+                unsafe { stream.alloc::<Report>(n_reports) }?,
             ))
         };
-        let (model, positions, particles, factors, particle_ids, reports, scratch) =
+        let (positions, particles, factors, particle_ids, reports) =
             buffers().during("allocating its memory")?;
-        let shared = if plan.shared { plan.workspace + plan.resident.1 } else { 0 };
         Ok(Held {
-            model,
+            work,
             positions,
             velocities: None,
             tunings: None,
@@ -680,14 +665,6 @@ impl Held {
             factors,
             particle_ids,
             reports,
-            scratch,
-            scratch_bytes: plan.workspace,
-            kernel,
-            launch: LaunchConfig {
-                grid_dim: (n_blocks as u32, 1, 1),
-                block_dim: (plan.n_threads as u32, 1, 1),
-                shared_mem_bytes: shared as u32,
-            },
             stream,
             _gpu: gpu,
             first_replica: placement.replicas.start,
@@ -695,19 +672,33 @@ impl Held {
             n_particles,
             sent_particles: Vec::new(),
             sent_factors: Vec::new(),
-            host_reports: vec![Report::default(); n_blocks],
+            host_reports: vec![Report::default(); n_reports],
             largest_score,
             is_ahead: false,
+            is_exposed: false,
+            watch: Watch::default(),
         })
     }
 
     /// Send what has changed, and launch; `scale` is that of forces which are on the device.
-    fn enqueue(
+    fn enqueue(&mut self, job: &Job, replicas: &Replicas, scale: Option<f64>) -> Result<()> {
+        self.watch.enqueued(job.n_steps);
+        let device_job = self.prepare(job, replicas, scale).during("taking steps")?;
+        match &mut self.work {
+            Work::Persistent(work) => work.launch(&self.stream, &device_job).during("taking steps")?,
+            Work::Launches(work) => work.enqueue(&self.stream, device_job, job.cell, !job.continues)?,
+        }
+        self.is_ahead = true;
+        Ok(())
+    }
+
+    /// Send what has changed; the job as the device has it.
+    fn prepare(
         &mut self,
         job: &Job,
         replicas: &Replicas,
         scale: Option<f64>,
-    ) -> std::result::Result<(), DriverError> {
+    ) -> std::result::Result<DeviceJob, DriverError> {
         if !job.continues {
             self.send(replicas)?;
         }
@@ -742,7 +733,7 @@ impl Held {
         }
         let bias = self.bias.as_ref().filter(|_| job.bias.is_some() || scale.is_some());
 
-        let device_job = DeviceJob {
+        Ok(DeviceJob {
             positions: address(&self.positions, stream),
             velocities: self.velocities.as_ref().map_or(0, |v| address(v, stream)),
             tunings: self
@@ -755,8 +746,8 @@ impl Held {
             factors: address(&self.factors, stream),
             particle_ids: address(&self.particle_ids, stream),
             reports: address(&self.reports, stream),
-            scratch: self.scratch.as_ref().map_or(0, |s| address(s, stream)),
-            scratch_bytes: self.scratch_bytes as u64,
+            scratch: 0,
+            scratch_bytes: 0,
             seed: job.seed,
             first_step: job.first_step,
             n_steps: job.n_steps,
@@ -769,18 +760,7 @@ impl Held {
             adapter: job.adapter as u32,
             adds_up: self.is_ahead.into(),
             padding: 0,
-        };
-        let mut launch = stream.launch_builder(&self.kernel);
-        launch.arg(&device_job);
-        match &self.model.argument {
-            Argument::Analytic(model) => launch.arg(model),
-            Argument::Distance(model) => launch.arg(&**model),
-            Argument::MessagePassing(model) => launch.arg(&**model),
-        };
-        // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
-        unsafe { launch.launch(self.launch) }?;
-        self.is_ahead = true;
-        Ok(())
+        })
     }
 
     /// Put the replicas on the device.
@@ -817,12 +797,116 @@ impl Held {
         self.stream.synchronize()
     }
 
+    /// Wait; whether the steps could be taken at all.
+    fn had_room(&mut self) -> Result<bool> {
+        match &mut self.work {
+            Work::Persistent(_) => Ok(true),
+            Work::Launches(work) => {
+                let had_room = work.had_room(&self.stream)?;
+                self.is_ahead &= had_room;
+                Ok(had_room)
+            }
+        }
+    }
+
     /// What has arrived is not known.
-    fn failed(&mut self, error: DriverError) -> Error {
+    fn failed(&mut self, error: Error) -> Error {
         self.sent_particles.clear();
         self.sent_factors.clear();
         self.is_ahead = false;
-        driver_error("taking steps", error)
+        error
+    }
+}
+
+impl Persistent {
+    fn new(
+        gpu: &Gpu,
+        stream: &Arc<CudaStream>,
+        model: &KernelModel,
+        plan: &Plan,
+        n_blocks: usize,
+    ) -> Result<Self> {
+        let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
+        let shared = if plan.shared { plan.workspace + plan.resident.1 } else { 0 };
+        let scratch = match plan.shared {
+            true => None,
+            // Safety: written before it is read.
+            false => Some(
+                unsafe { stream.alloc::<u8>(n_blocks * plan.workspace) }.during("allocating its memory")?,
+            ),
+        };
+        Ok(Persistent {
+            model: DeviceModel::new(stream, model, plan).during("allocating its memory")?,
+            scratch,
+            scratch_bytes: plan.workspace,
+            kernel,
+            launch: LaunchConfig {
+                grid_dim: (n_blocks as u32, 1, 1),
+                block_dim: (plan.n_threads as u32, 1, 1),
+                shared_mem_bytes: shared as u32,
+            },
+        })
+    }
+
+    fn launch(&self, stream: &Arc<CudaStream>, job: &DeviceJob) -> std::result::Result<(), DriverError> {
+        let job = DeviceJob {
+            scratch: self.scratch.as_ref().map_or(0, |s| address(s, stream)),
+            scratch_bytes: self.scratch_bytes as u64,
+            ..*job
+        };
+        let mut launch = stream.launch_builder(&self.kernel);
+        launch.arg(&job);
+        match &self.model.argument {
+            Argument::Analytic(model) => launch.arg(model),
+            Argument::Distance(model) => launch.arg(&**model),
+        };
+        // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
+        unsafe { launch.launch(self.launch) }.map(drop)
+    }
+}
+
+/// Launch one kernel of those that a step takes: so many blocks, threads and bytes of shared memory.
+fn launch_part(
+    stream: &Arc<CudaStream>,
+    function: &CudaFunction,
+    [n_blocks, n_threads, shared]: [usize; 3],
+    launches: &launches::DeviceLaunches,
+    model: &launches::DeviceMessagePassing,
+    stage: u32,
+    block: u32,
+) -> std::result::Result<(), DriverError> {
+    let mut launch = stream.launch_builder(function);
+    launch.arg(launches).arg(model).arg(&stage).arg(&block);
+    let size = LaunchConfig {
+        grid_dim: (n_blocks as u32, 1, 1),
+        block_dim: (n_threads as u32, 1, 1),
+        shared_mem_bytes: shared as u32,
+    };
+    // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
+    unsafe { launch.launch(size) }.map(drop)
+}
+
+/// Launches that were recorded, to be replayed at once.
+struct Graph(CudaGraph);
+
+// Safety: the driver's graphs may be used by any thread, by one at a time, as their simulation is.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// What `work` launches on `stream`, which has nothing else to do.
+    fn record(
+        stream: &Arc<CudaStream>,
+        work: impl FnOnce() -> std::result::Result<(), DriverError>,
+    ) -> std::result::Result<Option<Self>, DriverError> {
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        let done = work();
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0))?;
+        done.map(|()| graph.map(Graph))
+    }
+
+    fn replay(&self, stream: &CudaStream) -> std::result::Result<(), DriverError> {
+        // Safety: both live, in the same context, which is current on this thread.
+        unsafe { result::graph::launch(self.0.cu_graph_exec(), stream.cu_stream()) }
     }
 }
 
@@ -837,11 +921,22 @@ impl Cuda {
         }
         Ok(self.held.as_mut().expect("there until dropped"))
     }
+
+    /// Do something that waits for the GPU.
+    fn waited<T>(&mut self, work: impl FnOnce(&mut Held) -> Result<T>) -> Result<T> {
+        let held = self.held()?;
+        let _callers = CallersContext::keep();
+        work(held).map_err(|error| held.failed(error))
+    }
 }
 
 impl Backend for Cuda {
     fn advance(&mut self, job: &Job, replicas: Replicas) -> std::result::Result<u64, Failure> {
         self.enqueue(job, &replicas, None).map_err(Failure::Other)?;
+        // What the steps began from is still here, unless the caller wrote to the device.
+        while !self.waited(|held| Ok(held.had_room()? || held.is_exposed)).map_err(Failure::Other)? {
+            self.enqueue(&Job { continues: false, ..*job }, &replicas, None).map_err(Failure::Other)?;
+        }
         self.fetch(replicas)
     }
 
@@ -857,6 +952,7 @@ impl Backend for Cuda {
         if let Some(replicas) = replicas {
             held.send(replicas).during("taking positions")?;
         }
+        held.is_exposed = true;
         Ok(address(&held.positions, &held.stream))
     }
 
@@ -874,7 +970,12 @@ impl Backend for Cuda {
     fn fetch(&mut self, mut replicas: Replicas) -> std::result::Result<u64, Failure> {
         let held = self.held().map_err(Failure::Other)?;
         let _callers = CallersContext::keep();
-        held.fetch(&mut replicas).map_err(|error| Failure::Other(held.failed(error)))?;
+        let fetched = held.had_room().and_then(|had_room| match (had_room, &held.work) {
+            (false, Work::Launches(work)) => Err(work.out_of_room()),
+            _ => held.fetch(&mut replicas).during("taking steps"),
+        });
+        held.watch.fetched();
+        fetched.map_err(|error| Failure::Other(held.failed(error)))?;
         let largest = held.host_reports.iter().map(|r| r.largest_score);
         held.largest_score = largest.fold(held.largest_score, f64::max);
         let failed = held.host_reports.iter().filter(|r| r.step != NONE);
@@ -884,13 +985,20 @@ impl Backend for Cuda {
         if first.particle == NONE_OF_THEM {
             return Err(Failure::energy(held.first_replica + first.frame, first.score));
         }
-        let frame = first.frame as usize;
+        let (frame, particle) = (first.frame as usize, first.particle as usize);
+        let score = match &held.work {
+            Work::Persistent(_) => first.score,
+            Work::Launches(work) => work
+                .score(&held.stream, frame * held.n_particles + particle)
+                .map(|score| super::worst(&score))
+                .map_err(Failure::Other)?,
+        };
         Err(Failure::Score {
             frame,
-            particle: first.particle as usize,
+            particle,
             step: first.step,
             stage: first.stage,
-            score: first.score,
+            score,
             positions: replicas.positions[3 * held.n_particles * frame..][..3 * held.n_particles].to_vec(),
         })
     }
@@ -906,11 +1014,32 @@ impl Backend for Cuda {
     fn largest_score(&self) -> f64 {
         self.held.as_ref().map_or(0.0, |held| held.largest_score)
     }
+
+    fn status(&self) -> String {
+        let Some(held) = &self.held else { return String::new() };
+        let how = match &held.work {
+            Work::Persistent(_) => "one launch for many steps".into(),
+            Work::Launches(work) => work.status(),
+        };
+        let took = held.watch.last.map(|(took, n_steps)| {
+            format!("; the last {n_steps} took {:.2} us each", 1e6 * took.as_secs_f64() / n_steps as f64)
+        });
+        format!("cuda:{}, {how}{}", self.index, took.unwrap_or_default())
+    }
 }
 
 /// Where a buffer lies on the device.
 fn address<T>(buffer: &CudaSlice<T>, stream: &CudaStream) -> u64 {
     buffer.device_ptr(stream).0
+}
+
+/// Place of each particle of the system among those of the model.
+fn places(model: &KernelModel) -> Vec<u32> {
+    let mut places = vec![u32::MAX; model.n_particles];
+    for (place, member) in model.members.iter().enumerate() {
+        places[*member as usize] = place as u32;
+    }
+    places
 }
 
 impl DeviceModel {
@@ -921,11 +1050,7 @@ impl DeviceModel {
     ) -> std::result::Result<Self, DriverError> {
         // An empty array still needs an address.
         let send = |values: &[u32]| stream.clone_htod(if values.is_empty() { &[0][..] } else { values });
-        let mut places = vec![u32::MAX; model.n_particles];
-        for (place, member) in model.members.iter().enumerate() {
-            places[*member as usize] = place as u32;
-        }
-        let (members, places) = (send(&model.members)?, send(&places)?);
+        let (members, places) = (send(&model.members)?, send(&places(model))?);
         let (n_members, n_particles) = (model.members.len() as u32, model.n_particles as u32);
         Ok(match &model.kernel {
             Kernel::Analytic { potential, parameters, mixture } => {
@@ -946,46 +1071,10 @@ impl DeviceModel {
                     _mixture: Some(mixture),
                     _numbers: None,
                     _layers: None,
-                    _blocks: None,
                     _indices: vec![members, places],
                 }
             }
-            Kernel::MessagePassing(arrays) => {
-                let numbers = stream.clone_htod(&arrays.numbers)?;
-                let blocks = stream.clone_htod(&arrays.blocks)?;
-                let species = send(&arrays.species)?;
-                let argument = DeviceMessagePassing {
-                    numbers: address(&numbers, stream),
-                    blocks: address(&blocks, stream),
-                    members: address(&members, stream),
-                    places: address(&places, stream),
-                    species: address(&species, stream),
-                    n_members,
-                    n_particles,
-                    width: arrays.width,
-                    n_blocks: arrays.blocks.len() as u32,
-                    n_mixed: arrays.n_mixed,
-                    n_species: arrays.n_species,
-                    n_knots: arrays.n_knots,
-                    embedding: arrays.embedding,
-                    repulsion: arrays.repulsion,
-                    output_weight: arrays.output_weight,
-                    readout: arrays.readout,
-                    output_bias: arrays.output_bias,
-                    softening_squared: arrays.softening_squared,
-                    cutoff: arrays.cutoff,
-                    density: arrays.density,
-                    parts: [0; 15],
-                };
-                DeviceModel {
-                    argument: Argument::MessagePassing(Box::new(argument)),
-                    _mixture: None,
-                    _numbers: Some(numbers),
-                    _layers: None,
-                    _blocks: Some(blocks),
-                    _indices: vec![members, places, species],
-                }
-            }
+            Kernel::MessagePassing(_) => unreachable!("takes several launches"),
             Kernel::Distance(arrays) => {
                 let numbers = stream.clone_htod(&arrays.numbers)?;
                 let layers = stream.clone_htod(&arrays.layers)?;
@@ -1020,7 +1109,6 @@ impl DeviceModel {
                     _mixture: None,
                     _numbers: Some(numbers),
                     _layers: Some(layers),
-                    _blocks: None,
                     _indices: vec![members, places, quadruplets, pairs, coordinates],
                 }
             }

@@ -184,10 +184,14 @@ impl Failure {
     ) -> Option<Self> {
         let scores = scores.as_chunks::<3>().0;
         let particle = scores.iter().zip(particles).position(|(s, base)| !is_allowed(*s, base, limit))?;
-        let worst = |a: &&f64, b: &&f64| a.abs().total_cmp(&b.abs()); // NaN is the largest of all
-        let score = *scores[particle].iter().max_by(worst).expect("three coordinates");
+        let score = worst(&scores[particle]);
         Some(Failure::Score { frame, particle, step, stage: 0, score, positions: positions.to_vec() })
     }
+}
+
+/// The component that a failure is reported with: the largest, NaN being the largest of all.
+fn worst(score: &[f64; 3]) -> f64 {
+    *score.iter().max_by(|a, b| a.abs().total_cmp(&b.abs())).expect("three coordinates")
 }
 
 fn is_allowed(score: [f64; 3], base: &ParticleStep, limit: f64) -> bool {
@@ -206,6 +210,11 @@ pub trait Backend: Send {
 
     /// Largest |score| met, 1/nm.
     fn largest_score(&self) -> f64;
+
+    /// How steps are taken, in words, and on a GPU how long the last ones took.
+    fn status(&self) -> String {
+        "cpu".into()
+    }
 
     /// Start the steps of `job` from `replicas`, or where the device is if it continues, and do not wait; [`Backend::fetch`]
     /// tells what became of them. `scale` times the forces at [`Backend::device_forces`] is added to the score (1/nm), if given.

@@ -2,7 +2,7 @@
 
 use super::{diffusim_status_t, guard, output, text};
 use crate::backend::{self, Device};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 
@@ -11,7 +11,7 @@ thread_local! {
 }
 
 /// Describe the device of a name that diffusim_simulation_options_t::device takes, such as
-/// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB". The text is valid until the next call on this thread.
+/// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB, CUDA graphs on". The text is valid until the next call on this thread.
 ///
 /// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT (no such name), DIFFUSIM_ERROR_UNSUPPORTED (it cannot be used here; the sentence says
 /// why).
@@ -24,14 +24,18 @@ pub unsafe extern "C" fn diffusim_device_describe(
 ) -> diffusim_status_t {
     guard(|| {
         let out = output(description, "description")?;
-        let words = Device::parse(text(device, "device")?)?.describe()?;
-        let words = CString::new(words).map_err(|e| Error::Device(e.to_string()))?;
-        *out = DESCRIPTION.with_borrow_mut(|last| {
-            *last = words;
-            last.as_ptr()
-        });
+        *out = kept(Device::parse(text(device, "device")?)?.describe()?)?;
         Ok(())
     })
+}
+
+/// Where `words` are kept until the next call on this thread.
+pub(super) fn kept(words: String) -> Result<*const c_char> {
+    let words = CString::new(words).map_err(|e| Error::Device(e.to_string()))?;
+    Ok(DESCRIPTION.with_borrow_mut(|last| {
+        *last = words;
+        last.as_ptr()
+    }))
 }
 
 /// Number of GPUs: "cuda:0", "cuda:1" and so on; 0 where there is no driver.

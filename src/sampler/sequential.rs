@@ -625,6 +625,11 @@ impl Simulation {
         Ok(place)
     }
 
+    /// How steps are taken, in words, and on a GPU how long the last ones took.
+    pub fn device_status(&self) -> String {
+        self.backend.status()
+    }
+
     /// Where to put forces for [`Simulation::enqueue`] on the GPU, `[n_replicas][n_particles][3]` in kJ/(mol nm), double
     /// precision: zero at first, good until the simulation is reconfigured.
     pub fn device_forces(&mut self) -> Result<u64> {

@@ -286,6 +286,9 @@ static void simulations(const diffusim_model_t* network) {
     FAILS(diffusim_simulation_device_positions(other, &place), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
     FAILS(diffusim_simulation_device_forces(other, &place), DIFFUSIM_ERROR_UNSUPPORTED, "use device 'cuda'");
     TRUE(place == 7);
+    const char* status = NULL;
+    OK(diffusim_simulation_device_status(other, &status));
+    TRUE(strcmp(status, "cpu") == 0);
     options.cuda_stream = &place;
     FAILS(diffusim_simulation_reconfigure(other, &options), DIFFUSIM_ERROR_INVALID_ARGUMENT,
           "without the cuda_context");

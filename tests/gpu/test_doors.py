@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests/fixtures/distance_small.safetensors"
 ALA2 = ROOT / "examples/ala2"
+FLUID = ROOT / "examples/lennard-jones/lennard-jones.safetensors"
 BIN = Path(sys.prefix) / "bin"
 
 
@@ -37,6 +38,22 @@ assert cpu.statistics == cuda.statistics
 """)
 
 
+def test_a_fluid(python):
+    """The message-passing network in a periodic cell."""
+    python(f"""
+import diffusim, re
+ends = []
+for name in ("cpu", "cuda"):
+    s = diffusim.Simulation({str(FLUID)!r}, seed=17, device=name)
+    s.step(4)
+    ends.append(s.checkpoint())
+assert ends[0] == ends[1]
+assert re.fullmatch(
+    r"cuda:0, 6 launches a step, replayed as a CUDA graph; the last [0-9]+ took [0-9.]+ us each", s.device_status
+), s.device_status
+""")
+
+
 def test_a_child_process_says_that_it_cannot_use_the_gpu(python):
     printed = python(f"""
 import os, diffusim
@@ -57,8 +74,8 @@ s.step(3)
 
 def test_doctor_names_the_gpus(environment):
     done = subprocess.run([program("diffusim"), "doctor"], capture_output=True, text=True, env=environment)
-    words = r"cuda +cuda:0: \w+.*used where it is asked for by name: device .auto. is the CPU"
-    assert re.search(words, done.stdout), done.stdout + done.stderr
+    words = r"cuda +cuda:0: \w+.*graphs on.*used where it is asked for by name: device .auto. is the CPU"
+    assert re.search(words, done.stdout.replace("\n", " ")), done.stdout + done.stderr
 
 
 def test_command_line(environment, tmp_path):

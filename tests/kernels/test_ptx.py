@@ -32,7 +32,14 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "advance_distance_1",
         "advance_distance_8",
         "advance_distance_32",
-        "advance_message_passing",
+        "step_begin",
+        "neighbor_boxes",
+        "neighbor_list",
+        "message_passing_forward",
+        "message_passing_backward",
+        "step_score",
+        "step_move",
+        "step_settle",
     }
 
 

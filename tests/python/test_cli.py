@@ -5,12 +5,14 @@ import os
 import pkgutil
 import pty
 import re
+import resource
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def test_info_advises_on_the_step(command):
     softest = float(re.search(r"too soft +k below (\S+)", out)[1])
     spring, tau = map(float, re.search(r"advice +k = (\S+) /nm², τ = (\S+) nm²", out).groups())
     assert softest == pytest.approx(curvature / 4, rel=0.01) and spring == pytest.approx(curvature / 0.8, rel=0.01)
-    assert re.search(r"k / nm⁻² +τ / nm² +τ × stiffest +Δt / ps +euler-maruyama", out)
+    assert re.search(r"k / nm⁻² +τ / nm² +τ λ_max +Δt / ps +euler-maruyama", out)
     assert re.search(r" 0.4 +\S+ +\+25.0% +\+0.0% +-4.8%\n", out), out  # 1/(1 - .4/2), exact, (1 - .2)/(1 - .2 + .04)
     assert not re.search(r"unstable *\n *\n", out)
     status, out, err = command("info", model, "--advise", "--spring", str(0.9 * softest))
@@ -222,6 +224,52 @@ def test_an_interrupt_at_any_moment_costs_no_step(command, place, step):
     assert status == 0, err
     assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
     assert not [path for path in Path().iterdir() if path.name.startswith(".cut")]
+
+
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_full_disk_ends_a_run_in_a_sentence(command, engine):
+    """Which continues where there is room again; the limit of a file's size stands in for the disk's."""
+    steps = ["--every", 10, "--seed", 6, "--spring", 4000, "--engine", engine, "--steps", 4000]
+    with files_of_at_most(20_000):
+        status, _, err = command("run", SMALL, "-o", "cut.dcd", *steps)
+    assert status == 1
+    assert re.search(
+        r"cut.dcd and its checkpoint cannot be written, at step [\d,]+: File too large. Make room, and", err
+    ), err
+    status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 4000, "--resume")
+    assert status == 0 and "from step 2,200" in out, (out, err)
+    assert command("run", SMALL, "-o", "whole.dcd", *steps)[0] == 0
+    assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.dcd"])
+def test_what_sample_cannot_write_is_not_left_behind(command, name):
+    with files_of_at_most(10_000):
+        status, _, err = command("sample", SMALL, "-o", name, "-n", 1000, "--steps", 8)
+    assert status == 1 and f"{name} cannot be written: File too large." in err
+    assert not Path(name).exists()
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_place_that_cannot_be_written_is_named(command):
+    status, _, err = command("run", SMALL, "-o", "/proc/x.dcd")
+    assert status == 1 and re.fullmatch("diffusim: /proc/x.pdb: (No such file or directory|Permission denied)\n", err)
+
+
+def test_help_shows_defaults_and_whole_paragraphs(command):
+    status, out, _ = command("run", "--help")
+    text = " ".join(out.replace("│", " ").split())
+    assert status == 0 and "[default: the training temperature]" in text and "[default: trajectory.dcd]" in text
+    assert "With several replicas each saved step is that many frames in a row. A checkpoint" in text
 
 
 def test_force_starts_anew(command):

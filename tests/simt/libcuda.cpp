@@ -3,7 +3,8 @@
 //
 // Device memory is host memory, modules must be the PTX of this library, and a kernel is the same source, compiled for
 // the host and run by simt.h. Streams are lazy: copies from the device, sets and kernels wait until the stream is
-// synchronised, so that a result used too early is wrong. Contexts may be made beside the primary one, as a caller
+// synchronised, so that a result used too early is wrong. Kernels may be recorded on a stream that has none pending,
+// and replayed. Contexts may be made beside the primary one, as a caller
 // does; each has a default stream. Misuse (a dead context, a copy beyond an allocation, a free
 // after its context) is an error or ends the program; at exit nothing may be left over. Environment:
 //   SIMT_SEED               order of the threads
@@ -37,6 +38,7 @@ enum Result {
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     LAUNCH_FAILED = 719,
+    CAPTURE_UNSUPPORTED = 900,
 };
 
 long setting(const char* name, long otherwise) {
@@ -79,17 +81,31 @@ Kernel kernels[] = {
     {"advance_distance_1", capture<advance_distance_1>},
     {"advance_distance_8", capture<advance_distance_8>},
     {"advance_distance_32", capture<advance_distance_32>},
-    {"advance_message_passing", capture<advance_message_passing>},
+    {"step_begin", capture<step_begin>},
+    {"neighbor_boxes", capture<neighbor_boxes>},
+    {"neighbor_list", capture<neighbor_list>},
+    {"message_passing_forward", capture<message_passing_forward>},
+    {"message_passing_backward", capture<message_passing_backward>},
+    {"step_score", capture<step_score>},
+    {"step_move", capture<step_move>},
+    {"step_settle", capture<step_settle>},
 };
 
 struct Stream {
     void* context;
     std::vector<Work> pending;
+    bool records = false;
+};
+
+// What was recorded, or what is made of it to be replayed.
+struct Graph {
+    void* context;
+    std::vector<Work> work;
 };
 
 // A context that a caller has made, and its default stream.
 struct Context {
-    Stream stream{this, {}};
+    Stream stream{this, {}, false};
 };
 
 // A loaded module.
@@ -108,6 +124,7 @@ struct Device {
     std::size_t used = 0;
     std::set<Stream*> streams;
     std::set<Module*> modules;
+    std::set<Graph*> graphs;
     std::set<Context*> contexts; // of callers
 
     // What is left in a context.
@@ -119,15 +136,17 @@ struct Device {
             n += stream->context == context;
         for (Module* module : modules)
             n += module->context == context;
+        for (Graph* graph : graphs)
+            n += graph->context == context;
         return n;
     }
 
     // At exit nothing may be left.
     ~Device() {
-        if (retained + modules.size() + allocations.size() + streams.size() + contexts.size() == 0)
+        if (retained + modules.size() + allocations.size() + streams.size() + graphs.size() + contexts.size() == 0)
             return;
-        std::fprintf(stderr, "libcuda: left over: %zu contexts, %zu modules, %zu buffers, %zu streams\n",
-                     retained + contexts.size(), modules.size(), allocations.size(), streams.size());
+        std::fprintf(stderr, "libcuda: left over: %zu contexts, %zu modules, %zu buffers, %zu streams, %zu graphs\n",
+                     retained + contexts.size(), modules.size(), allocations.size(), streams.size(), graphs.size());
         std::_Exit(99);
     }
 } device;
@@ -180,11 +199,13 @@ T* pointer(std::uint64_t place) {
     return reinterpret_cast<T*>(place);
 }
 
-Result enqueue(Stream* stream, Work work) {
+Result enqueue(Stream* stream, Work work, bool may_be_recorded = false) {
     if (!usable())
         return INVALID_CONTEXT;
     if (!(stream = found(stream)))
         return INVALID_HANDLE;
+    if (stream->records && !may_be_recorded)
+        return CAPTURE_UNSUPPORTED;
     stream->pending.push_back(std::move(work));
     return SUCCESS;
 }
@@ -194,6 +215,12 @@ void finish(Stream* stream) {
     pending.swap(stream->pending);
     for (Work& work : pending)
         work();
+}
+
+// Whether it is the turn of the launch that SIMT_FAIL_LAUNCH names.
+bool fails_to_launch() {
+    static long n_launches = 0;
+    return ++n_launches == setting("SIMT_FAIL_LAUNCH", 0);
 }
 
 } // namespace
@@ -301,7 +328,7 @@ API cuStreamCreate(Stream** stream, unsigned) {
     ONE_AT_A_TIME;
     if (!usable())
         return INVALID_CONTEXT;
-    device.streams.insert(*stream = new Stream{current.context(), {}});
+    device.streams.insert(*stream = new Stream{current.context(), {}, false});
     return SUCCESS;
 }
 API cuStreamDestroy_v2(Stream* stream) {
@@ -316,8 +343,42 @@ API cuStreamSynchronize(Stream* stream) {
     ONE_AT_A_TIME;
     if (!(stream = found(stream)))
         return INVALID_HANDLE;
+    if (stream->records)
+        return CAPTURE_UNSUPPORTED;
     return finish(stream), SUCCESS;
 }
+
+// Recording: a default stream cannot, and what is pending must have been done.
+API cuStreamBeginCapture_v2(Stream* stream, int) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.streams.count(stream))
+        return CAPTURE_UNSUPPORTED;
+    finish(stream);
+    return stream->records = true, SUCCESS;
+}
+API cuStreamEndCapture(Stream* stream, Graph** graph) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.streams.count(stream) || !stream->records)
+        return INVALID_VALUE;
+    stream->records = false;
+    device.graphs.insert(*graph = new Graph{stream->context, {}});
+    return (*graph)->work.swap(stream->pending), SUCCESS;
+}
+API cuGraphInstantiateWithFlags(Graph** made, Graph* graph, unsigned long long) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.graphs.count(graph))
+        return INVALID_VALUE;
+    device.graphs.insert(*made = new Graph(*graph));
+    return SUCCESS;
+}
+API cuGraphDestroy(Graph* graph) {
+    ONE_AT_A_TIME;
+    if (!usable() || !device.graphs.erase(graph))
+        return INVALID_VALUE;
+    delete graph;
+    return SUCCESS;
+}
+API cuGraphExecDestroy(Graph* graph) { return cuGraphDestroy(graph); }
 
 API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
     ONE_AT_A_TIME;
@@ -416,8 +477,18 @@ API cuLaunchKernel(Kernel* function, unsigned grid_x, unsigned grid_y, unsigned 
     ONE_AT_A_TIME;
     if (block_x > 512 || block_x % 32 || block_y * block_z * grid_y * grid_z != 1 || shared > function->shared_limit)
         return INVALID_VALUE;
-    static long n_launches = 0;
-    if (++n_launches == setting("SIMT_FAIL_LAUNCH", 0))
+    if (fails_to_launch())
         return LAUNCH_FAILED;
-    return enqueue(stream, function->capture(arguments)({grid_x}, {block_x}, shared));
+    return enqueue(stream, function->capture(arguments)({grid_x}, {block_x}, shared), true);
+}
+API cuGraphLaunch(Graph* graph, Stream* stream) {
+    ONE_AT_A_TIME;
+    if (!device.graphs.count(graph) || graph->context != current.context())
+        return INVALID_VALUE;
+    if (fails_to_launch())
+        return LAUNCH_FAILED;
+    return enqueue(stream, [work = graph->work] {
+        for (const Work& one : work)
+            one();
+    });
 }

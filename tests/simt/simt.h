@@ -169,8 +169,9 @@ inline bool release() {
             continue;
         std::vector<Fiber*> met;
         bool complete = true;
-        for (Fiber& other : fibers) {
-            if (other.warp != f.warp || !(f.mask >> other.lane & 1) || other.state == State::Done)
+        for (std::size_t i = 32 * f.warp; i < fibers.size() && i < 32 * f.warp + 32; i++) {
+            Fiber& other = fibers[i];
+            if (!(f.mask >> other.lane & 1) || other.state == State::Done)
                 continue;
             complete &= other.state == State::AtWarp && other.mask == f.mask;
             met.push_back(&other);

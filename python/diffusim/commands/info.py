@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from diffusim.terminal import console, fail, say, seconds
+from diffusim.terminal import console, fail, say, seconds, show
 
 
 def info(
@@ -73,7 +73,7 @@ def info(
             bonded = " ".join(f"{particles[j]['name']}({j})" for j in sorted(neighbours[i]))
             table.add_row(str(i), p["name"], p["element"], residue, f"{p['mass']:.3f}", bonded)
         console.print()
-        console.print(table)
+        show(table)
 
 
 def _frames(model, data: Path | None, topology: Path | None, select: str, unit: str | None):
@@ -113,7 +113,7 @@ def _advise(model, frames, friction: float | None, diffusion: float | None, spri
     if spring is not None:
         steps = sorted([*steps, 0.5 / spring])
     times = [_time_step(model, tau, friction, diffusion) for tau in steps]
-    headings = ["k / nm⁻²", "τ / nm²", "τ × stiffest"] + ["Δt / ps"] * (times[0] is not None)
+    headings = ["k / nm⁻²", "τ / nm²", "τ λ_max"] + ["Δt / ps"] * (times[0] is not None)
     for heading in [*headings, "euler-maruyama", "leimkuhler-matthews", "heun"]:
         table.add_column(heading, justify="right")
     for tau, time in zip(steps, times, strict=True):
@@ -126,8 +126,11 @@ def _advise(model, frames, friction: float | None, diffusion: float | None, spri
         mine = spring is not None and tau == 0.5 / spring
         table.add_row(*cells, *texts, style="bold" if mine else "")
     console.print()
-    console.print(table)
-    console.print("Percentages: error of the variance of the stiffest mode, were it harmonic. Softer modes have less.")
+    show(table)
+    console.print(
+        "Percentages: error of the variance of the stiffest mode, λ_max, were it harmonic. Softer modes have less.",
+        soft_wrap=True,
+    )
     if spring is not None and spring <= found.softest_spring:
         fail(f"--spring {spring:g} /nm² is too soft: this model needs more than {found.softest_spring:.3g} /nm².")
 

@@ -5,7 +5,7 @@ import math
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -201,6 +201,11 @@ def run(
         record(always=True)
         trajectory.close()
         fail(f"interrupted at step {done:,}; the same command with --resume continues.")
+    except OSError as error:
+        with suppress(OSError):  # what could not be written still cannot
+            trajectory.close()
+        again = " Make room, and continue with --resume." if checkpoint.exists() else ""
+        fail(f"{output} and its checkpoint cannot be written, at step {done:,}: {error.strerror}.{again}")
     except DiffusimError as error:
         trajectory.close()
         if error.status is not Status.NOT_FINITE:

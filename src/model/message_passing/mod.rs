@@ -29,7 +29,6 @@ use super::{Frames, KernelModel, Outputs, ScoreModel, Scratch};
 use crate::cell::Cell;
 use crate::error::{Result, bail};
 use crate::lane::CacheLine;
-use crate::neighbors::ALL_PAIRS;
 use dense::{Dense, TwoLayers};
 use filter::{Filter, envelope, tabulate};
 use pulp::Arch;
@@ -513,12 +512,6 @@ impl ScoreModel for MessagePassing {
     }
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
-        if self.periodic {
-            return Err("periodic message-passing networks");
-        }
-        if self.species.len() > ALL_PAIRS {
-            return Err("message-passing networks of more than 64 particles");
-        }
         Ok(KernelModel {
             kernel: Kernel::MessagePassing(self.network.arrays(&self.species)),
             members: (0..self.species.len() as u32).collect(),
