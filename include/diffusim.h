@@ -185,13 +185,14 @@ typedef struct {
   double target_acceptance;
   // Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
   uint64_t burn_in_steps;
-  // DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential.
+  // DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential. With the first,
+  // `jacobian`, `window` and `tolerance` may not be given.
   int32_t sampler;
   // For time-parallel sweeps: DIFFUSIM_JACOBIAN_AUTO (default), _IDENTITY, _DIAGONAL or _DENSE.
   int32_t jacobian;
-  // Frames of each replica that a time-parallel sweep works on; 64 by default, at least 2.
+  // Frames of each replica that a time-parallel sweep works on, at least 2; 0 = not given, which is 64.
   size_t window;
-  // By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
+  // By how much a frame may still change for the one after it to be final, nm, 0 = not by a bit; -1 = not given, which is 1e-6.
   double tolerance;
   // CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
   // is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
@@ -651,6 +652,17 @@ diffusim_status_t diffusim_model_largest_curvature(const diffusim_model_t *model
                                                    const double *positions,
                                                    size_t n_frames,
                                                    double *curvature);
+
+// Largest frequency (1/ps) of the modes over `n_frames` frames `[n_frames][n_particles][3]` in nm, for particles of `masses`
+// `[n_particles]` in amu, 0 = frozen; NULL = the model's: a step Δt of DIFFUSIM_LANGEVIN is stable while Δt times it stays below 2
+// (theory 11). 0 where no mode is bound.
+//
+// @since 0.1
+diffusim_status_t diffusim_model_largest_frequency(const diffusim_model_t *model,
+                                                   const double *masses,
+                                                   const double *positions,
+                                                   size_t n_frames,
+                                                   double *frequency);
 
 // Configurational temperature T₀ ⟨‖s‖²⟩/⟨−∇·s⟩ (K) over `n_frames` frames `[n_frames][n_particles][3]` in nm.
 //

@@ -224,6 +224,13 @@ public:
         return curvature;
     }
 
+    /// 1/ps; masses in amu, nullptr = the model's
+    double largest_frequency(const double* masses, const double* positions, std::size_t n_frames) const {
+        double frequency = 0;
+        check(diffusim_model_largest_frequency(get(), masses, positions, n_frames, &frequency));
+        return frequency;
+    }
+
     /// K
     double configurational_temperature(const double* positions, std::size_t n_frames) const {
         double temperature = 0;

@@ -194,6 +194,18 @@ pub enum Mobility {
     Diffusion(Vec<f64>),
 }
 
+/// Refuse masses (amu) that are none; 0 is frozen.
+pub fn check_masses(masses: &[f64]) -> Result<()> {
+    if let Some(i) = masses.iter().position(|m| !(*m >= 0.0 && m.is_finite())) {
+        bail!(
+            InvalidArgument,
+            "mass of particle {i} is {} amu; expected 0 (frozen) or a positive number",
+            masses[i]
+        );
+    }
+    Ok(())
+}
+
 impl Mobility {
     /// D in nm²/ps of particle `i`, of `mass` amu, at `temperature` K.
     pub fn diffusion_coefficient(&self, i: usize, temperature: f64, mass: f64) -> Result<f64> {

@@ -191,6 +191,24 @@ fn curvature_and_temperature_of_a_harmonic_model_are_exact() {
     let model_of_saddle = Model::callback(3, 273.0, Box::new(saddle)).unwrap();
     let largest = curvature::largest_curvature(&**model_of_saddle.score(), Frames::open(&x)).unwrap();
     assert!((largest / 12.0 - 1.0).abs() < 1e-3, "{largest}");
+    // Springs of their own for three particles: ω² = kT₀ k/m of each, the second frozen, the third with the least stiff spring.
+    let springs = |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
+        x.iter().zip(s).enumerate().for_each(|(i, (x, s))| *s = -x * [150.0, 990.0, 70.0][i / 3 % 3]);
+        Ok(())
+    };
+    let model_of_springs = Model::callback(3, 273.0, Box::new(springs)).unwrap();
+    let frequency = |masses: [f64; 3]| {
+        curvature::largest_frequency(&**model_of_springs.score(), Frames::open(&x), &masses, 273.0)
+    };
+    let kt = diffusim::schedule::BOLTZMANN * 273.0;
+    for (masses, expected) in [([16.0, 0.0, 4.3], 70.0 / 4.3), ([16.0, 40.0, 12.0], 990.0 / 40.0)] {
+        let found = frequency(masses).unwrap();
+        assert!((found / f64::sqrt(kt * expected) - 1.0).abs() < 1e-3, "{found}");
+    }
+    assert_eq!(frequency([0.0; 3]).unwrap(), 0.0);
+    assert!(
+        frequency([16.0, f64::NAN, 4.3]).unwrap_err().to_string().contains("mass of particle 1 is NaN amu")
+    );
     let many = common::analytic("harmonic", 70, 273.0, json!({"stiffness": 510.0}));
     let (laplacian, _) =
         curvature::laplacian_and_square(&**many.score(), Frames::open(&[0.01; 210])).unwrap();

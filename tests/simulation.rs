@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ADAPTERS, analytic, network, simulation, with_adapter};
+use common::{ADAPTERS, analytic, cliff, network, simulation, with_adapter};
 use diffusim::adapter::Adapter;
 use diffusim::error::Error;
 use diffusim::model::curvature::largest_curvature;
@@ -101,6 +101,10 @@ fn checkpoints_continue_bit_for_bit() {
         assert_eq!(state(&resumed), state(&straight));
         assert!(resumed.step_factors().eq(straight.step_factors()));
 
+        let counted = |s: &Simulation| (s.statistics().acceptance, s.statistics().step_factor);
+        assert_eq!(counted(&resumed), counted(&straight));
+        assert_eq!(counted(&resumed).0.is_some(), adapter == Adapter::Mala);
+
         let before = state(&resumed);
         for (words, bytes) in [
             ("no diffusim checkpoint", b"nonsense".to_vec()),
@@ -118,15 +122,30 @@ fn checkpoints_continue_bit_for_bit() {
     }
 }
 
-/// A score that turns bad at |x| > 1.7 on a drifting particle.
-fn cliff(bad: f64) -> Arc<Model> {
-    let score = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
-        for (x, s) in x.iter().zip(s) {
-            *s = if *x > 1.7 { bad } else { 40.0 };
-        }
-        Ok(())
+/// Version 1 had no count of proposals: it is begun anew.
+#[test]
+fn checkpoints_of_the_first_version_are_read() {
+    use sha2::{Digest, Sha256};
+    let options = with_adapter(Adapter::Mala, Options { n_replicas: 2, ..options() });
+    let mut straight = simulation(&network(), options.clone());
+    straight.step(90).unwrap();
+    let rewritten = |version: u8, cut: usize| {
+        let mut bytes = straight.checkpoint();
+        bytes[8] = version;
+        bytes.truncate(bytes.len() - 32 - cut);
+        let digest = Sha256::digest(&bytes);
+        bytes.extend(digest);
+        bytes
     };
-    Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap())
+    let (first, unknown) = (rewritten(1, 16), rewritten(3, 0));
+    straight.step(50).unwrap();
+    let mut resumed = simulation(&network(), options);
+    resumed.restore(&first).unwrap();
+    assert_eq!(resumed.statistics().acceptance, None);
+    resumed.step(50).unwrap();
+    assert_eq!(state(&resumed), state(&straight));
+    let error = resumed.restore(&unknown).unwrap_err().to_string();
+    assert!(error.contains("checkpoint version 3 is unknown; this library reads versions 1 to 2"), "{error}");
 }
 
 #[test]
@@ -564,9 +583,8 @@ fn metropolis_refuses_a_model_without_energies() {
     assert_eq!(s.step_count(), 0);
 }
 
-/// Whatever steps were tried and failed, and by which adapter, a step finds the noise of its number.
-#[test]
-fn a_failed_run_leaves_the_noise_as_it_was() {
+/// Two particles in a harmonic well that fails once as many evaluations as the counter says are done.
+fn failing_well() -> (Arc<Model>, Arc<AtomicUsize>) {
     let left = Arc::new(AtomicUsize::new(usize::MAX));
     let countdown = left.clone();
     let score = move |x: &[f64], s: &mut [f64], energies: Option<&mut [f64]>| {
@@ -574,13 +592,17 @@ fn a_failed_run_leaves_the_noise_as_it_was() {
             return Err("out of coffee".into());
         }
         x.iter().zip(s).for_each(|(x, s)| *s = -30.0 * x);
-        if let Some(energies) = energies {
-            let frames = energies.iter_mut().zip(x.chunks_exact(6));
-            frames.for_each(|(e, x)| *e = 15.0 * x.iter().map(|x| x * x).sum::<f64>());
-        }
+        let frames = energies.into_iter().flatten().zip(x.chunks_exact(6));
+        frames.for_each(|(e, x)| *e = 15.0 * x.iter().map(|x| x * x).sum::<f64>());
         Ok(())
     };
-    let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
+    (Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap()), left)
+}
+
+/// Whatever steps were tried and failed, and by which adapter, a step finds the noise of its number.
+#[test]
+fn a_failed_run_leaves_the_noise_as_it_was() {
+    let (model, left) = failing_well();
     let options = || Options { masses: Some(vec![2.3, 7.1]), ..options() };
     let mut undisturbed = simulation(&model, options());
     undisturbed.step(8).unwrap();
@@ -776,18 +798,7 @@ fn a_bias_kicks_velocities() {
 /// What burn-in learns is kept with the last good frame, and frozen at its end; acceptance is then counted anew.
 #[test]
 fn tunings_are_state() {
-    let left = Arc::new(AtomicUsize::new(usize::MAX));
-    let countdown = left.clone();
-    let score = move |x: &[f64], s: &mut [f64], energies: Option<&mut [f64]>| {
-        if countdown.fetch_sub(1, Ordering::Relaxed) == 0 {
-            return Err("out of coffee".into());
-        }
-        x.iter().zip(s).for_each(|(x, s)| *s = -30.0 * x);
-        let frames = energies.into_iter().flatten().zip(x.chunks_exact(6));
-        frames.for_each(|(e, x)| *e = 15.0 * x.iter().map(|x| x * x).sum::<f64>());
-        Ok(())
-    };
-    let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
+    let (model, left) = failing_well();
     let options = Options {
         step_size: StepSize::EffectiveStep(2.3e-3),
         target_acceptance: Some(0.71),

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{analytic, network, simulation};
+use common::{analytic, cliff, network, simulation};
 use diffusim::adapter::Adapter;
 use diffusim::error::Error;
 use diffusim::model::Model;
@@ -50,8 +50,7 @@ fn compare(
     start: Option<&[f64]>,
     n: u64,
 ) -> (f64, Simulation, Simulation) {
-    let parallel = Options { sampler: Sampler::TimeParallel, ..options.clone() };
-    let (mut one, mut other) = (simulation(model, options), simulation(model, parallel));
+    let (mut one, mut other) = (simulation(model, sequential(&options)), simulation(model, options));
     if let Some(start) = start {
         let all = start.repeat(one.options().n_replicas);
         one.set_positions(&all).unwrap();
@@ -73,8 +72,20 @@ fn options(tau: f64) -> Options {
         seed: 0x5eed_0042,
         allow_unstable: true,
         n_threads: 1,
-        tolerance: 1e-3 * (2.0 * tau).sqrt(),
+        sampler: Sampler::TimeParallel,
+        tolerance: Some(1e-3 * (2.0 * tau).sqrt()),
         ..Options::default()
+    }
+}
+
+/// The same, one frame after the other.
+fn sequential(options: &Options) -> Options {
+    Options {
+        sampler: Sampler::Sequential,
+        jacobian: Jacobian::Auto,
+        window: None,
+        tolerance: None,
+        ..options.clone()
     }
 }
 
@@ -102,8 +113,8 @@ fn same_trajectory_within_the_tolerance() {
         for adapter in ADAPTERS {
             for jacobian in JACOBIANS {
                 for window in [7, 64] {
-                    let options = Options { adapter, jacobian, window, ..options(*tau) };
-                    let tolerance = options.tolerance;
+                    let options = Options { adapter, jacobian, window: Some(window), ..options(*tau) };
+                    let tolerance = options.tolerance.unwrap();
                     let (worst, _, other) = compare(model, options, *start, *n);
                     let sweeps = other.statistics().sweeps;
                     println!(
@@ -134,8 +145,14 @@ fn tolerance_zero_is_the_sequential_trajectory_bit_for_bit() {
     {
         for adapter in ADAPTERS {
             for jacobian in JACOBIANS {
-                let options =
-                    Options { adapter, jacobian, tolerance: 0.0, window: 13, n_replicas: 2, ..options(tau) };
+                let options = Options {
+                    adapter,
+                    jacobian,
+                    tolerance: Some(0.0),
+                    window: Some(13),
+                    n_replicas: 2,
+                    ..options(tau)
+                };
                 let (worst, one, other) = compare(&model, options, start, 100);
                 assert_eq!(worst, 0.0, "{adapter:?} {jacobian:?}");
                 let (one, other) = (one.statistics(), other.statistics());
@@ -146,7 +163,7 @@ fn tolerance_zero_is_the_sequential_trajectory_bit_for_bit() {
         }
     }
     // Picard's sweeps get to the bits of a network, whose single precision does not see the last ones of a position.
-    let options = Options { jacobian: Jacobian::Identity, tolerance: 0.0, ..options(2.3e-7) };
+    let options = Options { jacobian: Jacobian::Identity, tolerance: Some(0.0), ..options(2.3e-7) };
     let (worst, _, other) = compare(&network(), options, None, 400);
     let per_sweep = other.statistics().sweeps.steps_per_sweep().unwrap();
     println!("to the last bit: {per_sweep} steps per sweep");
@@ -157,7 +174,7 @@ fn tolerance_zero_is_the_sequential_trajectory_bit_for_bit() {
 #[test]
 fn same_seed_same_trajectory_however_it_is_computed() {
     let model = ala2();
-    let options = Options { sampler: Sampler::TimeParallel, n_replicas: 3, window: 20, ..options(8.2e-7) };
+    let options = Options { n_replicas: 3, window: Some(20), ..options(8.2e-7) };
     let mut reference = simulation(&model, options.clone());
     reference.step(150).unwrap();
     let mut sliced = simulation(&model, Options { n_threads: 3, ..options.clone() });
@@ -175,7 +192,7 @@ fn same_seed_same_trajectory_however_it_is_computed() {
 #[test]
 fn checkpoints_continue_bit_for_bit() {
     for jacobian in JACOBIANS {
-        let options = Options { sampler: Sampler::TimeParallel, n_replicas: 2, jacobian, ..options(8.2e-7) };
+        let options = Options { n_replicas: 2, jacobian, ..options(8.2e-7) };
         let mut straight = simulation(&ala2(), options.clone());
         straight.step(37).unwrap();
         let bytes = straight.checkpoint();
@@ -191,9 +208,9 @@ fn checkpoints_continue_bit_for_bit() {
         assert_eq!(resumed.checkpoint(), straight.checkpoint());
 
         for other in [
-            Options { window: 63, ..options.clone() },
-            Options { tolerance: 2e-6, ..options.clone() },
-            Options { sampler: Sampler::Sequential, ..options.clone() },
+            Options { window: Some(63), ..options.clone() },
+            Options { tolerance: Some(2e-6), ..options.clone() },
+            sequential(&options),
         ] {
             let error = simulation(&ala2(), other).restore(&bytes).unwrap_err();
             assert!(matches!(&error, Error::InvalidCheckpoint(t) if t.contains("other settings")), "{error}");
@@ -225,7 +242,7 @@ fn schedules_frozen_particles_and_mobilities() {
     ] {
         for jacobian in JACOBIANS {
             let options = Options { jacobian, n_replicas: 2, ..options.clone() };
-            let tolerance = options.tolerance;
+            let tolerance = options.tolerance.unwrap();
             let (worst, one, other) = compare(&model, options, None, 300);
             println!("{jacobian:?}: off by {:.2} tolerances", worst / tolerance);
             assert!(worst < 5.0 * tolerance);
@@ -238,25 +255,13 @@ fn schedules_frozen_particles_and_mobilities() {
     }
 }
 
-/// A score that turns bad at |x| > 1.7 on a drifting particle.
-fn cliff(bad: f64) -> Arc<Model> {
-    let score = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
-        for (x, s) in x.iter().zip(s) {
-            *s = if *x > 1.7 { bad } else { 40.0 };
-        }
-        Ok(())
-    };
-    Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap())
-}
-
 /// Where the sequential sampler fails, so does the other: with its sentence, at its step, keeping its frame.
 #[test]
 fn runaways_stop_as_they_do_sequentially() {
     for bad in [f64::NAN, f64::INFINITY, 1e9] {
         for n in [1, 7, 1000] {
-            let options = Options { n_replicas: 3, tolerance: 0.0, window: 9, ..options(5e-5) };
-            let parallel = Options { sampler: Sampler::TimeParallel, ..options.clone() };
-            let [one, other] = [options, parallel].map(|options| {
+            let options = Options { n_replicas: 3, tolerance: Some(0.0), window: Some(9), ..options(5e-5) };
+            let [one, other] = [sequential(&options), options].map(|options| {
                 let mut s = simulation(&cliff(bad), options);
                 let start: Vec<f64> = (0..18).map(|i| 0.02 * i as f64).collect();
                 s.set_positions(&start).unwrap();
@@ -293,11 +298,11 @@ fn wild_guesses_do_no_harm() {
             Ok(())
         };
         let model = Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap());
-        let mut one = simulation(&model, options(1e-4));
+        let mut one = simulation(&model, sequential(&options(1e-4)));
         one.step(3000).unwrap();
         assert_eq!(met.load(Ordering::Relaxed), 0);
-        let parallel = Options { sampler: Sampler::TimeParallel, window: 1500, ..options(1e-4) };
-        let tolerance = parallel.tolerance;
+        let parallel = Options { window: Some(1500), ..options(1e-4) };
+        let tolerance = parallel.tolerance.unwrap();
         let mut other = simulation(&model, parallel);
         other.step(3000).unwrap();
         let worst = largest_difference(one.positions(), other.positions());
@@ -307,7 +312,7 @@ fn wild_guesses_do_no_harm() {
     // Where the model fails on the trajectory itself, its own error ends the run.
     let fails = |_: &[f64], _: &mut [f64], _: Option<&mut [f64]>| Err("out of coffee".into());
     let model = Arc::new(Model::callback(2, 290.0, Box::new(fails)).unwrap());
-    let mut s = simulation(&model, Options { sampler: Sampler::TimeParallel, ..options(1e-4) });
+    let mut s = simulation(&model, options(1e-4));
     assert_eq!(s.step(3).unwrap_err(), Error::Callback("out of coffee".into()));
     assert_eq!(s.step_count(), 0);
 }
@@ -316,11 +321,11 @@ fn wild_guesses_do_no_harm() {
 #[test]
 fn nothing_outdated_is_kept() {
     let model = ala2();
-    let options = Options { tolerance: 0.0, jacobian: Jacobian::Dense, window: 6, ..options(8.2e-7) };
-    let parallel = Options { sampler: Sampler::TimeParallel, ..options.clone() };
+    let options =
+        Options { tolerance: Some(0.0), jacobian: Jacobian::Dense, window: Some(6), ..options(8.2e-7) };
     let forces: Vec<f64> = (0..30).map(|i| 10.0 * (i as f64 - 11.0)).collect();
     let moved: Vec<f64> = model.start_positions()[30..60].to_vec();
-    let [one, other] = [options, parallel].map(|options| {
+    let [one, other] = [sequential(&options), options].map(|options| {
         let mut s = simulation(&model, options.clone());
         let mut seen = Vec::new();
         for _ in 0..3 {
@@ -346,9 +351,9 @@ fn nothing_outdated_is_kept() {
 #[test]
 fn the_last_step_number_is_not_overrun() {
     let well = analytic("harmonic", 2, 290.0, json!({"stiffness": 41.0}));
-    let options = Options { tolerance: 0.0, ..options(1.3e-3) };
-    let [one, other] = [Sampler::Sequential, Sampler::TimeParallel].map(|sampler| {
-        let mut s = simulation(&well, Options { sampler, ..options.clone() });
+    let options = Options { tolerance: Some(0.0), ..options(1.3e-3) };
+    let [one, other] = [sequential(&options), options].map(|options| {
+        let mut s = simulation(&well, options);
         s.set_step_count(u64::MAX - 9);
         s.step(4).unwrap();
         s.step(5).unwrap();
@@ -367,7 +372,7 @@ fn auto_takes_what_pays() {
         s
     };
     let plain = |model: &Arc<Model>, options: Options| {
-        let mut s = simulation(model, options);
+        let mut s = simulation(model, sequential(&options));
         s.step(900).unwrap();
         s
     };
@@ -385,7 +390,8 @@ fn auto_takes_what_pays() {
     let eight = Options { n_threads: 8, ..options(1.3e-3) };
     let sweeps = auto(&well, eight).statistics().sweeps;
     assert!(sweeps.steps >= 900 && sweeps.sweeps < 100);
-    let stiff = Options { n_threads: 8, jacobian: Jacobian::Identity, tolerance: 0.0, ..options(8.2e-7) };
+    let stiff =
+        Options { n_threads: 8, jacobian: Jacobian::Identity, tolerance: Some(0.0), ..options(8.2e-7) };
     let s = auto(&ala2(), stiff.clone());
     assert_eq!(s.positions(), plain(&ala2(), stiff.clone()).positions());
     let sweeps = s.statistics().sweeps;
@@ -400,19 +406,25 @@ fn auto_takes_what_pays() {
 #[test]
 fn what_cannot_be_done_is_one_clear_sentence() {
     let model = analytic("harmonic", 2, 290.0, json!({"stiffness": 30.0}));
-    let parallel = Options { sampler: Sampler::TimeParallel, ..options(1e-4) };
-    let cases: [(&str, Options); 9] = [
-        ("window is 0 frames; expected 2 or more", Options { window: 0, ..parallel.clone() }),
-        ("window is 1 frames", Options { window: 1, ..parallel.clone() }),
-        ("tolerance is -0.1 nm", Options { tolerance: -0.1, ..parallel.clone() }),
-        ("tolerance is NaN", Options { tolerance: f64::NAN, ..parallel.clone() }),
+    let (parallel, plain) = (options(1e-4), sequential(&options(1e-4)));
+    let cases: [(&str, Options); 12] = [
+        ("window is 0 frames; expected 2 or more", Options { window: Some(0), ..parallel.clone() }),
+        ("window is 1 frames", Options { window: Some(1), ..parallel.clone() }),
+        ("tolerance is -0.1 nm", Options { tolerance: Some(-0.1), ..parallel.clone() }),
+        ("tolerance is NaN", Options { tolerance: Some(f64::NAN), ..parallel.clone() }),
         ("adapter Heun", Options { adapter: Adapter::Heun, ..parallel.clone() }),
         ("adapter Mala", Options { adapter: Adapter::Mala, ..parallel.clone() }),
         (
             "a window of 10000000000000 frames for 3 replicas of 2 particles takes 4",
-            Options { window: 10_000_000_000_000, n_replicas: 3, ..parallel.clone() },
+            Options { window: Some(10_000_000_000_000), n_replicas: 3, ..parallel.clone() },
         ),
-        ("do not fit into memory", Options { window: usize::MAX, ..parallel.clone() }),
+        ("do not fit into memory", Options { window: Some(usize::MAX), ..parallel.clone() }),
+        ("window is 64 frames and the sampler is sequential", Options { window: Some(64), ..plain.clone() }),
+        (
+            "tolerance is 0.000001 nm and the sampler is sequential",
+            Options { tolerance: Some(1e-6), ..plain.clone() },
+        ),
+        ("jacobian is Dense and the sampler", Options { jacobian: Jacobian::Dense, ..plain }),
         ("device 'cpu'", Options { device: "cuda:3".into(), ..parallel.clone() }),
     ];
     for (words, options) in cases {

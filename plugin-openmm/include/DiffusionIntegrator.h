@@ -72,7 +72,7 @@ public:
      * ("time-parallel", theory 12; in step(n), where no Force is a bias), or whichever is faster ("auto").
      *
      * @param window      frames that a sweep works on; 0 = the core's default
-     * @param tolerance   by how much a final frame may still change, in nm; negative = the core's default
+     * @param tolerance   by how much a final frame may still change, in nm; -1 = the core's default
      */
     void setSampler(const std::string& name, std::size_t window = 0, double tolerance = -1);
     std::string getSampler() const;
@@ -80,6 +80,18 @@ public:
     double getTolerance() const { return settings.tolerance; }
     /** Time-parallel: steps that became final in a sweep, on average; 0 before the first. */
     double getStepsPerSweep() const;
+    /**
+     * With the adapter "mala": tune the step of each copy to an acceptance, between 0 and 1, in the first `steps`
+     * steps, and keep it from then on. A simulation does so by the number of its step, which checkpoints and States
+     * hold.
+     *
+     * @param targetAcceptance  such as 0.6; 0, and no steps = none
+     */
+    void setBurnIn(double targetAcceptance, std::int64_t steps);
+    double getTargetAcceptance() const { return settings.targetAcceptance; }
+    std::int64_t getBurnInSteps() const { return settings.burnInSteps; }
+    /** What burn-in has made of the effective step of each copy; 1 without one. */
+    std::vector<double> getStepFactors() const;
     /** Where the core computes: "auto" (default), "cpu", "cuda", "cuda:1", …; independent of OpenMM's platform. */
     const std::string& getDevice() const { return device; }
     void setDevice(const std::string& name);
@@ -102,7 +114,7 @@ public:
     double computeSystemTemperature();
     /** Largest |component| of any score since the Context was created, in 1/nm. */
     double getLargestScore() const;
-    /** Fraction of the proposals that were accepted, of the adapter "mala"; 0 before there were any. */
+    /** Fraction of the proposals of "mala" that were accepted: after burn-in, once it is over; 0 before the first. */
     double getAcceptance() const;
     /** How the last step() ended: DIFFUSIM_OK, or the DIFFUSIM_ERROR_* of the error it threw. */
     std::int32_t getLastStatus() const { return lastStatus; }
@@ -128,6 +140,8 @@ private:
         int32_t adapter, sampler = DIFFUSIM_SEQUENTIAL;
         std::size_t window = 0;
         double tolerance = -1;
+        double targetAcceptance = 0;
+        std::int64_t burnInSteps = 0;
     };
 
     diffusim::simulation_options options(const Settings& settings) const;
@@ -142,6 +156,7 @@ private:
     void followLambda();
     void computeBias();
     bool isInertial() const { return settings.adapter == DIFFUSIM_LANGEVIN; }
+    bool hasMoreState() const;
     void importPositions();
     void importVelocities();
     void exportVelocities();

@@ -1,5 +1,6 @@
 #include "DiffusionIntegrator.h"
 #include "DiffusionForceImpl.h"
+#include "base64.h"
 #include "messages.h"
 #include "openmm/AndersenThermostat.h"
 #include "openmm/CMMotionRemover.h"
@@ -25,7 +26,7 @@ using namespace std::string_literals;
 namespace diffusim_openmm {
 
 namespace {
-const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', 'M'};
+const char CHECKPOINT_TAG[8] = {'D', 'I', 'F', 'F', 'U', 'S', 'I', '2'};
 
 struct Choice {
     const char* name;
@@ -131,10 +132,10 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.spring = settings.spring;
     options.adapter = settings.adapter;
     options.sampler = settings.sampler;
-    if (settings.window != 0)
-        options.window = settings.window;
-    if (settings.tolerance >= 0)
-        options.tolerance = settings.tolerance;
+    options.window = settings.window;
+    options.tolerance = settings.tolerance;
+    options.target_acceptance = settings.targetAcceptance;
+    options.burn_in_steps = static_cast<std::uint64_t>(settings.burnInSteps);
     options.seed = static_cast<uint64_t>(seedInUse);
     options.masses = masses.empty() ? nullptr : masses.data();
     options.n_replicas = fitted.copies;
@@ -205,6 +206,15 @@ void DiffusionIntegrator::setSampler(const std::string& name, std::size_t window
 }
 
 std::string DiffusionIntegrator::getSampler() const { return nameOf(settings.sampler, SAMPLERS); }
+
+void DiffusionIntegrator::setBurnIn(double targetAcceptance, std::int64_t steps) {
+    if (steps < 0)
+        throw OpenMMException("The steps of burn-in are " + std::to_string(steps) + "; expected 0 or more");
+    Settings next = settings;
+    next.targetAcceptance = targetAcceptance;
+    next.burnInSteps = steps;
+    apply(next);
+}
 
 void DiffusionIntegrator::setDevice(const std::string& name) {
     const std::string previous = device;
@@ -311,6 +321,12 @@ double DiffusionIntegrator::getStepsPerSweep() const {
 }
 
 double DiffusionIntegrator::getAcceptance() const { return simulation ? simulation->statistics().acceptance : 0; }
+
+std::vector<double> DiffusionIntegrator::getStepFactors() const {
+    if (!simulation)
+        throw OpenMMException("This Integrator is not bound to a context!");
+    return simulation->step_factors();
+}
 
 // ---- life in a Context
 
@@ -569,7 +585,14 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
     }
 }
 
-// ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here
+// ---- checkpoints: OpenMM keeps the positions, time and step of the Context; the noise is here, and what else the core
+// has
+
+/** Whether the core goes on from more than positions, velocities and noise: from tuned steps, counts, or frames ahead.
+ */
+bool DiffusionIntegrator::hasMoreState() const {
+    return settings.adapter == DIFFUSIM_MALA || settings.sampler != DIFFUSIM_SEQUENTIAL;
+}
 
 void DiffusionIntegrator::createCheckpoint(std::ostream& stream) const {
     const std::uint64_t step = simulation->step_count();
@@ -579,6 +602,10 @@ void DiffusionIntegrator::createCheckpoint(std::ostream& stream) const {
     stream.write(reinterpret_cast<const char*>(&seedInUse), sizeof seedInUse);
     stream.write(reinterpret_cast<const char*>(&step), sizeof step);
     stream.put(static_cast<char>(hasVelocities));
+    const std::vector<unsigned char> core = hasMoreState() ? simulation->checkpoint() : std::vector<unsigned char>();
+    const std::uint64_t size = core.size();
+    stream.write(reinterpret_cast<const char*>(&size), sizeof size);
+    stream.write(reinterpret_cast<const char*>(core.data()), static_cast<std::streamsize>(size));
 }
 
 void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
@@ -590,12 +617,28 @@ void DiffusionIntegrator::loadCheckpoint(std::istream& stream) {
     stream.read(reinterpret_cast<char*>(&storedSeed), sizeof storedSeed);
     stream.read(reinterpret_cast<char*>(&storedStep), sizeof storedStep);
     const bool storedVelocities = stream.get() == 1;
-    if (!stream || !std::equal(std::begin(tag), std::end(tag), CHECKPOINT_TAG))
-        throw OpenMMException("The checkpoint was not written with a DiffusionIntegrator, or was cut short");
+    std::uint64_t size = 0;
+    stream.read(reinterpret_cast<char*>(&size), sizeof size);
+    const bool readable = stream && std::equal(std::begin(tag), std::end(tag), CHECKPOINT_TAG);
+    std::vector<unsigned char> core;
+    for (std::uint64_t i = 0; readable && stream && i < size; i++) // a wrong size asks for no memory
+        core.push_back(static_cast<unsigned char>(stream.get()));
+    if (!readable || !stream)
+        throw OpenMMException(
+            "The checkpoint was not written with a DiffusionIntegrator of this version, or was cut short");
     if (hash != storedHash)
         throw OpenMMException("The checkpoint was written with another model (sha256 " + storedHash +
                               "), and this DiffusionIntegrator has " + model.getModel().name() + " (" + hash + ")");
+    if (hasMoreState() && core.empty())
+        throw OpenMMException(
+            "The checkpoint was written with another adapter or sampler. Create the integrator as it was "
+            "then, or load a State, which goes on from positions and noise");
     continueNoise(storedSeed, storedStep);
+    if (hasMoreState()) {
+        simulation->restore(core);
+        corePositions.resize(coreForces.size());
+        simulation->get_positions(corePositions);
+    }
     hasPositions = true;
     hasVelocities = storedVelocities;
     loadsUndrawn = !storedVelocities;
@@ -605,6 +648,10 @@ void DiffusionIntegrator::serializeParameters(SerializationNode& node) const {
     node.setLongProperty("noiseSeed", seedInUse);
     node.setLongProperty("noiseStep", static_cast<long long>(simulation->step_count()));
     node.setBoolProperty("hasVelocities", hasVelocities);
+    if (settings.targetAcceptance != 0) {
+        const std::vector<unsigned char> core = simulation->checkpoint();
+        node.setStringProperty("tunedSteps", encodeBase64(std::string(core.begin(), core.end())));
+    }
 }
 
 void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
@@ -624,6 +671,16 @@ void DiffusionIntegrator::deserializeParameters(const SerializationNode& node) {
         inform("this Context has gone on from that State before, with noise seed " + std::to_string(first) +
                "; this time it does with seed " + std::to_string(seed));
     }
+    if (settings.targetAcceptance != 0)
+        try {
+            const std::string core = decodeBase64(node.getStringProperty("tunedSteps", ""));
+            simulation->restore({core.begin(), core.end()});
+            corePositions.clear(); // it has those of the State now, and the Context may not
+        } catch (const diffusim::error& error) {
+            if (error.status() != DIFFUSIM_ERROR_INVALID_CHECKPOINT)
+                throw;
+            inform("the State has no steps tuned for these settings, and those of this Context stay: "s + error.what());
+        }
     continueNoise(seed, step);
     if (!node.getBoolProperty("hasVelocities", true))
         hasVelocities = false; // those of the State, if it has any, are 0, and are yet to be drawn

@@ -38,6 +38,8 @@ public:
         node.setStringProperty("sampler", integrator.getSampler());
         node.setLongProperty("window", static_cast<long long>(integrator.getWindow()));
         node.setDoubleProperty("tolerance", integrator.getTolerance());
+        node.setDoubleProperty("targetAcceptance", integrator.getTargetAcceptance());
+        node.setLongProperty("burnInSteps", integrator.getBurnInSteps());
         node.setStringProperty("device", integrator.getDevice());
         node.setLongProperty("randomSeed", integrator.getRandomNumberSeed());
         node.setBoolProperty("checkMasses", integrator.getCheckMasses());
@@ -57,6 +59,7 @@ public:
         integrator->setSampler(node.getStringProperty("sampler", integrator->getSampler()),
                                static_cast<std::size_t>(node.getLongProperty("window", 0)),
                                node.getDoubleProperty("tolerance", -1));
+        integrator->setBurnIn(node.getDoubleProperty("targetAcceptance", 0), node.getLongProperty("burnInSteps", 0));
         integrator->setDevice(node.getStringProperty("device", integrator->getDevice()));
         integrator->setRandomNumberSeed(node.getLongProperty("randomSeed", 0));
         integrator->setCheckMasses(node.getBoolProperty("checkMasses", true));

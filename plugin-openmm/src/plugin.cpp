@@ -159,6 +159,14 @@ int diffusim_openmm_get_acceptance(Integrator* integrator, double* fraction) {
     return guard([=] { *fraction = cast(integrator).getAcceptance(); });
 }
 
+// `factors` has room for as many numbers as there are copies.
+int diffusim_openmm_get_step_factors(Integrator* integrator, double* factors) {
+    return guard([=] {
+        const std::vector<double> known = cast(integrator).getStepFactors();
+        std::copy(known.begin(), known.end(), factors);
+    });
+}
+
 int diffusim_openmm_get_last_status(Integrator* integrator, int64_t* status) {
     return guard([=] { *status = cast(integrator).getLastStatus(); });
 }

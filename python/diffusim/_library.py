@@ -167,6 +167,7 @@ CALLS = {
     "diffusim_model_check_particles": [c_void_p, c_size_t, POINTER(c_char_p), POINTER(c_char_p)],
     "diffusim_model_evaluate": [c_void_p, _DOUBLES, c_size_t, _DOUBLES, _DOUBLES],
     "diffusim_model_largest_curvature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
+    "diffusim_model_largest_frequency": [c_void_p, _DOUBLES, _DOUBLES, c_size_t, _DOUBLES],
     "diffusim_model_configurational_temperature": [c_void_p, _DOUBLES, c_size_t, _DOUBLES],
     "diffusim_device_describe": [c_char_p, POINTER(c_char_p)],
     "diffusim_device_count": [_SIZE],

@@ -24,11 +24,15 @@ N_PIECES, N_STEPS = 10, 40  # of it, and steps of each
 
 @dataclass(frozen=True)
 class Advice:
-    """Largest eigenvalue of -grad s, 1/nm^2: in `n_frames` given frames, and in them and a short run from there."""
+    """Largest eigenvalue of -grad s, 1/nm^2: in `n_frames` given frames, and in them and a short run from there.
+
+    `frequency`: of the fastest mode there, 1/ps, where the model knows its masses.
+    """
 
     curvature_of_frames: float
     curvature: float
     n_frames: int
+    frequency: float | None = None
 
     @property
     def stability_limit(self) -> float:
@@ -49,6 +53,16 @@ class Advice:
     def spring(self) -> float:
         """Recommended k, 1/nm^2."""
         return 0.5 / self.effective_step
+
+    @property
+    def longest_time_step(self) -> float | None:
+        """Time step at which the fastest mode loses stability with the adapter "langevin", ps."""
+        return self.frequency and 2 / self.frequency
+
+    @property
+    def time_step(self) -> float | None:
+        """Recommended time step of that adapter, ps: a tenth of the fastest period."""
+        return self.frequency and 0.2 * np.pi / self.frequency
 
 
 def advise(model: Model, positions: np.ndarray | None = None, seed: int = 1) -> Advice:
@@ -82,7 +96,13 @@ def advise(model: Model, positions: np.ndarray | None = None, seed: int = 1) -> 
             tau /= 2  # where it went is stiffer than where it was
         largest = max(largest, model.largest_curvature(simulation.positions))
         tau = min(tau, SAFE_STEP / largest)
-    return Advice(before, largest, len(frames))
+    try:
+        frequency = model.largest_frequency(frames) * (largest / before) ** 0.5
+    except DiffusimError as error:
+        if error.status is not Status.INVALID_ARGUMENT:
+            raise
+        frequency = None  # the model knows no masses
+    return Advice(before, largest, len(frames), frequency)
 
 
 def relative_variance(adapter: str, reduced_step: float) -> float:

@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # else "[default: …]" is a tag and vanishes, and paragraphs keep their line breaks
 )
 for command in (train, run, sample, report, bound, info, doctor):
     app.command()(command)
@@ -48,8 +49,15 @@ def main() -> None:
     except Exception as error:
         if not _is_foreseeable(error):
             raise
-        terminal.errors.print(f"diffusim: {error}", style="red", soft_wrap=True, markup=False)
+        terminal.errors.print(f"diffusim: {_sentence(error)}", style="red", soft_wrap=True, markup=False)
         sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong: of the system's errors the file and the reason, without Python's decoration."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _is_foreseeable(error: Exception) -> bool:

@@ -240,6 +240,20 @@ class Model:
         self._call("largest_curvature", _doubles(positions), len(positions), byref(value))
         return value.value
 
+    def largest_frequency(self, positions: np.ndarray, masses: Sequence[float] | None = None) -> float:
+        """Largest frequency of a mode over positions [n_frames, n_particles, 3], 1/ps (`masses` in amu; the model's).
+
+        A time step of the adapter "langevin" is stable while it is less than 2 over this (theory 11).
+        """
+        value = c_double()
+        positions = self._frames(positions)
+        if masses is not None:
+            masses = np.ascontiguousarray(masses, dtype=float)
+            _expect_shape("masses", masses, (self.n_particles,))
+        pointer = None if masses is None else _doubles(masses)
+        self._call("largest_frequency", pointer, _doubles(positions), len(positions), byref(value))
+        return value.value
+
     def configurational_temperature(self, positions: np.ndarray) -> float:
         """T0 <|s|^2> / <-div s> over positions [n_frames, n_particles, 3]: the temperature they are sampled at."""
         value = c_double()
@@ -425,8 +439,8 @@ class Simulation:
         target_acceptance: float | None = None,
         burn_in_steps: int = 0,
         sampler: str = "sequential",
-        window: int = 64,
-        tolerance: float = 1e-6,
+        window: int | None = None,
+        tolerance: float | None = None,
         jacobian: str = "auto",
         cuda_context: int | None = None,
         cuda_stream: int | None = None,
@@ -456,8 +470,9 @@ class Simulation:
                         acceptance (0.6 is a good one), and then kept
         sampler         "sequential"; "time-parallel": many frames at once, the same trajectory to a tolerance
                         (theory 12); "auto": time-parallel where it pays, by the counts of its first sweeps
-        window          frames of each replica that a time-parallel sweep works on
-        tolerance       nm, by which a frame may still change for the one after it to be final; 0: not by a bit
+        window          frames of each replica that a time-parallel sweep works on; 64 by default
+        tolerance       nm, by which a frame may still change for the one after it to be final; 0: not by a bit; 1e-6 by
+                        default
         jacobian        what sweeps know of the slope of the score: "identity" (Picard), "diagonal", "dense", or
                         "auto": dense for up to 30 particles, diagonal for more
         cuda_context, cuda_stream  CUcontext and CUstream of the caller as integers, to run in; they must outlive this
@@ -762,7 +777,6 @@ class Simulation:
             "first_replica": 2**32,
             "n_threads": 2**32,
             "burn_in_steps": 2**64,
-            "window": 2**63,
         }
         for name, limit in whole.items():
             _expect_whole(name, options[name], limit)
@@ -771,7 +785,13 @@ class Simulation:
         native.schedule_end = _index("schedule_end", options["schedule_end"], SCHEDULE_ENDS)
         native.sampler = _index("sampler", options["sampler"], SAMPLERS)
         native.jacobian = _index("jacobian", options["jacobian"], JACOBIANS)
-        native.tolerance = options["tolerance"]
+        for name, not_given, expected in (("window", 0, "2 or more frames"), ("tolerance", -1, "0 or more, nm")):
+            if (value := options[name]) is not None:
+                if value == not_given:
+                    raise DiffusimError(f"{name} is {value}; expected {expected}", Status.INVALID_ARGUMENT)
+                if name == "window":
+                    _expect_whole(name, value, 2**63)
+                setattr(native, name, value)
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]

@@ -101,8 +101,8 @@ def replace(path: str | os.PathLike, data: bytes) -> None:
             file.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException:  # an interrupt perhaps, after the move
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ errors = Console(stderr=True, highlight=False)
 def say(label: str, text: str, style: str = "") -> None:
     """One line: a label, then what there is to say."""
     console.print(Text(f"{label:<{LABEL_WIDTH}}") + Text(text, style), soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """A table, with every number whole also where the terminal is too narrow for it."""
+    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+    Console(highlight=False, width=max(console.width, needed)).print(table)
 
 
 def fail(message: str) -> NoReturn:

@@ -629,6 +629,34 @@ pub unsafe extern "C" fn diffusim_model_largest_curvature(
     })
 }
 
+/// Largest frequency (1/ps) of the modes over `n_frames` frames `[n_frames][n_particles][3]` in nm, for particles of `masses`
+/// `[n_particles]` in amu, 0 = frozen; NULL = the model's: a step Δt of DIFFUSIM_LANGEVIN is stable while Δt times it stays below 2
+/// (theory 11). 0 where no mode is bound.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_model_largest_frequency(
+    model: *const diffusim_model_t,
+    masses: *const f64,
+    positions: *const f64,
+    n_frames: usize,
+    frequency: *mut f64,
+) -> diffusim_status_t {
+    guard(|| {
+        let out = output(frequency, "frequency")?;
+        let model = &reference(model, "model")?.model;
+        let frames = own_frames(model, positions, n_frames)?;
+        let masses = if masses.is_null() {
+            model.masses()?
+        } else {
+            slice(masses, model.n_particles(), "masses")?.to_vec()
+        };
+        let temperature = model.metadata().training_temperature;
+        *out = curvature::largest_frequency(&**model.score(), frames, &masses, temperature)?;
+        Ok(())
+    })
+}
+
 /// Configurational temperature T₀ ⟨‖s‖²⟩/⟨−∇·s⟩ (K) over `n_frames` frames `[n_frames][n_particles][3]` in nm.
 ///
 /// @since 0.1

@@ -114,13 +114,14 @@ pub struct diffusim_simulation_options_t {
     pub target_acceptance: f64,
     /// Steps of that tuning, from step 0; after them the steps stay as they are. 0 = none.
     pub burn_in_steps: u64,
-    /// DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential.
+    /// DIFFUSIM_SEQUENTIAL (default), DIFFUSIM_TIME_PARALLEL or DIFFUSIM_AUTO. A biased step is always sequential. With the first,
+    /// `jacobian`, `window` and `tolerance` may not be given.
     pub sampler: i32,
     /// For time-parallel sweeps: DIFFUSIM_JACOBIAN_AUTO (default), _IDENTITY, _DIAGONAL or _DENSE.
     pub jacobian: i32,
-    /// Frames of each replica that a time-parallel sweep works on; 64 by default, at least 2.
+    /// Frames of each replica that a time-parallel sweep works on, at least 2; 0 = not given, which is 64.
     pub window: usize,
-    /// By how much a frame may still change for the one after it to be final, nm; 1e-6 by default, 0 = not by a bit.
+    /// By how much a frame may still change for the one after it to be final, nm, 0 = not by a bit; -1 = not given, which is 1e-6.
     pub tolerance: f64,
     /// CUcontext of the caller, of the GPU that `device` names, in which the simulation runs: it is left as current or not as it was and
     /// is never destroyed; it must outlive the simulation. NULL = the GPU's primary context.
@@ -160,8 +161,8 @@ const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
     burn_in_steps: 0,
     sampler: DIFFUSIM_SEQUENTIAL,
     jacobian: DIFFUSIM_JACOBIAN_AUTO,
-    window: 64,
-    tolerance: 1e-6,
+    window: 0,
+    tolerance: -1.0,
     cuda_context: ptr::null_mut(),
     cuda_stream: ptr::null_mut(),
 };
@@ -285,8 +286,8 @@ pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particle
                  or DIFFUSIM_JACOBIAN_DENSE"
             ),
         },
-        window: c.window,
-        tolerance: c.tolerance,
+        window: (c.window != 0).then_some(c.window),
+        tolerance: (c.tolerance != -1.0).then_some(c.tolerance),
         attachment: (!c.cuda_context.is_null())
             .then(|| Attachment { context: c.cuda_context.addr(), stream: c.cuda_stream.addr() }),
     })

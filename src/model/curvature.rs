@@ -2,6 +2,7 @@
 
 use super::{Frames, Outputs, ScoreModel, Scratch};
 use crate::error::{Result, bail};
+use crate::schedule::{BOLTZMANN, check_masses};
 
 /// Displacement of a coordinate, nm: small against the width of the stiffest mode, large against rounding of the positions.
 const DISPLACEMENT: f64 = 1e-4;
@@ -13,10 +14,33 @@ const MOVED_AT_ONCE: usize = 96;
 ///
 /// A step τ is stable where τ times it stays below 2 (theory §2).
 pub fn largest_curvature(model: &dyn ScoreModel, frames: Frames) -> Result<f64> {
+    largest_eigenvalue(model, frames, &vec![1.0; model.n_particles()])
+}
+
+/// Largest frequency (1/ps) of the modes over the given frames, for particles of `masses` (amu; 0 is frozen): its square is the
+/// largest eigenvalue of kT₀ M^-½ (−∇s) M^-½, T₀ the `training_temperature`. 0 where no mode is bound.
+///
+/// A step Δt of Langevin dynamics is stable where Δt times it stays below 2 (theory §6).
+pub fn largest_frequency(
+    model: &dyn ScoreModel,
+    frames: Frames,
+    masses: &[f64],
+    training_temperature: f64,
+) -> Result<f64> {
+    check_masses(masses)?;
+    let lightest = masses.iter().copied().filter(|m| *m > 0.0).fold(f64::INFINITY, f64::min);
+    let roots: Vec<f64> = masses.iter().map(|m| if *m > 0.0 { (lightest / m).sqrt() } else { 0.0 }).collect();
+    let curvature = largest_eigenvalue(model, frames, &roots)?;
+    Ok((BOLTZMANN * training_temperature * curvature.max(0.0) / lightest).sqrt())
+}
+
+/// That of R (−∇s) R, where R has the `roots`, at most 1, of the particles on its diagonal.
+fn largest_eigenvalue(model: &dyn ScoreModel, frames: Frames, roots: &[f64]) -> Result<f64> {
     check(model, frames)?;
     // The eigenvalue of largest modulus; where that is negative, the spectrum is shifted so that the greatest one leads.
-    let [greatest, least] = power_iteration(model, frames, 0.0)?;
-    let largest = if -least > greatest { power_iteration(model, frames, -least)?[0] } else { greatest };
+    let [greatest, least] = power_iteration(model, frames, roots, 0.0)?;
+    let largest =
+        if -least > greatest { power_iteration(model, frames, roots, -least)?[0] } else { greatest };
     if !largest.is_finite() {
         bail!(
             NotFinite,
@@ -26,8 +50,8 @@ pub fn largest_curvature(model: &dyn ScoreModel, frames: Frames) -> Result<f64> 
     Ok(largest)
 }
 
-/// Greatest and least, over the frames, of the leading eigenvalue of −∇s + shift, less the shift.
-fn power_iteration(model: &dyn ScoreModel, frames: Frames, shift: f64) -> Result<[f64; 2]> {
+/// Greatest and least, over the frames, of the leading eigenvalue of R (−∇s) R + shift, less the shift.
+fn power_iteration(model: &dyn ScoreModel, frames: Frames, roots: &[f64], shift: f64) -> Result<[f64; 2]> {
     let Frames { positions, cell } = frames;
     let n = 3 * model.n_particles();
     let mut scratch = Scratch::default();
@@ -44,8 +68,9 @@ fn power_iteration(model: &dyn ScoreModel, frames: Frames, shift: f64) -> Result
             }
         }
         for (sign, scores) in [(DISPLACEMENT, &mut plus), (-DISPLACEMENT, &mut minus)] {
-            for ((y, x), v) in shifted.iter_mut().zip(positions).zip(&direction) {
-                *y = x + sign * v;
+            let roots = roots.iter().flat_map(|r| [r; 3]).cycle();
+            for (((y, x), v), r) in shifted.iter_mut().zip(positions).zip(&direction).zip(roots) {
+                *y = x + sign * (r * v);
             }
             let shifted = Frames { positions: &shifted, cell };
             model.evaluate(shifted, Outputs::scores(scores), &mut scratch)?;
@@ -55,8 +80,10 @@ fn power_iteration(model: &dyn ScoreModel, frames: Frames, shift: f64) -> Result
             direction.chunks_exact_mut(n).zip(plus.chunks_exact(n)).zip(minus.chunks_exact(n))
         {
             let mut rayleigh = 0.0;
-            for ((v, plus), minus) in v.iter_mut().zip(plus).zip(minus) {
-                let product = (minus - plus) / (2.0 * DISPLACEMENT);
+            for (((v, plus), minus), r) in
+                v.iter_mut().zip(plus).zip(minus).zip(roots.iter().flat_map(|r| [r; 3]))
+            {
+                let product = r * ((minus - plus) / (2.0 * DISPLACEMENT));
                 rayleigh += *v * product;
                 *v = product + shift * *v;
             }

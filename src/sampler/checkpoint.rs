@@ -1,11 +1,13 @@
 //! The bytes of a checkpoint: magic, version, step, seed, sha256 of what the dynamics depend on, numbers
-//! (positions, velocities, tunings, λ of a blend, and what the time-parallel sampler has ahead), sha256 of all.
+//! (positions, velocities, tunings, λ of a blend, what the time-parallel sampler has ahead, and proposals made and accepted),
+//! sha256 of all.
 
 use crate::error::{Result, bail};
 use sha2::{Digest, Sha256};
 
 const MAGIC: &[u8; 8] = b"DIFFUSIM";
-const VERSION: u64 = 1;
+/// Version 1 has no proposals.
+const VERSION: u64 = 2;
 const HEADER: usize = 8 + 3 * 8 + 32;
 const DIGEST: usize = 32;
 
@@ -32,11 +34,13 @@ pub(crate) fn write(
     bytes
 }
 
-/// Step and seed; the `n` `numbers` are overwritten only if everything is right.
+/// Step and seed; the `n` `numbers` are overwritten only if everything is right. The last `n_new` of them stay as they are where
+/// the checkpoint is of version 1.
 pub(crate) fn read<'a>(
     bytes: &[u8],
     fingerprint: &[u8; 32],
     n: usize,
+    n_new: usize,
     numbers: impl Iterator<Item = &'a mut f64>,
 ) -> Result<(u64, u64)> {
     if bytes.len() < HEADER + DIGEST || !bytes.starts_with(MAGIC) {
@@ -47,13 +51,14 @@ pub(crate) fn read<'a>(
         bail!(InvalidCheckpoint, "the checkpoint is damaged or was cut short; use an earlier one");
     }
     let word = |i: usize| u64::from_le_bytes(content[8 + 8 * i..][..8].try_into().expect("eight bytes"));
-    if word(0) != VERSION {
-        bail!(
+    let n = match word(0) {
+        1 => n - n_new,
+        VERSION => n,
+        other => bail!(
             InvalidCheckpoint,
-            "checkpoint version {} is unknown; this library reads version {VERSION}",
-            word(0)
-        );
-    }
+            "checkpoint version {other} is unknown; this library reads versions 1 to {VERSION}"
+        ),
+    };
     if fingerprint[..] != content[32..64] {
         bail!(
             InvalidCheckpoint,

@@ -4,8 +4,11 @@ use super::{Jacobian, Sampler};
 use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep};
 use crate::backend::Attachment;
 use crate::error::{Result, bail};
-use crate::model::Model;
-use crate::schedule::{BOLTZMANN, End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
+use crate::model::curvature::{largest_curvature, largest_frequency};
+use crate::model::{Frames, Model};
+use crate::schedule::{
+    BOLTZMANN, End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule, check_masses,
+};
 
 /// The size of a step, said in one of its equivalent ways. With different particles it is that of the most mobile one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,10 +63,11 @@ pub struct Options {
     pub burn_in_steps: u64,
     /// How the trajectory is produced: the same but for the tolerance.
     pub sampler: Sampler,
-    /// Frames of each replica that the time-parallel sampler works on at once.
-    pub window: usize,
-    /// By how much a frame may still change, in the last sweep but one, for the next to be final, nm; 0: to the last bit.
-    pub tolerance: f64,
+    /// Frames of each replica that the time-parallel sampler works on at once; 64 if `None`.
+    pub window: Option<usize>,
+    /// By how much a frame may still change, in the last sweep but one, for the next to be final, nm; 0: to the last bit; 1e-6 if
+    /// `None`.
+    pub tolerance: Option<f64>,
     /// What the sweeps know about the slope of the score.
     pub jacobian: Jacobian,
     /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
@@ -91,8 +95,8 @@ impl Default for Options {
             target_acceptance: None,
             burn_in_steps: 0,
             sampler: Sampler::default(),
-            window: 64,
-            tolerance: 1e-6,
+            window: None,
+            tolerance: None,
             jacobian: Jacobian::default(),
             attachment: None,
         }
@@ -125,6 +129,36 @@ impl Options {
             "adapter Langevin takes its step as a time step, and was given {given}; give the time step (ps){}",
             hint()
         )
+    }
+
+    /// Refuse what only the time-parallel sampler has, where that is not asked for.
+    fn check_sampler(&self) -> Result<()> {
+        if self.sampler != Sampler::Sequential {
+            return Ok(());
+        }
+        let given = [
+            ("window", self.window.map(|frames| format!("{frames} frames"))),
+            ("tolerance", self.tolerance.map(|tolerance| format!("{tolerance} nm"))),
+            ("jacobian", (self.jacobian != Jacobian::default()).then(|| format!("{:?}", self.jacobian))),
+        ];
+        if let Some((name, Some(value))) = given.iter().find(|(_, value)| value.is_some()) {
+            bail!(
+                InvalidArgument,
+                "{name} is {value} and the sampler is sequential, which has none; use the sampler time-parallel or auto, or \
+                 leave {name} out"
+            );
+        }
+        Ok(())
+    }
+
+    /// [`Options::window`], or what it is if not given.
+    pub(super) fn frames_at_once(&self) -> usize {
+        self.window.unwrap_or(64)
+    }
+
+    /// [`Options::tolerance`], or what it is if not given, nm.
+    pub(super) fn change_allowed(&self) -> f64 {
+        self.tolerance.unwrap_or(1e-6)
     }
 
     /// What burn-in is to find, if anything.
@@ -181,6 +215,8 @@ pub struct Dynamics {
     pub inertia: Option<Inertia>,
     /// How the step is tuned, if it is.
     pub burn_in: Option<BurnIn>,
+    /// Of the fastest mode, 1/ps, where the bound on it was not enough.
+    frequency: Option<f64>,
     training_temperature: f64,
     fixed_diffusion: bool,
     spring_schedule: SpringSchedule,
@@ -188,10 +224,34 @@ pub struct Dynamics {
     temperature_schedule: TemperatureSchedule,
 }
 
-/// Largest frequency, 1/ps, that `curvature` (1/nm², in kT₀) allows: that of the lightest particle, a bound from above.
-fn fastest_mode(training_temperature: f64, curvature: f64, masses: &[f64]) -> f64 {
+/// Largest frequency, 1/ps, that the model's largest curvature (1/nm², in kT₀) allows particles of these masses: that of the
+/// lightest, a bound from above.
+fn bound_on_frequency(model: &Model, curvature: f64, masses: &[f64]) -> f64 {
     let lightest = masses.iter().copied().filter(|m| *m > 0.0).fold(f64::INFINITY, f64::min);
-    (BOLTZMANN * training_temperature * curvature / lightest).sqrt()
+    (BOLTZMANN * model.metadata().training_temperature * curvature / lightest).sqrt()
+}
+
+/// Start frames that [`fastest_mode`] looks at.
+const FRAMES_MEASURED: usize = 16;
+
+/// The same of the modes themselves, and in words where it is from: at start frames the bound is compared with what it bounds, and the
+/// model's largest curvature, which more frames than those may show, is lowered in that ratio. Without start frames it is the bound.
+fn fastest_mode(model: &Model, curvature: f64, masses: &[f64]) -> (f64, &'static str) {
+    let bound = bound_on_frequency(model, curvature, masses);
+    let n = 3 * model.n_particles();
+    let start = model.start_positions();
+    let stride = (start.len() / n).div_ceil(FRAMES_MEASURED).max(1);
+    let positions: Vec<f64> = start.chunks_exact(n).step_by(stride).flatten().copied().collect();
+    let frames = Frames { positions: &positions, cell: model.start_cell() };
+    let there = || -> Result<f64> {
+        let frequency =
+            largest_frequency(&**model.score(), frames, masses, model.metadata().training_temperature)?;
+        Ok(frequency / bound_on_frequency(model, largest_curvature(&**model.score(), frames)?, masses))
+    };
+    match there() {
+        Ok(ratio) if ratio > 0.0 && ratio < 1.0 => (ratio * bound, "all masses counted, at its start frames"),
+        _ => (bound, "were it all of the lightest particle"),
+    }
 }
 
 impl Dynamics {
@@ -221,13 +281,14 @@ impl Dynamics {
             let masses = || options.masses.clone().map_or_else(|| model.masses(), Ok);
             options.check_langevin(|| match (metadata.largest_curvature, masses()) {
                 (Some(curvature), Ok(masses)) if masses.iter().any(|m| *m > 0.0) => {
-                    let tenth = 0.2 * std::f64::consts::PI / fastest_mode(t0, curvature, &masses);
+                    let tenth = 0.2 * std::f64::consts::PI / fastest_mode(model, curvature, &masses).0;
                     format!("; a tenth of the fastest period of {} is {tenth:.2e} ps", model.name())
                 }
                 _ => String::new(),
             })?;
         }
         let burn_in = options.burn_in()?;
+        options.check_sampler()?;
 
         let masses = match &options.masses {
             Some(masses) if masses.len() != n => {
@@ -237,13 +298,7 @@ impl Dynamics {
             None if matches!(options.mobility, Some(Mobility::FrictionRate(_))) => model.masses()?,
             None => vec![1.0; n],
         };
-        if let Some(i) = masses.iter().position(|m| !(*m >= 0.0 && m.is_finite())) {
-            bail!(
-                InvalidArgument,
-                "mass of particle {i} is {} amu; expected 0 (frozen) or a positive number",
-                masses[i]
-            );
-        }
+        check_masses(&masses)?;
         // D of each particle, nm²/ps: at T₀, or where D itself is given, at T. Without a mobility only the ratios, all 1, count.
         let fixed_diffusion = matches!(options.mobility, Some(Mobility::Diffusion(_)));
         let equal = Mobility::Diffusion(vec![1.0]);
@@ -291,7 +346,7 @@ impl Dynamics {
             StepSize::TimeStep(dt) => dt, // to the last digit what was asked for
             _ => effective_step / largest,
         });
-        let dynamics = Dynamics {
+        let mut dynamics = Dynamics {
             particles: diffusion
                 .iter()
                 .map(|d| {
@@ -313,6 +368,7 @@ impl Dynamics {
             },
             burn_in,
             masses,
+            frequency: None,
             training_temperature: t0,
             fixed_diffusion,
             spring_schedule: options.spring_schedule.clone(),
@@ -326,7 +382,7 @@ impl Dynamics {
     }
 
     /// Refuse a step that is, at some time of the schedules, too coarse for the model's stiffest mode (theory §2).
-    fn check_stability(&self, model: &Model) -> Result<()> {
+    fn check_stability(&mut self, model: &Model) -> Result<()> {
         let metadata = model.metadata();
         let Some(curvature) = metadata.largest_curvature else { return Ok(()) };
         // Bounded from above: the largest β, the softest spring and the coldest moment, taken together.
@@ -336,12 +392,17 @@ impl Dynamics {
         }
         if let Some(inertia) = self.inertia {
             let time_step = inertia.time_step * drift / self.effective_step;
-            let frequency = fastest_mode(self.training_temperature, curvature, &self.masses);
+            if time_step * bound_on_frequency(model, curvature, &self.masses) < 2.0 {
+                return Ok(());
+            }
+            let (frequency, how) = fastest_mode(model, curvature, &self.masses);
+            self.frequency = Some(frequency);
             if time_step * frequency >= 2.0 {
                 bail!(
                     Unstable,
-                    "time step {time_step:.3e} ps is too long for {}: the frequency of its stiffest mode ({curvature:.3e} \
-                     /nm²) is up to {frequency:.3e} /ps, which needs less than {:.3e} ps; a tenth of that period is {:.3e} ps",
+                    "time step {time_step:.3e} ps is too long for {}: the frequency of its fastest mode (stiffness \
+                     {curvature:.3e} /nm², {how}) is up to {frequency:.3e} /ps, which needs less than {:.3e} ps; a tenth of that \
+                     period is {:.3e} ps",
                     model.name(),
                     2.0 / frequency,
                     0.2 * std::f64::consts::PI / frequency
@@ -377,7 +438,8 @@ impl Dynamics {
         Some(match self.inertia {
             None => 2.0 / curvature,
             Some(inertia) => {
-                let longest = 2.0 / fastest_mode(self.training_temperature, curvature, &self.masses);
+                let bound = || bound_on_frequency(model, curvature, &self.masses);
+                let longest = 2.0 / self.frequency.unwrap_or_else(bound);
                 self.effective_step * longest / inertia.time_step
             }
         })

@@ -164,8 +164,8 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
 fn windows(dynamics: &Dynamics, options: &Options, placement: &Placement) -> Result<Option<Windows>> {
     Windows::open(&Request {
         sampler: options.sampler,
-        window: options.window,
-        tolerance: options.tolerance,
+        window: options.frames_at_once(),
+        tolerance: options.change_allowed(),
         jacobian: options.jacobian,
         adapter: options.adapter,
         particles: &dynamics.particles,
@@ -878,13 +878,19 @@ impl Simulation {
     pub fn checkpoint(&self) -> Vec<u8> {
         let ahead = self.windows.as_ref().map_or(Vec::new(), Windows::numbers);
         let numbers = self.state.numbers().chain(self.lambda).chain(ahead);
+        let numbers = numbers.chain(self.counted().iter().map(|n| *n as f64));
         checkpoint::write(self.step, self.options.seed, &self.fingerprint(), numbers)
+    }
+
+    /// The counts that go into a checkpoint.
+    fn counted(&self) -> &[u64] {
+        if self.options.adapter == Adapter::Mala { &self.proposals } else { &[] }
     }
 
     /// Bytes of a checkpoint.
     pub fn checkpoint_size(&self) -> usize {
         let ahead = self.windows.as_ref().map_or(0, Windows::n_numbers);
-        checkpoint::size(self.state.len() + self.lambda.iter().len() + ahead)
+        checkpoint::size(self.state.len() + self.lambda.iter().len() + ahead + self.counted().len())
     }
 
     /// Continue from [`Simulation::checkpoint`].
@@ -892,9 +898,12 @@ impl Simulation {
         self.synchronize()?;
         let (fingerprint, mut lambda) = (self.fingerprint(), self.lambda);
         let mut ahead = vec![0.0; self.windows.as_ref().map_or(0, Windows::n_numbers)];
-        let n = self.state.len() + lambda.iter().len() + ahead.len();
-        let numbers = self.state.numbers_mut().chain(&mut lambda).chain(&mut ahead);
-        let (step, seed) = checkpoint::read(bytes, &fingerprint, n, numbers)?;
+        let mut counts = vec![0.0; self.counted().len()];
+        let n = self.state.len() + lambda.iter().len() + ahead.len() + counts.len();
+        let n_new = counts.len();
+        let numbers = self.state.numbers_mut().chain(&mut lambda).chain(&mut ahead).chain(&mut counts);
+        let (step, seed) = checkpoint::read(bytes, &fingerprint, n, n_new, numbers)?;
+        self.proposals = std::array::from_fn(|i| counts.get(i).map_or(0, |n| *n as u64));
         if let Some(lambda) = lambda {
             self.set_lambda(lambda)?;
         }
@@ -919,10 +928,9 @@ impl Simulation {
         }
         self.dynamics.hash(&mut hash);
         if self.windows.is_some() {
-            let Options { sampler, window, tolerance, jacobian, .. } = &self.options;
-            hash.update([*sampler as u8, *jacobian as u8]);
-            hash.update((*window as u64).to_le_bytes());
-            hash.update(tolerance.to_le_bytes());
+            hash.update([self.options.sampler as u8, self.options.jacobian as u8]);
+            hash.update((self.options.frames_at_once() as u64).to_le_bytes());
+            hash.update(self.options.change_allowed().to_le_bytes());
         }
         hash.update(self.options.first_replica.to_le_bytes());
         if let Some(ids) =

@@ -113,6 +113,13 @@ static void models(const char* path, diffusim_model_t** network) {
     FAILS(diffusim_model_evaluate(copy, again, 1, again, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "scores overlaps");
     OK(diffusim_model_largest_curvature(copy, start, 1, &curvature));
     TRUE(curvature > 0.0);
+    const double heavy[5] = {12.0, 14.0, 0.0, 12.0, 16.0}, wrong[5] = {12.0, -14.0, 0.0, 12.0, 16.0};
+    double frequency;
+    OK(diffusim_model_largest_frequency(copy, heavy, start, 1, &frequency));
+    TRUE(frequency > 0.0 && frequency < sqrt(0.00831446261815324 * 310.0 * curvature / 12.0));
+    OK(diffusim_model_largest_frequency(copy, NULL, start, 1, &frequency));
+    FAILS(diffusim_model_largest_frequency(copy, wrong, start, 1, &frequency), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "mass of particle 1 is -14");
     OK(diffusim_model_configurational_temperature(copy, start, 1, &temperature));
     FAILS(diffusim_model_evaluate(copy, NULL, 1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "positions is NULL");
     FAILS(diffusim_model_evaluate(copy, start, (size_t)-1, scores, NULL), DIFFUSIM_ERROR_INVALID_ARGUMENT, "memory");
@@ -322,7 +329,7 @@ static void devices(void) {
 static void time_parallel(const diffusim_model_t* network) {
     diffusim_simulation_options_t options;
     OK(diffusim_simulation_options_init(&options, sizeof options));
-    TRUE(options.sampler == DIFFUSIM_SEQUENTIAL && options.window == 64 && options.tolerance == 1e-6);
+    TRUE(options.sampler == DIFFUSIM_SEQUENTIAL && options.window == 0 && options.tolerance == -1.0);
     options.effective_step = 2.3e-7;
     options.seed = 7;
     options.allow_unstable = 1;
@@ -331,9 +338,11 @@ static void time_parallel(const diffusim_model_t* network) {
     diffusim_simulation_t* simulation = NULL;
     for (int i = 0; i < 3; i++) {
         options.sampler = samplers[i];
-        options.jacobian = DIFFUSIM_JACOBIAN_DIAGONAL;
-        options.window = 12;
-        options.tolerance = 1e-9;
+        if (samplers[i] != DIFFUSIM_SEQUENTIAL) {
+            options.jacobian = DIFFUSIM_JACOBIAN_DIAGONAL;
+            options.window = 12;
+            options.tolerance = 1e-9;
+        }
         OK(diffusim_simulation_create(network, &options, &simulation));
         OK(diffusim_simulation_step(simulation, 40));
         OK(diffusim_simulation_get_positions(simulation, positions[i], DIFFUSIM_FLOAT64, 15));
@@ -351,6 +360,9 @@ static void time_parallel(const diffusim_model_t* network) {
     }
     options.sampler = 3;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "sampler is 3");
+    options.sampler = DIFFUSIM_SEQUENTIAL;
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "window is 12 frames and the sampler is sequential");
     options.sampler = DIFFUSIM_TIME_PARALLEL;
     options.jacobian = -1;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,

@@ -85,3 +85,14 @@ pub fn assert_mean(what: &str, values: &[f64], expected: f64, n_errors: f64, pre
     assert!(error < precision * expected.abs(), "{what}: error {error} is too large to tell");
     assert!((mean - expected).abs() < n_errors * error, "{what}: {mean} ± {error}, expected {expected}");
 }
+
+/// A score that turns bad at |x| > 1.7 on a drifting particle.
+pub fn cliff(bad: f64) -> Arc<Model> {
+    let score = move |x: &[f64], s: &mut [f64], _: Option<&mut [f64]>| {
+        for (x, s) in x.iter().zip(s) {
+            *s = if *x > 1.7 { bad } else { 40.0 };
+        }
+        Ok(())
+    };
+    Arc::new(Model::callback(2, 290.0, Box::new(score)).unwrap())
+}

@@ -57,13 +57,21 @@ def test_the_engine_may_interfere_between_calls():
     assert np.array_equal(positions_of(simulation.context), core.positions[0])
 
 
-def test_a_checkpoint_continues_to_the_tolerance():
-    first, second = one_line(**SWEEPS), one_line(**SWEEPS)
-    first.integrator.step(60)
-    second.context.loadCheckpoint(first.context.createCheckpoint())
-    for each in (first, second):
+def test_a_checkpoint_continues_bit_for_bit_and_a_state_to_the_tolerance():
+    first, second, third, plain = one_line(**SWEEPS), one_line(**SWEEPS), one_line(**SWEEPS), one_line()
+    first.integrator.step(61)
+    checkpoint = first.context.createCheckpoint()
+    second.integrator.step(5)
+    second.context.loadCheckpoint(checkpoint)
+    third.context.setState(first.context.getState(positions=True, integratorParameters=True))
+    for each in (first, second, third):
         each.integrator.step(60)
-    assert np.abs(positions_of(first.context) - positions_of(second.context)).max() < 100 * TOLERANCE
+    assert np.array_equal(positions_of(first.context), positions_of(second.context))
+    assert np.abs(positions_of(first.context) - positions_of(third.context)).max() < 100 * TOLERANCE
+    with pytest.raises(openmm.OpenMMException, match="checkpoint was written with another adapter or sampler"):
+        first.context.loadCheckpoint(plain.context.createCheckpoint())
+    with pytest.raises(openmm.OpenMMException, match="belongs to another model or to other settings"):
+        one_line(**(SWEEPS | {"window": WINDOW + 1})).context.loadCheckpoint(checkpoint)
 
 
 def test_a_bias_is_refused_and_never_dropped():
@@ -103,12 +111,12 @@ def test_arguments():
         openmm.OpenMMException, match="sampler 'parallel' is not known; expected 'sequential', .* or 'auto'"
     ):
         network_integrator(sampler="parallel")
-    with pytest.raises(ValueError, match="window is 1; expected 2 or more frames"):
+    with pytest.raises(ValueError, match="window is 1 frames; expected 2 or more"):
         network_integrator(sampler="time-parallel", window=1)
     with pytest.raises(ValueError, match="tolerance is -1e-07; expected 0 or a positive number"):
         network_integrator(sampler="time-parallel", tolerance=-1e-7)
     for given in ({"window": 8}, {"tolerance": 1e-7}):
-        with pytest.raises(ValueError, match="which the sequential sampler does not have; say sampler='time-parallel'"):
-            network_integrator(**given)
+        with pytest.raises(openmm.OpenMMException, match="and the sampler is sequential, which has none; use"):
+            one_line(**given)
     with pytest.raises(openmm.OpenMMException, match="time-parallel cannot take the steps of the adapter Heun"):
         one_line(adapter="heun", **SWEEPS)

@@ -1,5 +1,7 @@
 """Advice on steps, where the stiffest mode is known. No parameter is 1."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ from diffusim import DiffusimError, Model, Simulation
 from diffusim.advice import advise, relative_variance
 
 T0 = 250.0
+BOLTZMANN = 0.00831446261815324  # kJ/(mol K)
+NETWORK = Path(__file__).parents[1] / "fixtures" / "distance_small.safetensors"
 
 
 def analytic(kind: str, n_particles: int = 2, **hyperparameters) -> Model:
@@ -61,6 +65,50 @@ def test_what_a_step_does_to_a_harmonic_mode(adapter):
     print(squares.mean(), error, relative_variance(adapter, reduced_step))
     assert error < 0.01
     assert abs(squares.mean() - relative_variance(adapter, reduced_step)) < 4 * error
+
+
+def test_the_fastest_mode_counts_all_masses():
+    """Against the eigenvalues of the mass-weighted Hessian, by differences of the score; one light particle."""
+    model = Model(NETWORK)
+    x, masses, h = model.start_positions[:3], np.array([12.0, 14.0, 40.0, 2.9, 16.0]), 1e-4
+    frequencies = []
+    for frame in x:
+        moved = frame.ravel() + h * np.vstack([np.eye(15), -np.eye(15)])
+        scores = model.evaluate(moved.reshape(-1, 5, 3))[0].reshape(2, 15, 15)
+        weights = np.repeat(masses, 3) ** -0.5
+        hessian = weights[:, None] * (scores[1] - scores[0]) / (2 * h) * weights
+        frequencies.append(np.sqrt(BOLTZMANN * 310 * np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1]))
+    frequency = model.largest_frequency(x, masses)
+    assert frequency == pytest.approx(max(frequencies), rel=0.01)
+    found = advise(model, x)
+    scale = (found.curvature / found.curvature_of_frames) ** 0.5
+    assert found.frequency == pytest.approx(model.largest_frequency(x) * scale) and found.frequency != frequency
+    assert found.longest_time_step == pytest.approx(2 / found.frequency)
+    assert found.time_step == pytest.approx(0.2 * np.pi / found.frequency)
+    assert advise(analytic("harmonic", stiffness=70.0), np.full((3, 2, 3), 0.07)).frequency is None
+    with pytest.raises(DiffusimError, match=r"masses has the shape \[2\]; expected \[5\]"):
+        model.largest_frequency(x, [3.0, 4.0])
+
+
+def test_a_light_particle_of_a_soft_mode_does_not_forbid_the_step():
+    """Steps between the bound by the lightest mass and that by all: taken, and stable; refused beyond."""
+    model = Model(NETWORK)
+    masses = np.full(5, 40.0)
+    start = model.start_positions
+    each = [model.largest_frequency(start, np.where(np.arange(5) == i, 2.9, masses)) for i in range(5)]
+    masses[np.argmin(each)] = 2.9
+    strict = 2 / np.sqrt(BOLTZMANN * 310 * model.metadata["largest_curvature"] / 2.9)
+    limit = 2 / min(each)
+    print(f"lightest mass {strict:.3g} ps, all masses {limit:.3g} ps")
+    assert limit > 1.3 * strict
+    options = {"adapter": "langevin", "masses": masses, "friction_rate": 7.3, "seed": 3}
+    simulation = Simulation(model, time_step=1.05 * strict, n_replicas=50, **options)
+    simulation.step(400)
+    assert 250 < simulation.statistics.kinetic_temperature < 370
+    with pytest.raises(DiffusimError, match="all masses counted, at its start frames.*needs less than"):
+        Simulation(model, time_step=1.6 * limit, **options)
+    with pytest.raises(DiffusimError, match="were it all of the lightest particle"):
+        Simulation(analytic("harmonic", stiffness=70.0), time_step=9.0, **(options | {"masses": [4.0, 9.0]}))
 
 
 def test_steps_beyond_the_limit_have_no_variance():

@@ -2,13 +2,17 @@
 
 import json
 import os
+import pkgutil
 import pty
 import re
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,11 +62,13 @@ def test_info_advises_on_the_step(command):
     status, out, _ = command("info", model, "--advise", "--friction", "500")
     assert status == 0
     curvature = float(re.search(r"stiffest +\S+ /nm² in 64 start frames, (\S+) /nm²", out)[1])
+    longest, tenth = map(float, re.search(r"langevin +Δt below (\S+) ps.* fastest period is (\S+) ps", out).groups())
+    assert tenth == pytest.approx(np.pi / 10 * longest, rel=0.1)
     assert 0.5 < curvature / Model(model).metadata["largest_curvature"] < 2
     softest = float(re.search(r"too soft +k below (\S+)", out)[1])
     spring, tau = map(float, re.search(r"advice +k = (\S+) /nm², τ = (\S+) nm²", out).groups())
     assert softest == pytest.approx(curvature / 4, rel=0.01) and spring == pytest.approx(curvature / 0.8, rel=0.01)
-    assert re.search(r"k / nm⁻² +τ / nm² +τ × stiffest +Δt / ps +euler-maruyama", out)
+    assert re.search(r"k / nm⁻² +τ / nm² +τ λ_max +Δt / ps +euler-maruyama", out)
     assert re.search(r" 0.4 +\S+ +\+25.0% +\+0.0% +-4.8%\n", out), out  # 1/(1 - .4/2), exact, (1 - .2)/(1 - .2 + .04)
     assert not re.search(r"unstable *\n *\n", out)
     status, out, err = command("info", model, "--advise", "--spring", str(0.9 * softest))
@@ -144,11 +150,13 @@ def test_a_run_resumes_bit_for_bit(command, tmp_path, engine):
     np.testing.assert_array_equal(whole, parts)
 
 
-def test_a_time_parallel_run_resumes_bit_for_bit(command):
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_time_parallel_run_resumes_bit_for_bit(command, engine):
     options = ["--every", 30, "--seed", 4, "--spring", 4000, "--sampler", "time-parallel", "--window", 40]
+    options += ["--engine", engine]
     status, out, err = command("run", SMALL, "-o", "whole.dcd", "--steps", 300, *options, "--tolerance", 1e-5)
     assert status == 0, err
-    assert "steps a round" in out and "scores a step" in out
+    assert "steps a round" in out and ("scores a step" in out) == (engine == "core")
     assert command("run", SMALL, "-o", "parts.dcd", "--steps", 170, *options, "--tolerance", 1e-5)[0] == 0
     assert command("run", SMALL, "-o", "parts.dcd", "--steps", 300, "--resume")[0] == 0
     whole, parts = (mdtraj.load(f"{name}.dcd", top="whole.pdb").xyz for name in ("whole", "parts"))
@@ -179,11 +187,89 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engin
     os.close(keyboard)
     assert process.returncode == 1 and "--resume continues" in err
     step = json.loads(Path("cut.checkpoint").read_bytes().partition(b"\n")[0])["steps"]
-    assert 100_000 <= step < 900_000 and f"near step {step:,}" in err
+    assert 100_000 <= step < 900_000 and f"interrupted at step {step:,}" in err
     status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 900_000, "--resume")
     assert status == 0 and f"from step {step:,}" in out, err
     assert command("run", SMALL, "-o", "whole.dcd", *options)[0] == 0
     assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("diffusim.core.Simulation.step", 400),  # the frame is reached, and not yet written
+        ("diffusim.dcd.DcdWriter.write", 400),
+        ("diffusim.commands.run._Checkpoint.write", 0),  # the first, before any step
+        ("os.replace", 0),
+    ],
+)
+def test_an_interrupt_at_any_moment_costs_no_step(command, place, step):
+    """Ctrl-C as soon as a function has done its work, and before anyone else knows that it has."""
+    steps = ["--steps", 1200, "--every", 400, "--seed", 6, "--spring", 4000]
+    assert command("run", SMALL, "-o", "whole.dcd", *steps)[0] == 0
+    done = pkgutil.resolve_name(place)
+
+    def interrupted(*arguments, **options):
+        done(*arguments, **options)
+        patch.undo()
+        signal.raise_signal(signal.SIGINT)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(place, interrupted)
+    status, _, err = command("run", SMALL, "-o", "cut.dcd", *steps)
+    assert status == 1 and f"interrupted at step {step:,}; the same command with --resume continues" in err
+    assert json.loads(Path("cut.checkpoint").read_bytes().partition(b"\n")[0])["steps"] == step
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    status, _, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 1200, "--resume")
+    assert status == 0, err
+    assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+    assert not [path for path in Path().iterdir() if path.name.startswith(".cut")]
+
+
+@pytest.mark.parametrize("engine", ["core", "openmm"])
+def test_a_full_disk_ends_a_run_in_a_sentence(command, engine):
+    """Which continues where there is room again; the limit of a file's size stands in for the disk's."""
+    steps = ["--every", 10, "--seed", 6, "--spring", 4000, "--engine", engine, "--steps", 4000]
+    with files_of_at_most(20_000):
+        status, _, err = command("run", SMALL, "-o", "cut.dcd", *steps)
+    assert status == 1
+    assert re.search(
+        r"cut.dcd and its checkpoint cannot be written, at step [\d,]+: File too large. Make room, and", err
+    ), err
+    status, out, err = command("run", SMALL, "-o", "cut.dcd", "--steps", 4000, "--resume")
+    assert status == 0 and "from step 2,200" in out, (out, err)
+    assert command("run", SMALL, "-o", "whole.dcd", *steps)[0] == 0
+    assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.dcd"])
+def test_what_sample_cannot_write_is_not_left_behind(command, name):
+    with files_of_at_most(10_000):
+        status, _, err = command("sample", SMALL, "-o", name, "-n", 1000, "--steps", 8)
+    assert status == 1 and f"{name} cannot be written: File too large." in err
+    assert not Path(name).exists()
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_place_that_cannot_be_written_is_named(command):
+    status, _, err = command("run", SMALL, "-o", "/proc/x.dcd")
+    assert status == 1 and re.fullmatch("diffusim: /proc/x.pdb: (No such file or directory|Permission denied)\n", err)
+
+
+def test_help_shows_defaults_and_whole_paragraphs(command):
+    status, out, _ = command("run", "--help")
+    text = " ".join(out.replace("│", " ").split())
+    assert status == 0 and "[default: the training temperature]" in text and "[default: trajectory.dcd]" in text
+    assert "With several replicas each saved step is that many frames in a row. A checkpoint" in text
 
 
 def test_force_starts_anew(command):
@@ -199,8 +285,13 @@ def test_force_starts_anew(command):
 
 def test_run_takes_every_adapter(command):
     steps = ("--steps", 300, "--every", 100, "--seed", 5, "--force")
-    status, out, _ = command("run", SMALL, *steps, "--adapter", "mala", "--target-acceptance", 0.6, "--burn-in", 200)
-    assert status == 0 and re.search(r"acceptance 0\.\d+ +step [\d.]+ × the given one", out), out
+    tuned = ("--adapter", "mala", "--target-acceptance", 0.6, "--burn-in", 200, "--replicas", 2, "--friction", 10)
+    said = set()
+    for engine in ("core", "openmm"):
+        status, out, _ = command("run", SMALL, *steps, *tuned, "--engine", engine)
+        assert status == 0
+        said.add(re.search(r"acceptance 0\.\d+ +step [\d.]+ × the given one", out).group())
+    assert len(said) == 1
     inertial = ("--adapter", "langevin", "--friction", 10, "--time-step", 0.0003)
     said = set()
     for engine in ("core", "openmm"):
@@ -212,10 +303,9 @@ def test_run_takes_every_adapter(command):
     assert status == 0 and re.search(r"acceptance 0\.\d+", out), out
     status, _, err = command("run", SMALL, *steps, "--adapter", "langevin", "--friction", 10)
     assert status == 1 and "give the time step (ps)" in err
-    status, _, err = command("run", SMALL, *steps, "--burn-in", 200)
-    assert status == 1 and "no target acceptance" in err
-    status, _, err = command("run", SMALL, *steps, "--engine", "openmm", "--burn-in", 200)
-    assert status == 1 and "are for --engine core" in err
+    for engine in ("core", "openmm"):
+        status, _, err = command("run", SMALL, *steps, "--engine", engine, "--burn-in", 200)
+        assert status == 1 and "no target acceptance" in err
 
 
 def test_a_run_shorter_than_the_default_interval_has_a_frame(command):
@@ -356,8 +446,8 @@ def test_mistakes_end_in_one_sentence(command, tmp_path):
         (["run", "m.safetensors", "--engine", "openmm", "--spring", 9, "--time-step", 2], "give one of them"),
         (["run", "m.safetensors", "-o", "a.dcd", "--time-step", 0.1], "needs a friction rate"),
         (["run", "m.safetensors", "-o", "a.dcd", "--sampler", "time-parallel", "--adapter", "mala"], "adapter Mala"),
-        (["run", "m.safetensors", "-o", "a.dcd", "--window", "40"], "--window is for --sampler time-parallel or auto"),
-        (["run", "m.safetensors", "--engine", "openmm", "--sampler", "auto"], "--sampler is for --engine core"),
+        (["run", "m.safetensors", "-o", "a.dcd", "--window", "40"], "window is 40 frames and the sampler is"),
+        (["run", "m.safetensors", "--engine", "openmm", "--window", "40"], "window is 40 frames and the sampler"),
         (["report", "m.safetensors", *data], "5"),
         (["report", "m.safetensors", "--data", "gone.npz"], "there is no file gone.npz"),
         (["report", "m.safetensors", *data, "-o", "a.jpg"], "ends in .png or .html"),

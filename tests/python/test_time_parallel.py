@@ -75,6 +75,10 @@ def test_a_callable_sees_windows_and_ctrl_c_ends_them():
         ({"window": -3}, Status.INVALID_ARGUMENT, "window is -3"),
         ({"window": 2**55}, Status.INVALID_ARGUMENT, "do not fit into memory; use a shorter window"),
         ({"tolerance": -1e-6}, Status.INVALID_ARGUMENT, "tolerance is -0.000001 nm"),
+        ({"tolerance": -1}, Status.INVALID_ARGUMENT, "tolerance is -1; expected 0 or"),
+        ({"sampler": "sequential", "window": 64}, Status.INVALID_ARGUMENT, "window is 64 frames and the sam"),
+        ({"sampler": "sequential", "tolerance": 0}, Status.INVALID_ARGUMENT, "tolerance is 0 nm and the sampler"),
+        ({"sampler": "sequential", "jacobian": "dense"}, Status.INVALID_ARGUMENT, "jacobian is Dense and the sampler"),
         ({"adapter": "heun"}, Status.UNSUPPORTED, "sampler time-parallel cannot take the steps of the adapter Heun"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from diffusim.terminal import console, describe_model, fail, say
+from diffusim.terminal import console, describe_model, fail, say, show
 
 HALVINGS = 6  # of the number of steps, in the table of a Monte Carlo estimate
 
@@ -116,8 +116,11 @@ def bound(
         )  # fmt: skip
     console.print()
     say("measured", f"{paths} paths of the reference, errors from them; L = {study.lipschitz:.3g} /nm² along them")
-    console.print(table)
-    console.print("step: with the reference's own score; score: what a wrong score costs at any step; bound: of (14).")
+    show(table)
+    console.print(
+        "step: with the reference's own score; score: what a wrong score costs at any step; bound: of (14).",
+        soft_wrap=True,
+    )
     if output is not None:
         study.draw(output)
         numbers = output.with_suffix(".json")

@@ -106,7 +106,9 @@ def _cuda() -> str:
         except DiffusimError as reason:  # a GPU is optional, so this is no failure of doctor
             return str(reason)
 
-    return "   ".join(map(described, devices()[1:] or ["cuda"]))
+    found = devices()[1:]
+    text = "   ".join(map(described, found or ["cuda"]))
+    return text + ("   (used where it is asked for by name: device 'auto' is the CPU)" if found else "")
 
 
 def _training() -> str:

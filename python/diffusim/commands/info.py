@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from diffusim.terminal import console, fail, say, seconds
+from diffusim.terminal import console, fail, say, seconds, show
 
 
 def info(
@@ -73,7 +73,7 @@ def info(
             bonded = " ".join(f"{particles[j]['name']}({j})" for j in sorted(neighbours[i]))
             table.add_row(str(i), p["name"], p["element"], residue, f"{p['mass']:.3f}", bonded)
         console.print()
-        console.print(table)
+        show(table)
 
 
 def _frames(model, data: Path | None, topology: Path | None, select: str, unit: str | None):
@@ -102,12 +102,18 @@ def _advise(model, frames, friction: float | None, diffusion: float | None, spri
         )
     say("too soft", f"k below {found.softest_spring:.3g} /nm², τ above {found.stability_limit:.2g} nm²: unstable")
     say("advice", f"k = {found.spring:.3g} /nm², τ = {found.effective_step:.2g} nm²: a fifth of the limit")
+    if found.frequency:
+        say(
+            "langevin",
+            f"Δt below {found.longest_time_step:.2g} ps, all masses counted; a tenth of the fastest period is "
+            f"{found.time_step:.2g} ps",
+        )
     table = Table(box=None, pad_edge=False, header_style="bold")
     steps = [0.1 * found.effective_step, found.effective_step, found.stability_limit / 2, 0.9 * found.stability_limit]
     if spring is not None:
         steps = sorted([*steps, 0.5 / spring])
     times = [_time_step(model, tau, friction, diffusion) for tau in steps]
-    headings = ["k / nm⁻²", "τ / nm²", "τ × stiffest"] + ["Δt / ps"] * (times[0] is not None)
+    headings = ["k / nm⁻²", "τ / nm²", "τ λ_max"] + ["Δt / ps"] * (times[0] is not None)
     for heading in [*headings, "euler-maruyama", "leimkuhler-matthews", "heun"]:
         table.add_column(heading, justify="right")
     for tau, time in zip(steps, times, strict=True):
@@ -120,8 +126,11 @@ def _advise(model, frames, friction: float | None, diffusion: float | None, spri
         mine = spring is not None and tau == 0.5 / spring
         table.add_row(*cells, *texts, style="bold" if mine else "")
     console.print()
-    console.print(table)
-    console.print("Percentages: error of the variance of the stiffest mode, were it harmonic. Softer modes have less.")
+    show(table)
+    console.print(
+        "Percentages: error of the variance of the stiffest mode, λ_max, were it harmonic. Softer modes have less.",
+        soft_wrap=True,
+    )
     if spring is not None and spring <= found.softest_spring:
         fail(f"--spring {spring:g} /nm² is too soft: this model needs more than {found.softest_spring:.3g} /nm².")
 

@@ -2,7 +2,10 @@
 
 import json
 import math
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -108,7 +111,9 @@ def run(
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="What a frame may still change, nm, with --sampler.  [default: 1e-6]")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …; auto is cpu.")
+    ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
 ) -> None:
@@ -132,7 +137,6 @@ def run(
     loaded = Model(model)
     saved = _Checkpoint.read(checkpoint) if resume else None
     settings = settings.continued(saved.settings) if saved else settings.completed(steps)
-    _check_sampler(settings)
     if settings.every > steps:
         fail(f"--every is {settings.every:,}, more than the {steps:,} of --steps: no frame would be saved. Lower it.")
     if saved and saved.model != loaded.sha256:
@@ -171,31 +175,37 @@ def run(
         fail(f"{error}, and its checkpoint was written after them; start anew with --force.")
     per_checkpoint = settings.every * max(1, -(-(steps - done) // (settings.every * CHECKPOINTS)))
 
-    def save() -> None:
-        _Checkpoint(settings, loaded.sha256, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
+    def record(always: bool = False) -> None:
+        """The frame that was reached, unless it is written already or none is due, and a checkpoint likewise."""
+        nonlocal done
+        with _uninterrupted():
+            done = machine.step_count()
+            if due := trajectory.n_frames < settings.replicas * (done // settings.every):
+                trajectory.write(machine.positions())
+            if always or due and done % per_checkpoint == 0:
+                _Checkpoint(settings, loaded.sha256, done, trajectory.n_frames, machine.checkpoint()).write(checkpoint)
 
     label = f"{settings.replicas:,} × {steps - done:,} steps" if settings.replicas > 1 else f"{steps - done:,} steps"
     unit = "replica-steps" if settings.replicas > 1 else "steps"
     try:
         if not saved:
-            save()
+            record(always=True)
         with progress("running", label, settings.replicas * (steps - done), unit) as advance:
             while done < steps:
                 n = min(settings.every - done % settings.every, steps - done)
                 machine.step(n)
-                done += n
+                record()
                 advance(n * settings.replicas)
-                if done % settings.every == 0:
-                    trajectory.write(machine.positions())
-                    if done % per_checkpoint == 0:
-                        save()
-        save()
+        record(always=True)
     except KeyboardInterrupt:
-        if trajectory.n_frames == settings.replicas * (machine.step_count() // settings.every):  # no frame was cut
-            done = machine.step_count()
-            save()
+        record(always=True)
         trajectory.close()
-        fail(f"interrupted near step {done:,}; the same command with --resume continues.")
+        fail(f"interrupted at step {done:,}; the same command with --resume continues.")
+    except OSError as error:
+        with suppress(OSError):  # what could not be written still cannot
+            trajectory.close()
+        again = " Make room, and continue with --resume." if checkpoint.exists() else ""
+        fail(f"{output} and its checkpoint cannot be written, at step {done:,}: {error.strerror}.{again}")
     except DiffusimError as error:
         trajectory.close()
         if error.status is not Status.NOT_FINITE:
@@ -210,6 +220,24 @@ def run(
     if outcome := machine.outcome():
         say("", outcome)
     say("", f"{checkpoint}   continue with --resume --steps N")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end of this, so that a frame and what counts it are written together."""
+    came = False
+
+    def note(*_) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
 
 
 def _check_output(output: Path, checkpoint: Path, resume: bool, force: bool) -> None:
@@ -235,12 +263,6 @@ def _check_step(settings: Settings) -> None:
     given = [_flag(name) for name in sizes if getattr(settings, name) is not None]
     if len(given) > 1:
         fail(f"{given[0]} and {given[1]} are two ways to say how large a step is; give one of them.")
-
-
-def _check_sampler(settings: Settings) -> None:
-    for name in ("window", "tolerance"):
-        if getattr(settings, name) is not None and settings.sampler in (None, "sequential"):
-            fail(f"{_flag(name)} is for --sampler time-parallel or auto; give one of them, or leave it out.")
 
 
 def _flag(name: str) -> str:
@@ -331,14 +353,16 @@ class _OpenMM:
             import diffusim.openmm
         except ImportError as error:
             fail(f"--engine openmm cannot start: {error}")
-        if settings.target_acceptance is not None or settings.burn_in is not None:
-            fail("--target-acceptance and --burn-in are for --engine core.")
-        for name in SWEEPS:
-            if getattr(settings, name) is not None:
-                fail(f"{_flag(name)} is for --engine core; leave it out.")
         if settings.effective_step is not None:
             fail("--effective-step is for --engine core; OpenMM takes --spring, or --friction and --time-step.")
-        given = {"temperature": settings.temperature, "spring": settings.spring, "stepSize": settings.time_step}
+        given = {
+            "temperature": settings.temperature,
+            "spring": settings.spring,
+            "stepSize": settings.time_step,
+            "targetAcceptance": settings.target_acceptance,
+            "burnInSteps": settings.burn_in,
+            **{name: getattr(settings, name) for name in SWEEPS},
+        }
         if settings.friction is not None:
             given["frictionCoeff"] = settings.friction / unit.picosecond
         self._unit = unit
@@ -354,6 +378,7 @@ class _OpenMM:
                 copies=settings.replicas,
             )
         self._replicas = settings.replicas
+        self._tuned = settings.target_acceptance is not None
         self._context = self._simulation.context
         self._integrator = self._context.getIntegrator()
         self.seed = self._integrator.getSeedInUse()
@@ -374,8 +399,9 @@ class _OpenMM:
         spring = self._integrator.getSpring().value_in_unit(self._unit.nanometer**-2)
         return f"spring k = {spring:.3g} /nm²  ⇔  τ = {0.5 / spring:.2g} nm² = {self.time_step():.3g} ps"
 
-    def work(self) -> None:
-        return None
+    def work(self) -> str | None:
+        steps = self._integrator.getStepsPerSweep()
+        return f"time-parallel   {steps:.1f} steps a round" if steps else None
 
     def time_step(self) -> float:
         return self._integrator.getStepSize().value_in_unit(self._unit.picosecond)
@@ -386,6 +412,7 @@ class _OpenMM:
         return _outcome(
             self.positions().size,
             self._integrator.getAcceptance() if adapter == "mala" else None,
+            float(np.exp(np.mean(np.log(self._integrator.getStepFactors())))) if self._tuned else None,
             kinetic_temperature=temperature and temperature.value_in_unit(self._unit.kelvin),
         )
 

@@ -53,6 +53,9 @@ def sample(
     seed = fresh_seed() if seed is None else seed
     say("model", describe_model(loaded, str(model)))
     say("levels", f"{steps} steps of reverse diffusion, {corrector_steps} of Langevin dynamics   seed {seed}")
+    topology = write_topology(
+        loaded, output.with_suffix(".pdb")
+    )  # first: where it cannot be written, neither can frames
     positions = np.empty((frames, loaded.n_particles, 3), dtype=np.float32)
     with progress("sampling", f"{frames:,} frames", frames, "frames") as advance:
         for first in range(0, frames, FRAMES_PER_UPDATE):
@@ -61,8 +64,11 @@ def sample(
                 n, seed, steps, start_level=start_level, corrector_steps=corrector_steps, first_frame=first
             )
             advance(n)
-    _write(output, positions)
-    topology = write_topology(loaded, output.with_suffix(".pdb"))
+    try:
+        _write(output, positions)
+    except OSError as error:
+        output.unlink(missing_ok=True)
+        fail(f"{output} cannot be written: {error.strerror}.")
     say("wrote", f"{output}   {frames:,} frames" + (f"   topology {topology}" if topology else ""))
 
 

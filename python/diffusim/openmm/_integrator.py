@@ -60,6 +60,8 @@ class DiffusionIntegrator(openmm.Integrator):
         sampler: str = "sequential",
         window: int | None = None,
         tolerance: unit.Quantity | float | None = None,
+        targetAcceptance: float | None = None,
+        burnInSteps: int = 0,
     ):
         """
         model          model file, its bytes, or a diffusim.Model, also a blend of two
@@ -85,6 +87,8 @@ class DiffusionIntegrator(openmm.Integrator):
                        beyond the end of a call are kept for the next one
         window, tolerance   of "time-parallel": frames that a sweep works on, and by how much a final frame may still
                        change, nm; by default those of diffusim.Simulation
+        targetAcceptance, burnInSteps   of "mala": in so many first steps the step of each copy is tuned to this
+                       acceptance (0.6 is a good one), and then kept
 
         A mass of 0 freezes a particle. Raises openmm.OpenMMException; what does not fit the System is found when the
         Context is created.
@@ -108,19 +112,19 @@ class DiffusionIntegrator(openmm.Integrator):
                     raise ValueError(f"{name} is {value}; expected a positive number")
         node.set("adapter", adapter)
         node.set("sampler", sampler)
-        for name, value in (("window", window), ("tolerance", tolerance)):
-            if value is not None and sampler == "sequential":
-                raise ValueError(
-                    f"{name} is {value}, which the sequential sampler does not have; say sampler='time-parallel' too"
-                )
         if window is not None:
             if operator.index(window) < 2:
-                raise ValueError(f"window is {window}; expected 2 or more frames")
+                raise ValueError(f"window is {window} frames; expected 2 or more")
             node.set("window", str(window))
         if tolerance is not None:
             node.set("tolerance", text := _text(tolerance, unit.nanometer))
             if not float(text) >= 0:
                 raise ValueError(f"tolerance is {tolerance}; expected 0 or a positive number")
+        if targetAcceptance is not None:
+            node.set("targetAcceptance", repr(float(targetAcceptance)))
+            if targetAcceptance == 0:  # which the plugin would read as "not given"
+                raise DiffusimError("target acceptance is 0; expected a number between 0 and 1, such as 0.6")
+        node.set("burnInSteps", str(operator.index(burnInSteps)))
         node.set("device", device)
         node.set("randomSeed", str(_checked_seed(seed)))
         node.set("checkMasses", str(int(checkMasses)))
@@ -198,8 +202,14 @@ class DiffusionIntegrator(openmm.Integrator):
         return _plugin.get("get_largest_score", self) / unit.nanometer
 
     def getAcceptance(self) -> float:
-        """Fraction of the proposals that were accepted since the Context was created, of the adapter "mala"."""
+        """Fraction of the proposals of "mala" that were accepted: after burn-in, once it is over."""
         return _plugin.get("get_acceptance", self)
+
+    def getStepFactors(self) -> np.ndarray:
+        """What burn-in has made of the effective step of each copy of the molecule, [copies]; 1 without a burn-in."""
+        factors = np.empty(self.getNumCopies())
+        _plugin.call("get_step_factors", self, factors.ctypes.data)
+        return factors
 
     def getLastStatus(self) -> Status | None:
         """How the last step() ended: None, or the status of the error it raised, as of diffusim.DiffusimError.

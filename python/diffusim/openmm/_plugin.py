@@ -63,6 +63,7 @@ for _name, _arguments in {
     "get_largest_score": [POINTER(c_double)],
     "get_steps_per_sweep": [POINTER(c_double)],
     "get_acceptance": [POINTER(c_double)],
+    "get_step_factors": [c_void_p],
     "get_last_status": [POINTER(c_int64)],
 }.items():
     getattr(_lib, f"diffusim_openmm_{_name}").argtypes = [c_void_p, *_arguments]

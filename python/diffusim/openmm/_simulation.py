@@ -27,6 +27,8 @@ def simulation(
     sampler: str = "sequential",
     window: int | None = None,
     tolerance: unit.Quantity | float | None = None,
+    targetAcceptance: float | None = None,
+    burnInSteps: int = 0,
 ) -> app.Simulation:
     """A Simulation of the model's molecule, ready to step. The lambda of a blend of two models is the parameter
     `diffusim_lambda` of its Context, and its States report dE/dlambda (platforms Reference and CPU).
@@ -56,6 +58,8 @@ def simulation(
         sampler=sampler,
         window=window,
         tolerance=tolerance,
+        targetAcceptance=targetAcceptance,
+        burnInSteps=burnInSteps,
     )
     if isinstance(platform, str):
         platform = openmm.Platform.getPlatform(platform)
