@@ -1,6 +1,7 @@
 #!/bin/sh
-# Train examples/ala2/ala2.safetensors on the committed snapshots. A training of as many steps took 2 min 35 s on two
-# quiet cores; the committed model was made on a busy machine, where that says nothing.
+# Train examples/ala2/ala2.safetensors on the committed snapshots: 7 min 18 s of processor time. The Fokker-Planck term
+# reaches up to the noise level that joins all basins, so that their populations at the lowest level are right too.
 set -eu
 cd "$(dirname "$0")"
-diffusim train snapshots.npz --topology ala2-heavy.pdb --temperature 300 --noise-min 0.0004 --seed 1 -o ala2.safetensors "$@"
+diffusim train snapshots.npz --topology ala2-heavy.pdb --temperature 300 --noise-min 0.00035 --fokker-planck-noise-max 0.08 \
+    --steps 25000 --patience 50 --seed 1 -o ala2.safetensors "$@"

@@ -35,6 +35,13 @@ def reweighted(phi: np.ndarray, bias: np.ndarray, n_parts: int = 5) -> np.ndarra
     return np.array(parts)
 
 
+def weights_of_replicas(phi: np.ndarray, bias: np.ndarray, n_parts: int = 10) -> np.ndarray:
+    """Weights [n_parts, n_bins] of frames [n_frames, n_replicas] under a fixed bias V, of the replicas of each part."""
+    weights = np.exp((bias - bias.max()) / KT)
+    counted = [(phi[:, part::n_parts], weights[:, part::n_parts]) for part in range(n_parts)]
+    return np.array([np.histogram(angles, EDGES, weights=each)[0] for angles, each in counted])
+
+
 def positive(parts: np.ndarray) -> tuple[float, float]:
     """Population of phi > 0 and its error, of weights [n_parts, n_bins]."""
     half = parts.shape[1] // 2

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,41 @@ def test_few_frames_diverge_by_their_noise():
     for n, counted in ((200_000, 200_000), (900_000, 500_000)):
         found = measure_ala2.divergence_of_fewer(np.ones((60, 60)), angles, n)
         assert found == pytest.approx(3599 / (8 * counted), rel=0.04)
+
+
+def test_population_is_that_of_the_passages_and_not_of_the_starts():
+    """Two states left with the probabilities 0.011 and 0.023 per frame, all trajectories in the first at the start."""
+    random, leave = np.random.default_rng(12), np.array([0.011, 0.023])
+    states = np.zeros((200, 3_000), dtype=int)
+    for i in range(1, len(states)):
+        states[i] = np.where(random.random(3_000) < leave[states[i - 1]], 1 - states[i - 1], states[i - 1])
+    phi = np.where(states == 1, 61.0, -97.0)
+    reference = Ensemble.load(ROOT / "examples/ala2/reference.npz")
+    row = measure_ala2.population("system", phi, reference)
+    with np.load(ROOT / "examples/ala2/reference.npz") as data:
+        own_error = np.sqrt(row.error**2 - data["phi_positive_error"] ** 2)
+    expected = leave[0] / leave.sum()
+    assert 0.001 < own_error < 0.02 and (phi > 0).mean() < expected - 5 * own_error
+    assert abs(row.value - (expected - reference.phi_positive)) < 4 * own_error
+    few = measure_ala2.population("system", phi[:3, :40], reference)
+    assert row.target is not None and few.target is None
+    assert "remember their starts" in few.what and few.value == pytest.approx(reference.phi_positive, abs=0.03)
+
+
+def test_the_widest_bond_is_found_with_its_error():
+    """A chain of three along x, whose bonds have the spreads 0.0031 and 0.0023 nm; the true ones are equal, 0.0029."""
+    random = np.random.default_rng(13)
+    steps = 0.14 + random.normal(size=(500, 40, 2)) * [0.0031, 0.0023]
+    frames = np.zeros((500, 40, 3, 3))
+    frames[:, :, 1:, 0] = np.cumsum(steps, axis=-1)
+    particles = [{"name": name, "mass": 12.011, "residue_index": 0} for name in ("A", "B", "C")]
+    molecule = measure_ala2.Molecule.from_particles(particles, [(0, 1), (1, 2)])
+    reference = replace(Ensemble.measure(frames[0], molecule), bond_std=np.array([0.0029, 0.0029]))
+    row = measure_ala2.widest_bond("system", frames, molecule, reference, "")
+    expected = 31 / 29
+    assert row.value == pytest.approx(expected, abs=4 * expected / np.sqrt(2 * 20_000))
+    assert row.error == pytest.approx(expected / np.sqrt(2 * 20_000), rel=0.7)
+    assert "A–B" in row.what
 
 
 def test_exact_values_of_the_surfaces():

@@ -134,12 +134,11 @@ def autocorrelation(angles: np.ndarray, lags: np.ndarray) -> tuple[np.ndarray, n
 
 
 def exchange(phi: np.ndarray) -> Exchange:
-    """Exchange between phi < 0 and phi > 0 in trajectories [n_frames, n_trajectories], by core sets.
+    """Exchange between phi < 0 and phi > 0 in trajectories [n_frames, n_trajectories], by the core sets of phi_cores.
 
-    A trajectory belongs to the core (phi in [-160, -40] or [30, 100]) that it visited last, so brief recrossings of
-    the border do not count.
+    A trajectory belongs to the core that it visited last, so brief recrossings of the border do not count.
     """
-    state = last_core(np.where((phi > 30) & (phi < 100), 1, np.where((phi > -160) & (phi < -40), 0, -1)))
+    state = last_core(phi_cores(phi))
     before, after = state[:-1], state[1:]
     return Exchange(
         into_positive=int(np.count_nonzero((before == 0) & (after == 1))),
@@ -147,6 +146,11 @@ def exchange(phi: np.ndarray) -> Exchange:
         frames_negative=int(np.count_nonzero(state == 0)),
         frames_positive=int(np.count_nonzero(state == 1)),
     )
+
+
+def phi_cores(phi: np.ndarray) -> np.ndarray:
+    """The core set that each phi is in: 0 in [-160, -40], 1 in [30, 100] degrees, -1 elsewhere."""
+    return np.where((phi > 30) & (phi < 100), 1, np.where((phi > -160) & (phi < -40), 0, -1))
 
 
 def last_core(cores: np.ndarray) -> np.ndarray:
