@@ -77,7 +77,6 @@ def lammps_rows(model, folder):
         boundary s s s
         read_data {ROOT}/examples/ala2/ala2.data
         comm_modify cutoff 2.0
-        neigh_modify every 100
         fix 1 all diffusim {model.training_temperature} 1 model {MODEL} spring auto
     """
     n = 200_000

@@ -426,10 +426,17 @@ mod tests {
             assert_eq!(listed(&list, &x, 0.61), brute_force(&x, cell, 0.61), "{n} particles");
             // Also in a cell that changes.
             for (strain, is_good) in [(1e-3, true), (0.2, false)] {
-                let strained =
-                    cell.map(|c| Cell::new(c.vectors().map(|v| [v[0] * (1.0 + strain), v[1], v[2]])).unwrap());
-                assert_eq!(!list.update(&x, strained.as_ref(), 0.61, None).unwrap(), is_good || cell.is_none());
-                assert_eq!(listed(&list, &x, 0.61), brute_force(&x, strained.as_ref(), 0.61), "{n} particles");
+                let strained = cell
+                    .map(|c| Cell::new(c.vectors().map(|v| [v[0] * (1.0 + strain), v[1], v[2]])).unwrap());
+                assert_eq!(
+                    !list.update(&x, strained.as_ref(), 0.61, None).unwrap(),
+                    is_good || cell.is_none()
+                );
+                assert_eq!(
+                    listed(&list, &x, 0.61),
+                    brute_force(&x, strained.as_ref(), 0.61),
+                    "{n} particles"
+                );
                 list.update(&x, cell, 0.61, None).unwrap();
             }
             x.iter_mut().enumerate().for_each(|(i, x)| *x += 3.05 * (i as f64).cos());

@@ -511,7 +511,8 @@ fn domains_with(adapter: Adapter, n_threads: usize) {
                 .collect();
             running.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let (mut all_energies, mut all_virials) = (vec![f64::NAN; types.len()], vec![[f64::NAN; 9]; types.len()]);
+        let (mut all_energies, mut all_virials) =
+            (vec![f64::NAN; types.len()], vec![[f64::NAN; 9]; types.len()]);
         for ((ids, n_owned), (s, e, w)) in parts.iter().zip(&found) {
             assert!(0 < *n_owned && *n_owned < types.len() && *n_owned < ids.len());
             for (k, i) in ids[..*n_owned].iter().map(|i| *i as usize).enumerate() {

@@ -3,7 +3,7 @@
     python ala2_openmm.py [--walkers 2] [--filling 4000000] [--steps 10000000] [-o openmm.npz]
 
 Nothing in it knows that the force field is a network: variables, bias and walkers are OpenMM's. The walkers move by
-Langevin dynamics, which goes through psi some twenty times as fast as overdamped steps. Walkers, one thread
+Langevin dynamics, which goes through psi some ten times as fast as overdamped steps. Walkers, one thread
 each, share their hills through a folder. When the basins are full no more hills are added, and every frame under the
 bias V that stays counts exp(V/kT). `make paper FIGURE=metadynamics` compares what comes out with model_profile.py.
 """

@@ -6,7 +6,7 @@ The examples must find it, and no metadynamics of OpenMM's or COLVARS's has a pa
 V(phi, psi) that grows until its valleys are full. It is then frozen, and every frame that follows counts exp(V/kT).
 Errors are those of leaving out a tenth of the replicas at a time; halves of the run that differ by more say that the
 replicas have not been everywhere. They move by `langevin`, which samples the same density as overdamped steps and goes through psi
-some twenty times as fast.
+some ten times as fast.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     populated = energy < energy.min() + POPULATED
     say("profile", f"{args.output}   errors up to {error[populated].max():.2f} kJ/mol where populated")
     say("φ > 0", f"{100 * share:.2f} ± {100 * share_error:.2f} %")
-    say("passages", f"{np.count_nonzero(np.diff(np.sign(phi), axis=0)):,} of φ through 0 or 180 degrees")
+    say("sign", f"of φ changed {np.count_nonzero(np.diff(np.sign(phi), axis=0)):,} times from frame to frame")
     say("halves", f"of the run: {apart:.2f} kJ/mol apart (rms), {worst:.2f} ± {worst_error:.2f} at most")
     for low, e, de in zip(EDGES, energy - energy.min(), error, strict=False):
         say("", f"φ {low + 5:7.1f}   {e:6.2f} ± {de:.2f} kJ/mol")

@@ -173,7 +173,9 @@ pub unsafe extern "C" fn diffusim_domain_evaluate(
             let Some(exchange) = exchange else { return Ok(()) };
             match exchange(user_data, rows.as_mut_ptr(), n_particles, width) {
                 0 => Ok(()),
-                status => Err(Error::Callback(format!("the exchange callback returned {status}; there are no scores"))),
+                status => Err(Error::Callback(format!(
+                    "the exchange callback returned {status}; there are no scores"
+                ))),
             }
         };
         d.evaluate(positions, &mut exchange, slice_mut(scores, 3 * n_owned, "scores")?, energies, virials)

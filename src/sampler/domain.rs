@@ -138,7 +138,12 @@ impl Domain {
             bail!(InvalidArgument, "particle {i} is of type {}; expected 0 to {}", types[i], n_types - 1);
         }
         if ids.len() != types.len() {
-            bail!(InvalidArgument, "{} types and {} ids were given; expected one of each", types.len(), ids.len());
+            bail!(
+                InvalidArgument,
+                "{} types and {} ids were given; expected one of each",
+                types.len(),
+                ids.len()
+            );
         }
         if n_owned > types.len() {
             bail!(InvalidArgument, "{n_owned} particles are the domain's own, of {} in all", types.len());

@@ -42,6 +42,28 @@ def test_same_seed_same_trajectory_on_any_number_of_ranks(tmp_path, boundary, ra
     assert images.any() == (boundary == "p p p")  # the molecules did leave the box
 
 
+@pytest.mark.parametrize("forces", [False, True])
+def test_neighbour_lists_are_built_when_lammps_would(tmp_path, forces):
+    """The fix says when; 'delay 1', which means the same, leaves it to LAMMPS. Afterwards LAMMPS does so again."""
+    write_data(tmp_path / "net.data", diffusim.Model(lr.NETWORK), n_molecules=3)
+    script = network_script("p p p")
+    if not forces:
+        script = "\n".join(line for line in script.splitlines() if "addforce" not in line) + "\n"
+    script += f"neighbor 2.9 bin\n{{}}{lr.dump(10, columns='x y z ix iy iz')}run 90\nrun 60 pre no\n"
+    script += "thermo_style one\nunfix 1\nvelocity all set 0.07 0.05 -0.11\nfix 3 all nve\nrun 30\n"
+    found = []
+    for n_ranks in (1, 2):
+        for settings in ("", "neigh_modify delay 1\n"):
+            output = lr.run(tmp_path, script.format(settings), n_ranks)
+            lines = output.splitlines()
+            builds = [int(line.split("=")[1]) for line in lines if line.startswith("Neighbor list builds")]
+            found.append((builds, (tmp_path / "frames.dump").read_bytes()))
+            assert all(found[-1][1] == dump for _, dump in found)
+    builds = [b for b, _ in found]
+    assert min(builds[0]) > 2 and builds[0][0] < 60
+    assert builds == 4 * builds[:1]
+
+
 def test_an_open_message_passing_model_moves_as_in_the_core_on_two_ranks(tmp_path):
     """It sees whole molecules, as the distance network does."""
     path = lr.NETWORK.with_name("message_passing_open.safetensors")

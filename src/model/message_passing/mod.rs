@@ -21,8 +21,8 @@ mod dense;
 mod evaluate;
 mod filter;
 
-pub(crate) use evaluate::Workspace;
 pub use evaluate::Others;
+pub(crate) use evaluate::Workspace;
 
 use super::distance::embed;
 use super::kernel::{BlockArrays, Kernel, MessagePassingArrays, push};
