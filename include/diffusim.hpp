@@ -501,8 +501,8 @@ public:
     }
 
     /// Scores [n_owned][3], 1/nm, of its own particles and, unless nullptr, their energies [n_owned] and virials
-    /// [n_owned][3][3], kT₀. `exchange(rows, n_particles, width)` fills the rows of the others from those of their owners;
-    /// what it throws comes out of here.
+    /// [n_owned][3][3], kT₀. `exchange(rows, n_particles, width)` fills the rows of the others from those of their
+    /// owners; what it throws comes out of here.
     template <class Exchange>
     void evaluate(const std::vector<double>& positions, Exchange&& exchange, double* scores, double* energies = nullptr,
                   double* virials = nullptr) {

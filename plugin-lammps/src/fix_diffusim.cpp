@@ -292,7 +292,8 @@ void FixDiffusim::refuse_what_cannot_run() const {
             throw std::runtime_error(name + " moves or constrains atoms of this fix too; one of them must go, or their "
                                             "groups must not overlap");
         if (style_is(other, {"^langevin", "^gle$", "^gld", "^ttm", "^viscous", "^temp/", "^heat$", "^ehex", "^qtb",
-                             "^thermal/conductivity"}) && shares_atoms(also))
+                             "^thermal/conductivity"}) &&
+            shares_atoms(also))
             throw std::runtime_error(name + " is a heat bath or a drag on atoms of this fix, which is their heat bath "
                                             "itself; remove it");
     }
@@ -578,11 +579,10 @@ void FixDiffusim::push() {
 }
 
 /** Its longest edge, nm. */
-double FixDiffusim::box() const {
-    return std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * units_.length;
-}
+double FixDiffusim::box() const { return std::max({domain->prd[0], domain->prd[1], domain->prd[2]}) * units_.length; }
 
-// ---- periodic models: every rank evaluates and moves its own atoms, and keeps their positions with them ----------------
+// ---- periodic models: every rank evaluates and moves its own atoms, and keeps their positions with them
+// ----------------
 
 /** Learn which atoms are here now. Collective. */
 void FixDiffusim::locate() {
@@ -618,8 +618,8 @@ void FixDiffusim::evaluate() {
     double* position = neighborhood_->positions().data();
     for (const int i : neighborhood_->indices())
         position = std::copy_n(kept(i), 3, position);
-    const std::string failure = failure_of(
-        [&] { neighborhood_->evaluate(evflag, [this](int size) { comm->forward_comm(this, size); }); });
+    const std::string failure =
+        failure_of([&] { neighborhood_->evaluate(evflag, [this](int size) { comm->forward_comm(this, size); }); });
     if (!failure.empty()) // perhaps on this rank only
         error->one(FLERR, STYLE + (": " + failure));
     const double unit = energy_unit(*model_) / units_.energy;

@@ -23,8 +23,8 @@ namespace diffusim_lammps {
  *
  * Every rank holds all molecules of the group and takes the same steps, so the trajectory does not depend on the number
  * of ranks. (Periodic models are shared out over the ranks instead: Neighborhood. The fix keeps the positions of each
- * atom with it.) The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of them,
- * and are taken over where they differ by more than that.
+ * atom with it.) The core's positions, in nm and unwrapped, are the ones that count; LAMMPS's are rounded copies of
+ * them, and are taken over where they differ by more than that.
  */
 class __attribute__((visibility("default"))) FixDiffusim : public LAMMPS_NS::Fix {
 public:
@@ -135,8 +135,8 @@ private:
     std::vector<int> share_sizes_, share_starts_;
     std::vector<double> share_;
 
-    // With a periodic model: the next step, this rank's share of the energy, and the core's positions (nm, unwrapped) and
-    // velocities (nm/ps, where there are some) of each of its atoms, so many numbers.
+    // With a periodic model: the next step, this rank's share of the energy, and the core's positions (nm, unwrapped)
+    // and velocities (nm/ps, where there are some) of each of its atoms, so many numbers.
     std::uint64_t step_ = 0;
     double energy_ = 0;
     std::vector<double> kept_;

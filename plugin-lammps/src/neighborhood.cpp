@@ -85,16 +85,14 @@ void Neighborhood::check_box() {
 
 /** Its vectors as rows, nm. */
 std::array<double, 9> Neighborhood::cell() const {
-    std::array<double, 9> cell = {domain->xprd, 0,          0,          domain->xy,  domain->yprd,
-                                  0,            domain->xz, domain->yz, domain->zprd};
+    std::array<double, 9> cell = {domain->xprd, 0,          0,           domain->xy, domain->yprd, 0,
+                                  domain->xz,   domain->yz, domain->zprd};
     for (double& x : cell)
         x *= units_.length;
     return cell;
 }
 
-void Neighborhood::configure(const diffusim_simulation_options_t& options) {
-    domain_->reconfigure(options);
-}
+void Neighborhood::configure(const diffusim_simulation_options_t& options) { domain_->reconfigure(options); }
 
 void Neighborhood::locate() {
     check_box();

@@ -19,8 +19,8 @@ namespace diffusim_lammps {
 
 /**
  * Evaluates the model for this rank's atoms. It knows the atoms around them by ID, whatever the number of their ghosts,
- * and fetches from their owners positions and what the model computes there on the way. So results have the same bits on
- * any number of ranks.
+ * and fetches from their owners positions and what the model computes there on the way. So results have the same bits
+ * on any number of ranks.
  *
  * Throws std::runtime_error with one sentence; where it says so, on all ranks alike.
  */

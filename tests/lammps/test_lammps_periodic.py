@@ -188,9 +188,9 @@ variable vy atom 0.0037*sin(2.3*id+0.4)
 variable vz atom 0.0043*sin(2.9*id+0.9)
 velocity all set v_vx v_vy v_vz
 fix 1 all nve
-timestep 2.6
+timestep 5.2
 neighbor 0.4 bin
-{lr.dump(40, "bits.dump", "x y z fx fy fz")}run 120
+{lr.dump(20, "bits.dump", "x y z fx fy fz")}run 60
 """
     )
     # ('velocity create' would sum over ranks, in the order of ranks.)
