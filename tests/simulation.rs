@@ -477,6 +477,21 @@ fn stability_is_checked_over_whole_schedules() {
     Simulation::new(model, Options { temperature_schedule: Some(annealing), ..base }).unwrap();
 }
 
+/// The sentence names the schedule, the value and the step it is for.
+#[test]
+fn schedules_without_values_or_with_bad_ones_are_refused() {
+    for (values, words) in [
+        (vec![], "schedule is empty; give at least one value"),
+        (vec![300.0, -2.5], "has -2.5 at step 1; expected a positive number"),
+        (vec![f64::NAN, 300.0], "has NaN at step 0; expected a positive number"),
+    ] {
+        let error = TemperatureSchedule::given(values.clone(), End::Hold).unwrap_err().to_string();
+        assert!(error.contains("temperature") && error.contains(words), "{error}");
+        let error = SpringSchedule::given(values, End::Cycle).unwrap_err().to_string();
+        assert!(error.contains("spring") && error.contains(words), "{error}");
+    }
+}
+
 /// k = 1/(2DΔt) with the D that was given, whatever the temperature; each particle may have its own.
 #[test]
 fn spring_of_a_given_diffusion_coefficient() {

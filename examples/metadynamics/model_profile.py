@@ -5,8 +5,8 @@
 The examples must find it, and no metadynamics of OpenMM's or COLVARS's has a part in it. Many replicas share a bias
 V(phi, psi) that grows until its valleys are full. It is then frozen, and every frame that follows counts exp(V/kT).
 Errors are those of leaving out a tenth of the replicas at a time; halves of the run that differ by more say that the
-replicas have not been everywhere. They move by `langevin`, which samples the same density as overdamped steps and goes through psi
-some ten times as fast.
+replicas have not been everywhere. They move by `langevin`, which samples the same density as overdamped steps and goes
+through psi some ten times as fast.
 """
 
 import argparse
@@ -127,7 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
     parts = weights_of_replicas(phi, value)
     energy, error = with_error(parts)
     share, share_error = positive(parts)
-    halves = [with_error(weights_of_replicas(*half)) for half in zip(*(np.array_split(a, 2) for a in (phi, value)))]
+    half = len(phi) // 2
+    halves = [with_error(weights_of_replicas(phi[part], value[part])) for part in (slice(half), slice(half, None))]
     apart, worst, worst_error = difference(*halves[0], *halves[1])
     np.savez_compressed(
         args.output,

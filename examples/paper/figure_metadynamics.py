@@ -1,4 +1,4 @@
-"""Metadynamics on the learned score, by OpenMM and by COLVARS in LAMMPS, against replicas under one bias in the core."""
+"""Metadynamics on the learned score by OpenMM and by COLVARS in LAMMPS, against replicas under one bias in the core."""
 
 import shutil
 import subprocess
