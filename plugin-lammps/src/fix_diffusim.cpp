@@ -500,10 +500,16 @@ void FixDiffusim::stop_watching() {
 bool FixDiffusim::have_moved() const {
     const double half = 0.5 * neighbor->skin * units_.length, third = half / std::sqrt(3.0);
     const double *now = held_, *before = listed_at_.data();
-    int any = 0;
-    for (std::size_t i = 0; i < n_values_; i++)
-        any |= (now[i] - before[i] > third) | (before[i] - now[i] > third);
-    for (std::size_t i = 0; any && i < n_values_; i += 3) {
+    std::uint64_t signs = 0; // of what is left of a third; compilers make vectors of it
+    for (std::size_t i = 0; i < n_values_; i++) {
+        const double left = third - std::abs(now[i] - before[i]);
+        std::uint64_t bits;
+        std::memcpy(&bits, &left, sizeof bits);
+        signs |= bits;
+    }
+    if (signs >> 63 == 0)
+        return false;
+    for (std::size_t i = 0; i < n_values_; i += 3) {
         const double d[3] = {now[i] - before[i], now[i + 1] - before[i + 1], now[i + 2] - before[i + 2]};
         if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] > half * half)
             return true;
