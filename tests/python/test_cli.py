@@ -205,6 +205,7 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engin
 )
 def test_an_interrupt_at_any_moment_costs_no_step(command, place, step):
     """Ctrl-C as soon as a function has done its work, and before anyone else knows that it has."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     steps = ["--steps", 1200, "--every", 400, "--seed", 6, "--spring", 4000]
     assert command("run", SMALL, "-o", "whole.dcd", *steps)[0] == 0
     done = pkgutil.resolve_name(place)
