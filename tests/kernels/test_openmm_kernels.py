@@ -2,12 +2,12 @@
 with what OpenMM puts before them on CUDA; and whether OpenMM's library for CUDA defines what ours needs."""
 
 import ctypes
-import locale
 import os
 import re
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -207,9 +207,9 @@ def test_nvrtc_compiles_them_as_openmm_has_it_do(openmm_cuda, precision):
     program = ctypes.c_void_p()
     compiler.nvrtcCreateProgram(ctypes.byref(program), (before + SOURCE).encode(), b"openmm.cu", 0, None, None)
     options = [b"--gpu-architecture=compute_70", b"--use_fast_math", b"--std=c++11"]
-    before_it = locale.setlocale(locale.LC_ALL)
-    failed = compiler.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-    locale.setlocale(locale.LC_ALL, before_it)  # which it leaves at C, for all tests that follow
+    arguments = program, len(options), (ctypes.c_char_p * len(options))(*options)
+    with ThreadPoolExecutor(1) as other_thread:  # NVRTC leaves its thread in the locale C
+        failed = other_thread.submit(compiler.nvrtcCompileProgram, *arguments).result()
     length = ctypes.c_size_t()
     compiler.nvrtcGetProgramLogSize(program, ctypes.byref(length))
     log = ctypes.create_string_buffer(length.value)
