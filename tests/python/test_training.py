@@ -112,7 +112,7 @@ def test_largest_curvature_is_the_largest_eigenvalue_of_the_hessian():
     network, weights, header, tensors = load_fixture()
     frames = tensors["start_positions"]
     noise_level = header.noise_levels.simulation
-    measured = trainer.largest_curvature(network, weights, Frames(frames), noise_level)
+    measured = curvature.largest_curvature(network, weights, Frames(frames), noise_level)
     blurred = frames + noise_level * jax.random.normal(jax.random.key(0), (2, *frames.shape))[0]
     hessian = jax.jit(jax.vmap(jax.hessian(network.energy, 1), (None, 0, None)))
     hessians = hessian(weights, blurred, np.log(noise_level))

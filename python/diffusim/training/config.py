@@ -73,6 +73,8 @@ class TrainingSettings:
     fokker_planck_noise_max: float | None = _setting(
         None, "loss", "Greatest noise level of the Fokker-Planck loss, nm."
     )
+    relative_entropy_weight: float = _setting(0.0, "loss", "Weight of the relative entropy; 0 switches it off.")
+    relative_entropy_start: float = _setting(0.5, "loss", "Fraction of the steps before that term sets in.")
     force_weight: float = _setting(1.0, "loss", "Share of the forces, where the snapshots have any: 0 (none) to 1.")
     steps: int = _setting(20_000, "training", "Optimizer steps.")
     batch: int | None = _setting(None, "training", "Blurred frames per step.")

@@ -114,3 +114,19 @@ def fokker_planck_loss(
     r = jax.vmap(jax.vmap(residuals, in_axes=(0, None, 0, 0)))(blurred, log_noise, groups.cells, probes)
     r -= jnp.mean(r, axis=1, keepdims=True)  # [group, frame, probe]
     return size / (size - 1) * jnp.mean(r[..., 0] * r[..., 1]) / (3 * network.n_particles)
+
+
+def relative_entropy_loss(
+    network: Network, weights: Weights, noise_level: float, blurred: Frames, sampled: Frames
+) -> jax.Array:
+    """Mean energy, per coordinate, of snapshots `blurred` by `noise_level` less that of frames `sampled` by the network.
+
+    Its gradient is that of the relative entropy of the network's density to the snapshots' (theory 18a); its value
+    is not, as `sampled` are taken as given.
+    """
+
+    def mean_energy(frames):
+        of_all = jax.vmap(lambda x, cell: network.energy(weights, x, jnp.log(noise_level), cell))
+        return jnp.mean(of_all(frames.positions, frames.cells))
+
+    return (mean_energy(blurred) - mean_energy(sampled)) / (3 * network.n_particles)
