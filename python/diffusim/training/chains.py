@@ -15,7 +15,6 @@ from diffusim.training.curvature import curvatures
 from diffusim.training.kinds import Network, Weights, score
 from diffusim.training.losses import Frames
 
-STEPS = 8  # of each chain per optimizer step
 PHASE = 0.6  # of the stiffest mode per step; stability ends at 2
 FRICTION = 0.005  # per step
 FASTEST = 12.0  # velocity component that no chain at equilibrium has
@@ -46,8 +45,10 @@ def tuned(network: Network, weights: Weights, chains: Chains, noise_level: float
     return chains._replace(time_step=PHASE / jnp.sqrt(largest))
 
 
-def advance(network: Network, weights: Weights, chains: Chains, noise_level: float, fresh: Frames, key) -> Chains:
-    """`STEPS` steps of all chains. One that runs away starts again from its frame of `fresh`."""
+def advance(
+    network: Network, weights: Weights, chains: Chains, noise_level: float, steps: int, fresh: Frames, key
+) -> Chains:
+    """`steps` steps of all chains. One that runs away starts again from its frame of `fresh`."""
     log_noise, dt, keep = jnp.log(noise_level), chains.time_step, 1.0 - FRICTION
     of_all = jax.vmap(lambda x, cell: score(network, weights, x, log_noise, cell))
 
@@ -58,10 +59,10 @@ def advance(network: Network, weights: Weights, chains: Chains, noise_level: flo
         v = keep * v + jnp.sqrt(1 - keep**2) * jax.random.normal(jax.random.fold_in(key, i), x.shape)
         return x + 0.5 * dt * v, v
 
-    x, v = jax.lax.fori_loop(0, STEPS, one, (chains.positions, chains.velocities))
+    x, v = jax.lax.fori_loop(0, steps, one, (chains.positions, chains.velocities))
     if network.translation_invariant:
         x -= jnp.mean(x, axis=1, keepdims=True)
     sound = jnp.all(jnp.isfinite(x) & (jnp.abs(v) < FASTEST), axis=(1, 2), keepdims=True)
     x = jnp.where(sound, x, fresh.positions)
-    v = jnp.where(sound, v, jax.random.normal(jax.random.fold_in(key, STEPS), v.shape))
+    v = jnp.where(sound, v, jax.random.normal(jax.random.fold_in(key, steps), v.shape))
     return chains._replace(positions=x, velocities=v)

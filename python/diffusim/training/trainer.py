@@ -20,16 +20,25 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from diffusim import model_file
+from diffusim.snapshots import MOLAR_GAS_CONSTANT
 from diffusim.training import chains as _chains
 from diffusim.training.chains import Chains
 from diffusim.training.choices import permutation_table
 from diffusim.training.config import SettingsError, TrainingSettings, as_dict
 from diffusim.training.even import EvenDraw, even_draw
 from diffusim.training.kinds import Network, Weights
-from diffusim.training.losses import GROUP, Frames, denoising_loss, fokker_planck_loss, relative_entropy_loss
+from diffusim.training.losses import (
+    GROUP,
+    Frames,
+    denoising_loss,
+    fokker_planck_loss,
+    relative_entropy_loss,
+    volume_loss,
+)
 
-CHAINS = 2  # of the relative-entropy term, per blurred frame of a step
 BLOCK = 50  # steps per compiled call: how often progress is shown and Ctrl-C is heard
+VOLUME_BLUR = 0.3  # of the spread of ln V
+BAR = 16.6053906717  # bar in kJ/(mol nm^3)
 CLIP = 1.0  # largest norm of a gradient
 FOKKER_PLANCK_FRAMES = 64  # per step, at most
 FOKKER_PLANCK_RANGE = 20.0  # its noise levels go from noise_min to this times noise_min, where denoising alone is noisy
@@ -110,13 +119,14 @@ class _State(NamedTuple):
 
 class _Constants(NamedTuple):
     """What is the same in every step: the training frames, their force variance (nm^2), the permutations, the key, how
-    frames are drawn."""
+    frames are drawn; where volumes are learned, the blur of ln V and P / kT0 (1/nm^3)."""
 
     frames: Frames
     force_variance: jax.Array
     permutations: tuple[jax.Array, ...]
     key: jax.Array
     even: EvenDraw | None
+    volumes: tuple[jax.Array, jax.Array] | None
 
 
 def train(
@@ -158,6 +168,7 @@ def train(
             settings.torsion_share,
             _noise_ranges(network, settings)[0],
         ),
+        volumes=_volumes(settings, training),
     )
     permuted = _permuted(training, constants.permutations, key_permutations)
     weights = network.initial_weights(key_start, np.asarray(permuted.positions))
@@ -176,15 +187,16 @@ def train(
     good, stopped, held_out_loss, residual = state, "finished", None, None
     try:
         while (step := int(state.step)) < settings.steps:
-            if int(state.idle_evaluations) >= settings.patience:
+            sampling = state.chains is not None and step >= first_chain_step
+            waiting = state.chains is not None and not sampling
+            if int(state.idle_evaluations) >= settings.patience and not waiting:
                 stopped = "early"
                 break
             next_evaluation = min((step // evaluate_every + 1) * evaluate_every, settings.steps)
             n_steps = min(BLOCK, next_evaluation - step)
-            sampling = state.chains is not None and step >= first_chain_step
             if sampling and not state.chains.time_step > 0:
-                state = _tuned(network, settings, state)
-            elif state.chains is not None and not sampling:
+                state = _tuned(network, settings, state)._replace(idle_evaluations=jnp.zeros((), jnp.int32))
+            elif waiting:
                 n_steps = min(n_steps, first_chain_step - step)
             state, loss = _advance(network, settings, state, constants, n_steps, sampling)
             note = None
@@ -197,8 +209,10 @@ def train(
                     f"with {0.5 ** int(state.recoveries):g} of the learning rate"
                 )
             elif int(state.step) == next_evaluation:
+                # weights that know of the relative entropy are better, which the held-out loss does not tell
+                better = sampling and int(state.best_step) <= first_chain_step
                 state, held_out_loss, residual = _evaluate(
-                    network, settings, state, constants, held_out, key_evaluation
+                    network, settings, state, constants, held_out, key_evaluation, better
                 )
                 if sampling:
                     state = _tuned(network, settings, state)
@@ -282,6 +296,10 @@ def _advance(network, settings, state, constants, n_steps, sampling):
         if settings.fokker_planck_weight > 0:
             few = frames.take(slice(FOKKER_PLANCK_FRAMES))
             total += fp_weight * fokker_planck_loss(network, weights, few, fp_range, key_fp)
+        if constants.volumes is not None:
+            key_frames, key_volumes = jax.random.split(jax.random.fold_in(key, 2))
+            blurred = _blurred(settings, constants, settings.batch // 4, key_frames)
+            total += volume_loss(network, weights, settings.noise_simulation, blurred, *constants.volumes, key_volumes)
         return total
 
     def with_chains(weights, chains, blurred, *rest):
@@ -308,6 +326,7 @@ def _advance(network, settings, state, constants, n_steps, sampling):
                 state.weights,
                 state.chains,
                 settings.noise_simulation,
+                settings.chain_steps,
                 blurred,
                 jax.random.fold_in(key_loss, 1),
             )
@@ -335,18 +354,26 @@ def _blurred(settings: TrainingSettings, constants: _Constants, n: int, key: jax
     return frames._replace(positions=frames.positions + settings.noise_simulation * xi)
 
 
+def _volumes(settings: TrainingSettings, frames: Frames) -> tuple[jax.Array, jax.Array] | None:
+    if settings.pressure is None:
+        return None
+    log_volume = np.log(np.abs(np.linalg.det(np.asarray(frames.cells, dtype=float))))
+    kt = MOLAR_GAS_CONSTANT * settings.temperature
+    return jnp.float32(VOLUME_BLUR * log_volume.std()), jnp.float32(settings.pressure / BAR / kt)
+
+
 def _started(settings: TrainingSettings, constants: _Constants, key: jax.Array) -> Chains | None:
     if settings.relative_entropy_weight == 0:
         return None
     key_frames, key_velocities = jax.random.split(key)
-    return _chains.start(_blurred(settings, constants, CHAINS * settings.batch, key_frames), key_velocities)
+    return _chains.start(_blurred(settings, constants, settings.chains, key_frames), key_velocities)
 
 
 def _tuned(network: Network, settings: TrainingSettings, state: _State) -> _State:
     return state._replace(chains=_chains.tuned(network, state.weights, state.chains, settings.noise_simulation))
 
 
-def _evaluate(network, settings, state: _State, constants: _Constants, held_out: Frames, key) -> tuple:
+def _evaluate(network, settings, state: _State, constants: _Constants, held_out: Frames, key, better) -> tuple:
     """State, held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
     force = settings.force_weight, constants.force_variance
     size = settings.batch // 2
@@ -361,9 +388,9 @@ def _evaluate(network, settings, state: _State, constants: _Constants, held_out:
         settings.fokker_planck_weight > 0,
     )
     loss = denoising + (settings.fokker_planck_weight * residual if settings.fokker_planck_weight > 0 else 0.0)
-    if loss < state.best_held_out:
-        better = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
-        state = state._replace(**better, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
+    if better or loss < state.best_held_out:
+        found = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
+        state = state._replace(**found, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
     else:
         state = state._replace(idle_evaluations=state.idle_evaluations + 1)
     return state, float(loss), _known(residual)
