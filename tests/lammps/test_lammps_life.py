@@ -336,7 +336,7 @@ def test_the_example(tmp_path):
     write_data(tmp_path / "ala2.data", model)
     lr.run(tmp_path, script.replace("run             100000", lr.dump(2000) + "run 2000"))
     core = diffusim.Simulation(
-        model, 300.0, friction_rate=0.01 * (1 / 1e-3), time_step=0.04 * 1e-3, masses=model.masses, seed=48291
+        model, 300.0, friction_rate=0.01 * (1 / 1e-3), time_step=0.027 * 1e-3, masses=model.masses, seed=48291
     )
     core.step(2000)
     assert np.array_equal(lr.frames(tmp_path)[-1], core.positions[0] / 0.1)
