@@ -149,7 +149,7 @@ def test_metadynamics_fills_the_basins(tmp_path):
     script = lr.header("ala2.data") + f"fix 1 all diffusim 300.0 48291 model {lr.ALA2} spring auto\n"
     visited = {}
     for name, bias in {"biased": "fix 2 all colvars phi.colvars output out\n", "free": ""}.items():
-        lr.run(tmp_path, script + bias + lr.dump(200) + "run 90000\n", timeout=100)
+        lr.run(tmp_path, script + bias + lr.dump(200) + "run 130000\n", timeout=100)
         phi = dihedral(lr.frames(tmp_path)[:, np.array(atoms) - 1])
         visited[name] = np.histogram(phi, bins=12, range=(-180, 180))[0]
     assert (visited["biased"] > 0).all(), visited
