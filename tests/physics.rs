@@ -659,8 +659,8 @@ fn lj13_virial_is_36() {
     assert!(statistics.step_factor.unwrap() > 6.0);
 }
 
-/// On the learned energy of alanine dipeptide: Metropolis at three times the recommended step, and Langevin at 4 fs, give the mean energy
-/// and the spread of the stiffest bond that a small step gives, and Euler–Maruyama at three times the recommended step does not.
+/// On the learned energy of alanine dipeptide: Metropolis at twice the recommended step, and Langevin at 4 fs, give the mean energy
+/// and the spread of the stiffest bond that a small step gives, and Euler–Maruyama at twice the recommended step does not.
 #[test]
 fn a_learned_energy_is_sampled_at_coarse_steps() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ala2/ala2.safetensors");
@@ -710,9 +710,9 @@ fn a_learned_energy_is_sampled_at_coarse_steps() {
         [energies, spreads].map(|values| mean_and_error(&values))
     };
     let exact = run(Adapter::LeimkuhlerMatthews, 0.25 * recommended);
-    let metropolis = run(Adapter::Mala, 3.0 * recommended);
+    let metropolis = run(Adapter::Mala, 2.0 * recommended);
     let langevin = run(Adapter::Langevin, 1.5 * recommended); // as many steps
-    let biased = run(Adapter::EulerMaruyama, 3.0 * recommended);
+    let biased = run(Adapter::EulerMaruyama, 2.0 * recommended);
     for (what, i) in [("mean energy / kT₀", 0), ("variance of the stiffest bond / nm²", 1)] {
         let (exact, biased) = (exact[i], biased[i]);
         let error = |other: (f64, f64)| (exact.1 * exact.1 + other.1 * other.1).sqrt();

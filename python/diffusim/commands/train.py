@@ -58,9 +58,7 @@ def train(
     fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight", "0.05; message-passing 0")] = None,
     fokker_planck_ramp: Annotated[float | None, _option("fokker_planck_ramp")] = None,
     fokker_planck_noise_max: Annotated[float | None, _option("fokker_planck_noise_max", "20 × --noise-min")] = None,
-    relative_entropy_weight: Annotated[
-        float | None, _option("relative_entropy_weight", "0.1; message-passing 0")
-    ] = None,
+    relative_entropy_weight: Annotated[float | None, _option("relative_entropy_weight")] = None,
     relative_entropy_start: Annotated[float | None, _option("relative_entropy_start")] = None,
     chains: Annotated[int | None, _option("chains", "2 × --batch")] = None,
     chain_steps: Annotated[int | None, _option("chain_steps")] = None,

@@ -14,7 +14,6 @@ SECOND_SHELL = 2.5  # distances to the nearest neighbour
 SMALL = 32  # particles that all see each other
 # The third derivatives of a message-passing network take XLA minutes to compile, and for two blocks it may crash.
 FOKKER_PLANCK_WEIGHTS = {"distance": 0.05, "message-passing": 0.0}
-RELATIVE_ENTROPY_WEIGHTS = {"distance": 0.1, "message-passing": 0.0}  # of many particles its chains are expensive
 DISTANCE_BATCH = 512  # frames
 CHAINS = 2  # per blurred frame of a step
 BATCH_PARTICLES = 8192  # of the other kinds, whose cost grows with the particles
@@ -52,8 +51,6 @@ def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettin
         _check_volumes(settings, snapshots)
     if settings.fokker_planck_weight is None:
         settings = replace(settings, fokker_planck_weight=FOKKER_PLANCK_WEIGHTS[settings.model])
-    if settings.relative_entropy_weight is None:
-        settings = replace(settings, relative_entropy_weight=RELATIVE_ENTROPY_WEIGHTS[settings.model])
     if settings.quadruplets is None:
         settings = replace(settings, quadruplets=choose_quadruplets(snapshots))
     if settings.symmetries == AUTO:

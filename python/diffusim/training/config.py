@@ -76,7 +76,7 @@ class TrainingSettings:
     fokker_planck_noise_max: float | None = _setting(
         None, "loss", "Greatest noise level of the Fokker-Planck loss, nm."
     )
-    relative_entropy_weight: float | None = _setting(None, "loss", "Weight of the relative entropy; 0 switches it off.")
+    relative_entropy_weight: float = _setting(0.0, "loss", "Weight of the relative entropy; 0: none.")
     relative_entropy_start: float = _setting(0.6, "loss", "Fraction of the steps before that term sets in.")
     chains: int | None = _setting(None, "loss", "Frames that the relative entropy samples the network with.")
     chain_steps: int = _setting(8, "loss", "Their steps of Langevin dynamics per optimizer step.")
@@ -116,8 +116,7 @@ class TrainingSettings:
             _demand(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", widths, "widths such as 192-192-192")
         good = self.fokker_planck_weight is None or self.fokker_planck_weight >= 0
         _demand(good, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
-        good = self.relative_entropy_weight is None or self.relative_entropy_weight >= 0
-        _demand(good, "relative_entropy_weight", self.relative_entropy_weight, "0 or more")
+        _demand(self.relative_entropy_weight >= 0, "relative_entropy_weight", self.relative_entropy_weight, "0 or more")
         good = self.chains is None or (_is_whole(self.chains) and self.chains >= 1)
         _demand(good, "chains", self.chains, "a whole number, at least 1")
         for name in (

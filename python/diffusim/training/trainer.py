@@ -298,7 +298,8 @@ def _advance(network, settings, state, constants, n_steps, sampling):
             total += fp_weight * fokker_planck_loss(network, weights, few, fp_range, key_fp)
         if constants.volumes is not None:
             key_frames, key_volumes = jax.random.split(jax.random.fold_in(key, 2))
-            blurred = _blurred(settings, constants, settings.batch // 4, key_frames)
+            chosen = _drawn(constants, settings.batch // 4, jax.random.fold_in(key_frames, 0))
+            blurred = _blurred(settings, constants, chosen, key_frames)
             total += volume_loss(network, weights, settings.noise_simulation, blurred, *constants.volumes, key_volumes)
         return total
 
@@ -320,15 +321,12 @@ def _advance(network, settings, state, constants, n_steps, sampling):
         fp_weight = _fokker_planck_weight(settings, state.step)
         rest = frames, key_loss, fp_weight, relevance
         if sampling:
-            blurred = _blurred(settings, constants, len(state.chains.positions), jax.random.fold_in(key_frames, 1))
+            key_anew, key_blur, key_chains = jax.random.split(jax.random.fold_in(key_frames, 1), 3)
+            n_frames, noise = len(constants.frames.positions), settings.noise_simulation
+            chains, anew = _chains.renewed(state.chains, settings.chain_steps, n_frames, key_anew)
+            blurred = _blurred(settings, constants, chains.origins, key_blur)
             chains = _chains.advance(
-                network,
-                state.weights,
-                state.chains,
-                settings.noise_simulation,
-                settings.chain_steps,
-                blurred,
-                jax.random.fold_in(key_loss, 1),
+                network, state.weights, chains, noise, settings.chain_steps, blurred, anew, key_chains
             )
             state = state._replace(chains=chains)
             (_, value), gradient = jax.value_and_grad(with_chains, has_aux=True)(state.weights, chains, blurred, *rest)
@@ -345,10 +343,14 @@ def _advance(network, settings, state, constants, n_steps, sampling):
     return state, total / n_steps
 
 
-def _blurred(settings: TrainingSettings, constants: _Constants, n: int, key: jax.Array) -> Frames:
-    """`n` training frames drawn as they come and blurred as simulations see them."""
-    key_frames, key_permutations, key_xi = jax.random.split(key, 3)
-    chosen = jax.random.randint(key_frames, (n,), 0, len(constants.frames.positions))
+def _drawn(constants: _Constants, n: int, key: jax.Array) -> jax.Array:
+    """`n` training frames drawn as they come."""
+    return jax.random.randint(key, (n,), 0, len(constants.frames.positions))
+
+
+def _blurred(settings: TrainingSettings, constants: _Constants, chosen: jax.Array, key: jax.Array) -> Frames:
+    """The `chosen` training frames blurred as simulations see them."""
+    key_permutations, key_xi = jax.random.split(key)
     frames = _permuted(constants.frames.take(chosen)._replace(forces=None), constants.permutations, key_permutations)
     xi = jax.random.normal(key_xi, frames.positions.shape)
     return frames._replace(positions=frames.positions + settings.noise_simulation * xi)
@@ -365,8 +367,9 @@ def _volumes(settings: TrainingSettings, frames: Frames) -> tuple[jax.Array, jax
 def _started(settings: TrainingSettings, constants: _Constants, key: jax.Array) -> Chains | None:
     if settings.relative_entropy_weight == 0:
         return None
-    key_frames, key_velocities = jax.random.split(key)
-    return _chains.start(_blurred(settings, constants, settings.chains, key_frames), key_velocities)
+    key_origins, key_blur, key_velocities = jax.random.split(key, 3)
+    origins = _drawn(constants, settings.chains, key_origins)
+    return _chains.start(_blurred(settings, constants, origins, key_blur), origins, key_velocities)
 
 
 def _tuned(network: Network, settings: TrainingSettings, state: _State) -> _State:
