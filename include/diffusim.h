@@ -348,10 +348,11 @@ diffusim_status_t diffusim_diffusion_from_drag(double temperature,
                                                double *diffusion_coefficient);
 
 // Describe the device of a name that diffusim_simulation_options_t::device takes, such as
-// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB, CUDA graphs on". The text is valid until the next call on this thread.
+// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB, CUDA graphs on, kernels: PTX". A GPU is started for that, and the kernels
+// are loaded. The text is valid until the next call on this thread.
 //
 // Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT (no such name), DIFFUSIM_ERROR_UNSUPPORTED (it cannot be used here; the sentence says
-// why).
+// why), DIFFUSIM_ERROR_DEVICE (it failed).
 //
 // @since 0.1
 diffusim_status_t diffusim_device_describe(const char *device,
@@ -874,8 +875,9 @@ diffusim_status_t diffusim_simulation_device_velocities(diffusim_simulation_t *s
 diffusim_status_t diffusim_simulation_device_forces(diffusim_simulation_t *simulation,
                                                     uint64_t *forces);
 
-// How steps are taken, and on a GPU how long the last ones took by the clock of the host, such as "cuda:0, 6 launches a step,
-// replayed as a CUDA graph; the last 200 took 12.30 us each". The text is valid until the next call on this thread that gives one.
+// How steps are taken, and on a GPU how long the last ones took by the clock of the host and what was loaded as the kernels, such
+// as "cuda:0, 6 launches a step, replayed as a CUDA graph; the last 200 took 12.30 us each; kernels: PTX". The text is valid until
+// the next call on this thread that gives one.
 //
 // @since 0.1
 diffusim_status_t diffusim_simulation_device_status(diffusim_simulation_t *simulation,

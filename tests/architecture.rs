@@ -101,3 +101,26 @@ fn adapters_have_the_kernels_they_are_said_to_have() {
     found.sort_unstable();
     assert_eq!(found, WITH_KERNEL.map(|(name, _)| name));
 }
+
+/// CUBIN is compiled at run time from what is embedded here, as kernels/make_ptx.py compiles PTX.
+#[test]
+fn the_source_of_the_kernels_is_embedded() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let image = std::fs::read_to_string(root.join("src/backend/cuda/image.rs")).unwrap();
+    let script = std::fs::read_to_string(root.join("kernels/make_ptx.py")).unwrap();
+    for file in std::fs::read_dir(root.join("kernels")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".cu") || name.ends_with(".cuh") {
+            assert!(image.contains(&format!("\"{name}\"")), "{name} is not in src/backend/cuda/image.rs");
+        }
+    }
+    let quoted = regex::Regex::new(r#""(--[^"{]+)""#).unwrap();
+    let options = |text: &str, from: &str| -> Vec<String> {
+        let line = text.lines().find(|line| line.starts_with(from)).unwrap();
+        let options = quoted.captures_iter(line).map(|found| found[1].to_owned());
+        options.filter(|option| !option.starts_with("--gpu-architecture")).collect()
+    };
+    let ours = options(&image, "const OPTIONS: ");
+    assert_eq!(ours, options(&script, "OPTIONS = "));
+    assert_eq!(ours.len(), 2);
+}

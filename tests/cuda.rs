@@ -190,6 +190,137 @@ fn a_gpu_that_cannot_be_used_is_a_sentence() {
     assert!(text.contains("cuda:0: host, compute capability 9.0, 1 GiB"), "{text}");
 }
 
+/// What a description says about the kernels that were loaded.
+fn kernels_of(output: &Output) -> String {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let line =
+        text.lines().find_map(|line| line.split_once(", kernels: ")).unwrap_or_else(|| panic!("{text}"));
+    line.1.into()
+}
+
+/// By a stand-in for NVRTC, and tests/gpu/test_image.py by itself: cached, used again, made anew where the cache is broken, and
+/// PTX where nothing helps.
+#[test]
+fn cubin_is_compiled_once_and_ptx_is_what_is_left() {
+    let folder = host_driver("simt-image", &[]);
+    let caches = tempfile::tempdir().unwrap();
+    let cache = caches.path().join("is made").join("here");
+    let described = |settings: &[(&str, &str)]| {
+        let ours = [("DIFFUSIM_CUDA_CACHE", cache.to_str().unwrap()), ("DIFFUSIM_CUDA_IMAGE", "cubin")];
+        let settings: Vec<_> = ours.iter().chain(settings).copied().collect();
+        with_driver(&folder, "sentence::of_a_description", &settings)
+    };
+    let kernels = |settings: &[(&str, &str)]| kernels_of(&described(settings));
+    let files = || {
+        let mut files: Vec<_> =
+            std::fs::read_dir(&cache).into_iter().flatten().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let _ = std::fs::remove_file(folder.join("libnvrtc.so"));
+
+    // Without a stand-in: what this machine has.
+    let told = kernels(&[]);
+    let nothing = "PTX, for want of CUBIN: there is no libnvrtc that the dynamic linker finds";
+    assert!(told == nothing || told.starts_with("CUBIN for sm_90"), "{told}");
+    let _ = std::fs::remove_dir_all(&cache);
+
+    let built = Command::new(std::env::var("CXX").unwrap_or("g++".into()))
+        .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simt/libnvrtc.cpp"))
+        .arg("-o")
+        .arg(folder.join("libnvrtc.so"))
+        .status()
+        .unwrap();
+    assert!(built.success(), "tests/simt/libnvrtc.cpp does not compile");
+
+    // Not unless it is asked for.
+    for image in ["", "auto", "ptx"] {
+        assert_eq!(kernels(&[("DIFFUSIM_CUDA_IMAGE", image)]), "PTX");
+    }
+    assert!(files().is_empty());
+
+    // Several processes at a time, of which each finds a whole image or makes one.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let told = kernels(&[]);
+                assert!(told.starts_with("CUBIN for sm_90"), "{told}");
+            });
+        }
+    });
+    let [file] = &files()[..] else { panic!("{:?}", files()) };
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("sm_90-nvrtc12.0-") && name.ends_with(".cubin"), "{name}");
+    let known = format!("CUBIN for sm_90 in {}", file.display());
+    assert_eq!(kernels(&[]), known);
+    // Where the driver has no compiler, without being asked.
+    assert_eq!(kernels(&[("DIFFUSIM_CUDA_IMAGE", "auto"), ("SIMT_PTX", "221")]), known);
+    // NVRTC compiles no more, and need not.
+    assert_eq!(kernels(&[("SIMT_NVRTC_FAILS", "1")]), known);
+
+    // Cut off, changed, empty: made anew.
+    let image = std::fs::read(file).unwrap();
+    let made = format!("CUBIN for sm_90, compiled by NVRTC 12.0 and kept in {}", file.display());
+    let mut changed = image.clone();
+    changed[100] ^= 4;
+    for bytes in [&image[..image.len() - 1], &changed, &[]] {
+        std::fs::write(file, bytes).unwrap();
+        assert_eq!(kernels(&[]), made);
+        assert_eq!(std::fs::read(file).unwrap(), image);
+    }
+    // Another GPU, another compiler.
+    let told = kernels(&[("SIMT_CAPABILITY", "80")]);
+    assert!(told.starts_with("CUBIN for sm_80, compiled by NVRTC 12.0"), "{told}");
+    let told = kernels(&[("SIMT_NVRTC_VERSION", "131")]);
+    assert!(told.starts_with("CUBIN for sm_90, compiled by NVRTC 13.1"), "{told}");
+    assert_eq!(files().len(), 3);
+
+    // A cache that cannot be: the image is used all the same.
+    let nowhere = file.join("below a file");
+    let told = kernels(&[("DIFFUSIM_CUDA_CACHE", nowhere.to_str().unwrap())]);
+    let expected = format!("CUBIN for sm_90, compiled by NVRTC 12.0 and not kept: {}: ", nowhere.display());
+    assert!(told.starts_with(&expected), "{told}");
+    let told = kernels(&[("DIFFUSIM_CUDA_CACHE", ""), ("XDG_CACHE_HOME", "relative"), ("HOME", "")]);
+    let expected = "none of DIFFUSIM_CUDA_CACHE, XDG_CACHE_HOME and HOME names a folder for it";
+    assert!(told.ends_with(expected), "{told}");
+    // Where it is by default.
+    let home = caches.path().to_str().unwrap();
+    for (settings, place) in [
+        ([("XDG_CACHE_HOME", home), ("HOME", "/nowhere")], caches.path().join("diffusim")),
+        ([("XDG_CACHE_HOME", ""), ("HOME", home)], caches.path().join(".cache/diffusim")),
+    ] {
+        let told = kernels(&[&settings[..], &[("DIFFUSIM_CUDA_CACHE", "")]].concat());
+        assert!(told.ends_with(&format!("kept in {}", place.join(name).display())), "{told}");
+    }
+
+    // PTX where there is no CUBIN, and a sentence where there is neither.
+    for (settings, why) in [
+        (("SIMT_NVRTC_VERSION", "118"), "libnvrtc is of CUDA 11.8; expected 12.0 or later"),
+        (("SIMT_NVRTC_FAILS", "1"), "NVRTC fails: NVRTC_ERROR_COMPILATION nvrtc: error: it was told to fail"),
+    ] {
+        let elsewhere = ("DIFFUSIM_CUDA_CACHE", home);
+        assert_eq!(kernels(&[settings, elsewhere]), format!("PTX, for want of CUBIN: {why}"));
+        for image in ["auto", "cubin"] {
+            let output =
+                described(&[settings, elsewhere, ("SIMT_PTX", "221"), ("DIFFUSIM_CUDA_IMAGE", image)]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            let expected = format!(
+                "failed while compiling the kernels, and there is no CUBIN ({why}): CUDA_ERROR_JIT_COMPILER_NOT_FOUND"
+            );
+            assert!(!output.status.success() && text.contains(&expected), "{text}");
+        }
+    }
+    // What is not the compiler's fault is not given to another one.
+    let output = described(&[("SIMT_PTX", "2"), ("DIFFUSIM_CUDA_IMAGE", "auto")]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("while compiling the kernels: CUDA_ERROR_OUT_OF_MEMORY; use fewer"), "{text}");
+    let output = described(&[("DIFFUSIM_CUDA_IMAGE", "sass")]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("DIFFUSIM_CUDA_IMAGE is 'sass'; expected 'auto', 'ptx' or 'cubin'"), "{text}");
+}
+
 mod sentence {
     use super::*;
 

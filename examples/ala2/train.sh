@@ -1,6 +1,6 @@
 #!/bin/sh
-# Train examples/ala2/ala2.safetensors on the committed snapshots: 7 min 18 s of processor time. The Fokker-Planck term
-# reaches up to the noise level that joins all basins, so that their populations at the lowest level are right too.
+# Train examples/ala2/ala2.safetensors on the committed snapshots: 21 min of processor time. The Fokker-Planck term
+# reaches up to the noise level that joins all basins.
 set -eu
 cd "$(dirname "$0")"
 diffusim train snapshots.npz --topology ala2-heavy.pdb --temperature 300 --noise-min 0.00035 --fokker-planck-noise-max 0.08 \

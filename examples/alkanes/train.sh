@@ -6,6 +6,6 @@ for alkane in butane octane; do
     python make_reference.py snapshots $alkane --out ../../out/alkanes
 done
 diffusim train ../../out/alkanes/butane.npz --topology butane.pdb --temperature 300 --hidden 96-96-96 --steps 25000 \
-    --patience 50 --noise-min 0.0004 --fokker-planck-weight 0.5 --torsion-share 0.5 --seed 1 -o butane.safetensors "$@"
+    --patience 50 --noise-min 0.0004 --fokker-planck-weight 0.5 --torsion-share 0.5 --relative-entropy-weight 0 --seed 1 -o butane.safetensors "$@"
 diffusim train ../../out/alkanes/octane.npz --topology octane.pdb --temperature 300 --hidden 128-128-128 --steps 20000 \
     --noise-min 0.0004 --seed 1 -o octane.safetensors "$@"

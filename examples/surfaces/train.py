@@ -47,6 +47,7 @@ def main():
         noise_max=NOISE_MAX,
         noise_simulation=noise_min,
         fokker_planck_weight=args.fokker_planck_weight,
+        relative_entropy_weight=0.0,  # denoising and the Fokker-Planck term are enough here
         quadruplets=(),
         batch=512,
         patience=50,  # the last steps, of low learning rate, are worth having

@@ -707,7 +707,8 @@ class Simulation:
 
     @property
     def device_status(self) -> str:
-        """How steps are taken, in words, and on a GPU how long the last ones took by the clock of the host."""
+        """How steps are taken, in words, and on a GPU how long the last ones took by the clock of the host and what was
+        loaded as the kernels."""
         status = c_char_p()
         self._call("device_status", byref(status))
         return status.value.decode()
@@ -874,7 +875,8 @@ def devices() -> list[str]:
 
 
 def describe_device(name: str) -> str:
-    """What a device is, in words. DiffusimError with the reason if it cannot be used here."""
+    """What a device is, in words; a GPU is started for that, and the kernels loaded. DiffusimError with the reason if
+    it cannot be used here."""
     description = c_char_p()
     _library.call("diffusim_device_describe", name.encode(), byref(description))
     return description.value.decode()

@@ -208,6 +208,17 @@ def most_neighbours(positions: np.ndarray, cells: np.ndarray | None, within: flo
     return max(int((distances < within).sum(axis=1).max()) for distances in _some_distances(positions, cells))
 
 
+def closest_distances(positions: np.ndarray, cells: np.ndarray | None, kinds: np.ndarray) -> np.ndarray:
+    """The least distance between particles of each two `kinds` (0 ... n - 1), in up to 200 frames, nm, [n, n]."""
+    n = int(kinds.max()) + 1
+    least = np.full((n, n), np.inf)
+    for distances in _some_distances(positions, cells):
+        for a in range(n):
+            for b in range(n):
+                least[a, b] = min(least[a, b], distances[np.ix_(kinds == a, kinds == b)].min())
+    return least
+
+
 def _some_distances(positions: np.ndarray, cells: np.ndarray | None) -> Iterator[np.ndarray]:
     """All pair distances [n_particles, n_particles] of a frame, infinite to itself, for up to 200 frames."""
     for index in range(0, len(positions), -(-len(positions) // max(1, min(200, 2_000_000 // positions.shape[1] ** 2)))):

@@ -5,6 +5,7 @@
 //! `kernels/launches.cuh` are twins of the loop in `cpu.rs`, and add in the same order: positions have the bits of the CPU's.
 //! This is the only file that knows cudarc.
 
+mod image;
 mod launches;
 
 use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
@@ -17,13 +18,12 @@ use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
     DriverError, LaunchConfig, PushKernelArg, result, sys,
 };
-use cudarc::nvrtc::Ptx;
+use cudarc::nvrtc::{Ptx, sys as nvrtc};
 use launches::Launches;
+use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Every kernel, as kernels/make_ptx.py compiled it.
-const PTX: &str = include_str!("../../kernels/diffusim.ptx");
 /// CUDA 12.0, the first to read PTX 8.0.
 const LEAST_DRIVER: i32 = 12_000;
 /// Volta: the PTX is for compute_70.
@@ -315,9 +315,11 @@ pub fn count() -> usize {
     result::init().and_then(|()| result::device::get_count()).map_or(0, |n| n.max(0) as usize)
 }
 
-/// GPU `index` in words.
+/// GPU `index` in words. It is started, and the kernels are loaded, to see whether they can be.
 pub(super) fn describe(index: usize) -> Result<String> {
     let device = probe(index)?;
+    let _callers = CallersContext::keep();
+    let gpu = Gpu::attach(index)?;
     let text = || -> std::result::Result<String, DriverError> {
         let (major, minor) = capability(device)?;
         // Safety: `device` is of this driver.
@@ -325,11 +327,84 @@ pub(super) fn describe(index: usize) -> Result<String> {
         let name = result::device::get_name(device)?;
         let graphs = if launches::records() { "on" } else { "off" };
         Ok(format!(
-            "cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB, CUDA graphs {graphs}",
-            memory >> 30
+            "cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB, CUDA graphs {graphs}, kernels: {}",
+            memory >> 30,
+            gpu.image
         ))
     };
     text().during("being asked what it is")
+}
+
+/// Version of the NVRTC that the dynamic linker finds, or that the process has loaded already; else why there is none.
+fn compiler_version() -> std::result::Result<(i32, i32), String> {
+    // Safety: this only tries to load the library; every other call would panic without it.
+    if !unsafe { nvrtc::is_culib_present() } {
+        return Err("there is no libnvrtc that the dynamic linker finds".into());
+    }
+    let (mut major, mut minor) = (0, 0);
+    // Safety: writes two integers.
+    let result = unsafe { nvrtc::nvrtcVersion(&mut major, &mut minor) };
+    if result != nvrtc::nvrtcResult::NVRTC_SUCCESS {
+        return Err(format!("NVRTC does not tell its version: {result:?}"));
+    }
+    Ok((major, minor))
+}
+
+/// The kernels, compiled by NVRTC, which is there, with these options; else why not.
+fn cubin(options: &[String]) -> std::result::Result<Vec<u8>, String> {
+    let terminated = |text: &str| CString::new(text).expect("no text here has a NUL");
+    let names = image::SOURCES.map(|(name, _)| terminated(name));
+    let texts = image::SOURCES.map(|(_, text)| terminated(text));
+    let options: Vec<CString> = options.iter().map(|option| terminated(option)).collect();
+    let compile = || {
+        let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
+        let (headers, includes) = (pointers(&texts[1..]), pointers(&names[1..]));
+        let (options, n) = (pointers(&options), headers.len() as i32);
+        let done = |result: nvrtc::nvrtcResult| match result {
+            nvrtc::nvrtcResult::NVRTC_SUCCESS => Ok(()),
+            _ => Err(format!("NVRTC fails: {result:?}")),
+        };
+        let mut program = std::ptr::null_mut();
+        // Safety: all texts end with a NUL and live until the end, and every buffer has the size that NVRTC asks for.
+        unsafe {
+            let (source, name) = (texts[0].as_ptr(), names[0].as_ptr());
+            done(nvrtc::nvrtcCreateProgram(
+                &mut program,
+                source,
+                name,
+                n,
+                headers.as_ptr(),
+                includes.as_ptr(),
+            ))?;
+            let compiled = nvrtc::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr());
+            let image = done(compiled).map_err(|failure| {
+                let mut size = 0;
+                let _ = nvrtc::nvrtcGetProgramLogSize(program, &mut size);
+                let mut log = vec![0_u8; size];
+                if size > 0 {
+                    let _ = nvrtc::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
+                }
+                let log = String::from_utf8_lossy(&log);
+                let line = log
+                    .lines()
+                    .find(|line| line.contains("error"))
+                    .unwrap_or_default()
+                    .trim_matches(['\0', ' ']);
+                format!("{failure} {line}").trim_end().to_string()
+            });
+            let image = image.and_then(|()| {
+                let mut size = 0;
+                done(nvrtc::nvrtcGetCUBINSize(program, &mut size))?;
+                let mut image = vec![0_u8; size];
+                done(nvrtc::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()))?;
+                Ok(image)
+            });
+            let _ = nvrtc::nvrtcDestroyProgram(&mut program);
+            image
+        }
+    };
+    // NVRTC leaves its thread in the locale C.
+    std::thread::scope(|scope| scope.spawn(compile).join()).unwrap_or_else(|_| Err("NVRTC fails".into()))
 }
 
 /// The context that was current on this thread, which is made current again at the end: a caller's work with the driver goes on as
@@ -355,6 +430,8 @@ struct Gpu {
     n_multiprocessors: usize,
     /// Shared memory that a block may use.
     shared_bytes: usize,
+    /// What was loaded as the kernels, in words.
+    image: String,
     // Dropped in this order: the module lives in the context.
     module: Arc<CudaModule>,
     context: Arc<CudaContext>,
@@ -412,7 +489,11 @@ impl Gpu {
         let get = |attribute| context.attribute(attribute).during("being asked what it is");
         let n_multiprocessors = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let shared = get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let module = context.load_module(Ptx::from_src(PTX)).during("compiling the kernels")?;
+        let capability = (
+            get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let image::Loaded { module, words } = image::load(&context, capability)?;
         for name in DISTANCE_KERNELS
             .map(|kernel| kernel.0)
             .into_iter()
@@ -425,7 +506,7 @@ impl Gpu {
                 .and_then(|function| function.set_attribute(attribute, shared))
                 .during("loading the kernels")?;
         }
-        Ok(Gpu { n_multiprocessors, shared_bytes: shared as usize, module, context })
+        Ok(Gpu { n_multiprocessors, shared_bytes: shared as usize, image: words, module, context })
     }
 }
 
@@ -484,7 +565,7 @@ struct Held {
     particle_ids: CudaSlice<u32>,
     reports: CudaSlice<Report>,
     stream: Arc<CudaStream>,
-    _gpu: Arc<Gpu>,
+    gpu: Arc<Gpu>,
     first_replica: u32,
     n_replicas: u32,
     n_particles: usize,
@@ -666,7 +747,7 @@ impl Held {
             particle_ids,
             reports,
             stream,
-            _gpu: gpu,
+            gpu,
             first_replica: placement.replicas.start,
             n_replicas: n_replicas as u32,
             n_particles,
@@ -1032,7 +1113,7 @@ impl Backend for Cuda {
         let took = held.watch.last.map(|(took, n_steps)| {
             format!("; the last {n_steps} took {:.2} us each", 1e6 * took.as_secs_f64() / n_steps as f64)
         });
-        format!("cuda:{}, {how}{}", self.index, took.unwrap_or_default())
+        format!("cuda:{}, {how}{}; kernels: {}", self.index, took.unwrap_or_default(), held.gpu.image)
     }
 }
 

@@ -11,10 +11,11 @@ thread_local! {
 }
 
 /// Describe the device of a name that diffusim_simulation_options_t::device takes, such as
-/// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB, CUDA graphs on". The text is valid until the next call on this thread.
+/// "cuda:0: NVIDIA H100, compute capability 9.0, 79 GiB, CUDA graphs on, kernels: PTX". A GPU is started for that, and the kernels
+/// are loaded. The text is valid until the next call on this thread.
 ///
 /// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT (no such name), DIFFUSIM_ERROR_UNSUPPORTED (it cannot be used here; the sentence says
-/// why).
+/// why), DIFFUSIM_ERROR_DEVICE (it failed).
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]

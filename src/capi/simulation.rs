@@ -635,8 +635,9 @@ pub unsafe extern "C" fn diffusim_simulation_device_forces(
     })
 }
 
-/// How steps are taken, and on a GPU how long the last ones took by the clock of the host, such as "cuda:0, 6 launches a step,
-/// replayed as a CUDA graph; the last 200 took 12.30 us each". The text is valid until the next call on this thread that gives one.
+/// How steps are taken, and on a GPU how long the last ones took by the clock of the host and what was loaded as the kernels, such
+/// as "cuda:0, 6 launches a step, replayed as a CUDA graph; the last 200 took 12.30 us each; kernels: PTX". The text is valid until
+/// the next call on this thread that gives one.
 ///
 /// @since 0.1
 #[unsafe(no_mangle)]

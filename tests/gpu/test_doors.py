@@ -49,7 +49,8 @@ for name in ("cpu", "cuda"):
     ends.append(s.checkpoint())
 assert ends[0] == ends[1]
 assert re.fullmatch(
-    r"cuda:0, 6 launches a step, replayed as a CUDA graph; the last [0-9]+ took [0-9.]+ us each", s.device_status
+    r"cuda:0, 6 launches a step, replayed as a CUDA graph; the last [0-9]+ took [0-9.]+ us each; kernels: PTX",
+    s.device_status,
 ), s.device_status
 """)
 

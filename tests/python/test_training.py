@@ -19,11 +19,11 @@ jnp = jax.numpy
 from diffusim.cli import main  # noqa: E402
 from diffusim.commands.train import train  # noqa: E402
 from diffusim.report import statistics  # noqa: E402
-from diffusim.training import choices, config, export, trainer  # noqa: E402
+from diffusim.training import chains, choices, config, curvature, export, trainer  # noqa: E402
 from diffusim.training.even import even_draw  # noqa: E402
 from diffusim.training.kinds import network_of as network_for  # noqa: E402
 from diffusim.training.kinds import score  # noqa: E402
-from diffusim.training.losses import Frames, denoising_loss, fokker_planck_loss  # noqa: E402
+from diffusim.training.losses import Frames, denoising_loss, fokker_planck_loss, relative_entropy_loss, volume_loss  # noqa: E402  # noqa: E402
 from diffusim.training.network import DistanceNetwork, Weights  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,7 @@ def small_settings(**changes) -> config.TrainingSettings:
         "noise_simulation": 0.0013,
         "fokker_planck_weight": 0.05,
         "fokker_planck_ramp": 0.3,
+        "relative_entropy_weight": 0.0,
         "quadruplets": (),
         "evaluations": 6,
         "seed": 5,
@@ -112,7 +113,7 @@ def test_largest_curvature_is_the_largest_eigenvalue_of_the_hessian():
     network, weights, header, tensors = load_fixture()
     frames = tensors["start_positions"]
     noise_level = header.noise_levels.simulation
-    measured = trainer.largest_curvature(network, weights, Frames(frames), noise_level)
+    measured = curvature.largest_curvature(network, weights, Frames(frames), noise_level)
     blurred = frames + noise_level * jax.random.normal(jax.random.key(0), (2, *frames.shape))[0]
     hessian = jax.jit(jax.vmap(jax.hessian(network.energy, 1), (None, 0, None)))
     hessians = hessian(weights, blurred, np.log(noise_level))
@@ -262,7 +263,7 @@ def test_training_reaches_the_exact_score_of_a_diatomic():
 # Frames drawn evenly over torsions
 
 
-def chains(n_frames: int, seed: int) -> np.ndarray:
+def torsion_chains(n_frames: int, seed: int) -> np.ndarray:
     """Frames [n_frames, 5, 3] of a bent chain with two torsions about the bond 1-2, one of two wells and one stiff."""
     random = np.random.default_rng(seed)
     wells = np.where(random.random(n_frames) < 0.8, -1.2, 1.9)
@@ -279,7 +280,7 @@ SOFT_AND_STIFF = ((0, 1, 2, 3), (0, 1, 2, 4))
 
 
 def test_frames_are_drawn_as_often_as_it_is_said_and_barriers_like_basins():
-    frames, share = chains(20_000, seed=3), 0.6
+    frames, share = torsion_chains(20_000, seed=3), 0.6
     even = even_draw(frames, SOFT_AND_STIFF, share, (0.001, 0.02))
     assert even.quadruplets.tolist() == [[0, 1, 2, 3]]  # the other one has no barrier
     n = 400_000
@@ -303,12 +304,12 @@ class Barriers(BlurredGaussian):
     n_particles: int = 5
 
     def energy(self, weights, positions, log_noise, cell=None):
-        return 2000 * positions[3, 1] ** 3  # its score is large at the barriers of chains()
+        return 2000 * positions[3, 1] ** 3  # its score is large at the barriers of torsion_chains()
 
 
 def test_drawing_evenly_does_not_change_what_is_best():
     """<g_sigma(y) f(y)> over all snapshots is <f(y) g_sigma(y) / g(x)> over those that were drawn, for any f."""
-    frames, n = chains(20_000, seed=3), 40_000
+    frames, n = torsion_chains(20_000, seed=3), 40_000
     even = even_draw(frames, SOFT_AND_STIFF, 0.6, (0.001, 0.02))
     chosen = np.asarray(even.draw(jax.random.key(5), n))
     twice = jnp.asarray(np.tile(frames, (2, 1, 1)), dtype=jnp.float32)
@@ -336,8 +337,8 @@ def test_drawing_evenly_does_not_change_what_is_best():
 
 
 def test_a_blurred_frame_counts_by_its_torsion_at_that_noise():
-    even = even_draw(chains(20_000, seed=3), SOFT_AND_STIFF, 0.6, (0.001, 0.1))
-    x = chains(40, seed=11)
+    even = even_draw(torsion_chains(20_000, seed=3), SOFT_AND_STIFF, 0.6, (0.001, 0.1))
+    x = torsion_chains(40, seed=11)
     angle = statistics.torsions(x, SOFT_AND_STIFF)[:, 0]
     for noise, level in ((0.001, 0), (0.1, 15), (0.0101, 8)):
         gains = np.asarray(even.gains[level, 0])[((angle + 180) // 10).astype(int)]
@@ -347,7 +348,7 @@ def test_a_blurred_frame_counts_by_its_torsion_at_that_noise():
 
 
 def test_without_a_soft_torsion_frames_are_drawn_as_they_come():
-    frames = chains(200, seed=3)
+    frames = torsion_chains(200, seed=3)
     assert even_draw(frames, SOFT_AND_STIFF, 0.0, (0.001, 0.1)) is None
     assert even_draw(frames, SOFT_AND_STIFF[1:], 0.5, (0.001, 0.1)) is None
     assert even_draw(frames, (), 0.5, (0.001, 0.1)) is None
@@ -490,6 +491,119 @@ def test_the_fokker_planck_weight_grows_to_its_value():
     assert weights == pytest.approx([0, 0.1, 0.2, 0.2])
     at_once = small_settings(fokker_planck_weight=0.2, fokker_planck_ramp=0.0)
     assert float(trainer._fokker_planck_weight(at_once, 0)) == pytest.approx(0.2)
+
+
+@dataclass(frozen=True)
+class Well:
+    """The energy k |x|^2 / 2 at every noise level; the stiffness k (1/nm^2) is what is learned."""
+
+    start: float
+    n_particles: int = 3
+    noise_min: float = NOISE[0]
+    noise_max: float = NOISE[1]
+    translation_invariant: bool = False
+
+    def initial_weights(self, key, positions):
+        return jnp.float32(self.start)
+
+    def energy(self, weights, positions, log_noise, cell=None):
+        return 0.5 * weights * jnp.sum(positions**2)
+
+
+def test_chains_sample_the_network():
+    """The middle scheme has the exact variance 1 / k of a harmonic well at any step; what runs away starts anew."""
+    stiffness, n = 37.0, 2000
+    key_start, key_fresh = jax.random.split(jax.random.key(11))
+    fresh = Frames(0.3 * jax.random.normal(key_fresh, (n, 3, 3)))
+    started = chains.start(fresh, key_start)
+    tuned = chains.tuned(Well(stiffness), jnp.float32(stiffness), started, 0.13)
+    assert float(tuned.time_step) == pytest.approx(chains.PHASE / np.sqrt(stiffness), rel=0.01)
+    broken = tuned._replace(velocities=tuned.velocities.at[5].set(np.inf))
+    mended = chains.advance(Well(stiffness), jnp.float32(stiffness), broken, 0.13, 2, fresh, jax.random.key(1))
+    np.testing.assert_array_equal(mended.positions[5], fresh.positions[5])
+    moved = chains.advance(Well(stiffness), jnp.float32(stiffness), tuned, 0.13, 2000, fresh, jax.random.key(1))
+    variance = float(jnp.mean(moved.positions**2))
+    assert variance == pytest.approx(1 / stiffness, rel=4 * np.sqrt(2 / (9 * n)))
+    assert float(jnp.mean(moved.velocities**2)) == pytest.approx(1, rel=4 * np.sqrt(2 / (9 * n)))
+
+
+def test_relative_entropy_has_its_closed_form_gradient():
+    """Of k for normal densities, per coordinate: (variance of the blurred snapshots - that of the samples) / 2."""
+    blurred, sampled = (Frames(s * jax.random.normal(jax.random.key(4), (5000, 3, 3))) for s in (0.7, 0.4))
+    gradient = jax.grad(lambda k: relative_entropy_loss(Well(3.1), k, 0.13, blurred, sampled))(3.1)
+    assert float(gradient) == pytest.approx((0.7**2 - 0.4**2) / 2, rel=4 * np.sqrt(2 / 45_000) * 1.5)
+
+
+def test_relative_entropy_brings_the_samples_to_the_snapshots():
+    """What denoising of so few frames at so large noise leaves open: the variance of snapshots at the lowest noise."""
+    frames = Frames(0.7 * np.random.default_rng(6).normal(size=(4000, 3, 3)))
+    settings = small_settings(
+        noise_min=NOISE[0],
+        noise_max=NOISE[1],
+        noise_simulation=0.13,
+        fokker_planck_weight=0.0,
+        relative_entropy_weight=1e4,  # against a denoising loss that has another minimum: one k for all noise levels
+        relative_entropy_start=0.2,
+        chains=400,
+        steps=600,
+        learning_rate=0.05,
+        evaluations=1,  # at the end: the last weights, not those of the least denoising loss
+    )
+    result = trainer.train(Well(4.0), frames, settings)
+    without = trainer.train(Well(4.0), frames, replace(settings, relative_entropy_weight=0.0))
+    exact = 1 / (0.7**2 + 0.13**2)
+    assert float(result.weights) == pytest.approx(exact, rel=0.06)
+    assert abs(float(without.weights) / exact - 1) > 0.2
+
+
+def test_interrupted_while_chains_run_it_resumes_in_the_same_weights(tmp_path):
+    frames = Frames(diatomic(500, 0.17, 0.006, seed=1))
+    settings = small_settings(relative_entropy_weight=0.1, relative_entropy_start=0.35, chains=32)
+    network, checkpoint = network_of(settings, 2), tmp_path / "run.checkpoint"
+
+    def interrupt(progress):
+        if progress.step == 40:
+            raise KeyboardInterrupt
+
+    assert trainer.train(network, frames, settings, checkpoint, report=interrupt).step == 40
+    resumed = trainer.train(network, frames, settings, checkpoint, resume=True)
+    straight = trainer.train(network, frames, settings)
+    jax.tree.map(np.testing.assert_array_equal, resumed.weights, straight.weights)
+    other = trainer.train(network, frames, replace(settings, relative_entropy_weight=0.0))
+    assert float(other.weights.layers[0][0][0, 0]) != float(straight.weights.layers[0][0][0, 0])
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The energy a N / V of N particles in a volume V, whose constant a (nm^3) is learned."""
+
+    n_particles: int = 7
+
+    def energy(self, weights, positions, log_noise, cell):
+        return weights * self.n_particles / jnp.abs(jnp.linalg.det(cell))
+
+
+def test_volumes_tell_the_pressure():
+    """Snapshots of p(ln V) ~ V^(N+1) exp(-P V / kT - a N / V): the loss is least at the a that made them."""
+    network, a, pressure = Compressed(), 2.3, 4.1
+    log_volume = np.linspace(-3, 3, 20_001)
+    volume = np.exp(log_volume)
+    logarithm = (network.n_particles + 1) * log_volume - pressure * volume - a * network.n_particles / volume
+    cumulative = np.cumsum(np.exp(logarithm - logarithm.max()))
+    n = 40_000
+    drawn = np.interp(np.random.default_rng(9).random(n), cumulative / cumulative[-1], volume)
+    cells = (drawn ** (1 / 3))[:, None, None] * np.eye(3)
+    frames = Frames(jnp.zeros((n, 7, 3)), jnp.asarray(cells, jnp.float32))
+
+    def gradient(weight, key):
+        loss = partial(volume_loss, network, noise_level=0.13, blurred=frames, log_volume_noise=0.02, pressure=pressure)
+        return jax.grad(lambda w: loss(w, key=key))(jnp.float32(weight))
+
+    found = np.array([float(gradient(a, jax.random.key(i))) for i in range(4)])
+    slope = (float(gradient(a + 0.5, jax.random.key(0))) - found[0]) / 0.5
+    # the minimum is where the gradient crosses 0; the snapshots themselves know a to 0.3 %
+    assert abs(found.mean() / slope) < 0.01 * a
+    assert slope > 0
 
 
 def test_forces_are_worth_many_frames():

@@ -1,12 +1,12 @@
 // A stand-in for libcuda.so.1 whose GPU is this host: the whole path of src/backend/cuda.rs runs without a GPU, with
 // real numbers.
 //
-// Device memory is host memory, modules must be the PTX of this library, and a kernel is the same source, compiled for
-// the host and run by simt.h. Streams are lazy: copies from the device, sets and kernels wait until the stream is
-// synchronised, so that a result used too early is wrong. Kernels may be recorded on a stream that has none pending,
-// and replayed. Contexts may be made beside the primary one, as a caller
-// does; each has a default stream. Misuse (a dead context, a copy beyond an allocation, a free
-// after its context) is an error or ends the program; at exit nothing may be left over. Environment:
+// Device memory is host memory, modules must be the PTX of this library or CUBIN of it for this GPU, and a kernel is
+// the same source, compiled for the host and run by simt.h. Streams are lazy: copies from the device, sets and kernels
+// wait until the stream is synchronised, so that a result used too early is wrong. Kernels may be recorded on a stream
+// that has none pending, and replayed. Contexts may be made beside the primary one, as a caller does; each has a
+// default stream. Misuse (a dead context, a copy beyond an allocation, a free after its context) is an error or ends
+// the program; at exit nothing may be left over. Environment:
 //   SIMT_SEED               order of the threads
 //   SIMT_MULTIPROCESSORS    of the device (2)
 //   SIMT_SHARED_BYTES       that a block may use (101376)
@@ -16,10 +16,13 @@
 //   SIMT_INIT               result of cuInit (0)
 //   SIMT_MEMORY             bytes of the device (1 GiB)
 //   SIMT_FAIL_LAUNCH        which launch, counted from 1, fails
+//   SIMT_PTX                result of loading PTX (0)
 #include "simt.h"
 
 #include "diffusim.cu"
 
+#include <algorithm>
+#include <elf.h>
 #include <map>
 #include <mutex>
 #include <set>
@@ -35,6 +38,7 @@ enum Result {
     NOT_INITIALIZED = 3,
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
+    NO_BINARY_FOR_GPU = 209,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     LAUNCH_FAILED = 719,
@@ -443,10 +447,27 @@ API cuModuleLoadData(void** module, const void* image) {
     ONE_AT_A_TIME;
     if (!usable())
         return INVALID_CONTEXT;
-    const std::string text = static_cast<const char*>(image);
-    for (const Kernel& kernel : kernels)
-        if (text.find(std::string(".entry ") + kernel.name + "(") == std::string::npos)
+    const bool compiled = std::memcmp(image, ELFMAG, SELFMAG) == 0;
+    if (!compiled && setting("SIMT_PTX", SUCCESS) != SUCCESS)
+        return static_cast<Result>(setting("SIMT_PTX", SUCCESS));
+    std::string text;
+    if (compiled) {
+        // The headers of sections and segments end the file; the low byte of the flags is the architecture.
+        Elf64_Ehdr header;
+        std::memcpy(&header, image, sizeof header);
+        if (header.e_machine != EM_CUDA || (header.e_flags & 0xFF) != setting("SIMT_CAPABILITY", 90))
+            return NO_BINARY_FOR_GPU;
+        text.assign(static_cast<const char*>(image),
+                    std::max(header.e_shoff + std::size_t{header.e_shnum} * header.e_shentsize,
+                             header.e_phoff + std::size_t{header.e_phnum} * header.e_phentsize));
+    } else {
+        text = static_cast<const char*>(image);
+    }
+    for (const Kernel& kernel : kernels) {
+        const std::string name = kernel.name;
+        if (text.find(compiled ? ".text." + name + '\0' : ".entry " + name + "(") == std::string::npos)
             return INVALID_IMAGE;
+    }
     Module* loaded = new Module{current.context()};
     device.modules.insert(loaded);
     *module = loaded;

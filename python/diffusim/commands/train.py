@@ -45,6 +45,7 @@ def train(
     stride: Annotated[int | None, _option("stride")] = None,
     periodic: Annotated[bool | None, _option("periodic", "no")] = None,
     temperature: Annotated[float | None, _option("temperature")] = None,
+    pressure: Annotated[float | None, _option("pressure")] = None,
     held_out: Annotated[float | None, _option("held_out")] = None,
     model: Annotated[str | None, _option("model")] = None,
     hidden: Annotated[str | None, _option("hidden")] = None,
@@ -57,6 +58,12 @@ def train(
     fokker_planck_weight: Annotated[float | None, _option("fokker_planck_weight", "0.05; message-passing 0")] = None,
     fokker_planck_ramp: Annotated[float | None, _option("fokker_planck_ramp")] = None,
     fokker_planck_noise_max: Annotated[float | None, _option("fokker_planck_noise_max", "20 × --noise-min")] = None,
+    relative_entropy_weight: Annotated[
+        float | None, _option("relative_entropy_weight", "0.1; message-passing 0")
+    ] = None,
+    relative_entropy_start: Annotated[float | None, _option("relative_entropy_start")] = None,
+    chains: Annotated[int | None, _option("chains", "2 × --batch")] = None,
+    chain_steps: Annotated[int | None, _option("chain_steps")] = None,
     force_weight: Annotated[float | None, _option("force_weight")] = None,
     steps: Annotated[int | None, _option("steps")] = None,
     batch: Annotated[int | None, _option("batch")] = None,
@@ -180,6 +187,8 @@ def _introduce(data, settings, network, with_forces: bool) -> None:
         say("", note)
     loss = ["denoising"]
     loss += ["Fokker–Planck"] if settings.fokker_planck_weight > 0 else []
+    loss += ["relative entropy"] if settings.relative_entropy_weight > 0 else []
+    loss += ["volumes"] if settings.pressure is not None else []
     loss += ["forces"] if with_forces else []
     widths = "-".join(map(str, settings.hidden))
     say("network", f"{network.kind}, {widths}, {network.n_weights / 1000:.0f}k weights;  loss: {' + '.join(loss)}")

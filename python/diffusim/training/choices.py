@@ -14,8 +14,11 @@ SECOND_SHELL = 2.5  # distances to the nearest neighbour
 SMALL = 32  # particles that all see each other
 # The third derivatives of a message-passing network take XLA minutes to compile, and for two blocks it may crash.
 FOKKER_PLANCK_WEIGHTS = {"distance": 0.05, "message-passing": 0.0}
+RELATIVE_ENTROPY_WEIGHTS = {"distance": 0.1, "message-passing": 0.0}  # of many particles its chains are expensive
 DISTANCE_BATCH = 512  # frames
+CHAINS = 2  # per blurred frame of a step
 BATCH_PARTICLES = 8192  # of the other kinds, whose cost grows with the particles
+LEAST_VOLUME_SPREAD = 1e-5  # of ln V; single precision gives 1e-7
 FLAT = 0.02  # a centre whose signed volume has either sign in more than this fraction of the frames inverts
 
 
@@ -43,8 +46,14 @@ def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettin
     if settings.batch is None:
         frames = DISTANCE_BATCH if settings.model == "distance" else 2 * (BATCH_PARTICLES // (2 * n))
         settings = replace(settings, batch=min(max(frames, 16), DISTANCE_BATCH))
+    if settings.chains is None:
+        settings = replace(settings, chains=CHAINS * settings.batch)
+    if settings.pressure is not None:
+        _check_volumes(settings, snapshots)
     if settings.fokker_planck_weight is None:
         settings = replace(settings, fokker_planck_weight=FOKKER_PLANCK_WEIGHTS[settings.model])
+    if settings.relative_entropy_weight is None:
+        settings = replace(settings, relative_entropy_weight=RELATIVE_ENTROPY_WEIGHTS[settings.model])
     if settings.quadruplets is None:
         settings = replace(settings, quadruplets=choose_quadruplets(snapshots))
     if settings.symmetries == AUTO:
@@ -106,6 +115,17 @@ def _with_cutoff(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSe
             f"--cutoff is {settings.cutoff:g} nm; expected at most half the least height of the cell, {largest:.3g} nm."
         )
     return settings
+
+
+def _check_volumes(settings: TrainingSettings, snapshots: Snapshots) -> None:
+    if snapshots.cells is None:
+        raise SettingsError("--pressure is of periodic snapshots: add --periodic, or leave it out.")
+    spread = float(np.log(np.abs(np.linalg.det(snapshots.cells.astype(float)))).std())
+    if spread < LEAST_VOLUME_SPREAD:
+        raise SettingsError(
+            f"--pressure is {settings.pressure:g} bar, but all cells have the same volume (ln V spreads by "
+            f"{spread:.1g}): take snapshots of a run with a barostat, or leave it out."
+        )
 
 
 def _noise_range(settings: TrainingSettings, snapshots: Snapshots) -> tuple[float, float]:

@@ -55,6 +55,9 @@ class TrainingSettings:
     """Settings of a training; lengths in nm, temperature in kelvin. None: chosen from the snapshots."""
 
     temperature: float = _setting(300.0, "data", "Temperature of the snapshots, K.")
+    pressure: float | None = _setting(
+        None, "data", "Pressure of the barostat of periodic snapshots, bar: their volumes are learned too."
+    )
     held_out: float = _setting(0.05, "data", "Fraction of the frames that is kept for validation.")
     model: str = _setting("distance", "model", "distance (one molecule) or message-passing (anything).")
     hidden: tuple[int, ...] | None = _setting(None, "model", "Widths of the layers, such as 192-192-192.")
@@ -73,6 +76,10 @@ class TrainingSettings:
     fokker_planck_noise_max: float | None = _setting(
         None, "loss", "Greatest noise level of the Fokker-Planck loss, nm."
     )
+    relative_entropy_weight: float | None = _setting(None, "loss", "Weight of the relative entropy; 0 switches it off.")
+    relative_entropy_start: float = _setting(0.6, "loss", "Fraction of the steps before that term sets in.")
+    chains: int | None = _setting(None, "loss", "Frames that the relative entropy samples the network with.")
+    chain_steps: int = _setting(8, "loss", "Their steps of Langevin dynamics per optimizer step.")
     force_weight: float = _setting(1.0, "loss", "Share of the forces, where the snapshots have any: 0 (none) to 1.")
     steps: int = _setting(20_000, "training", "Optimizer steps.")
     batch: int | None = _setting(None, "training", "Blurred frames per step.")
@@ -96,7 +103,7 @@ class TrainingSettings:
             _demand(not isinstance(self.symmetries, str), "symmetries", self.symmetries, "auto, none, or permutations")
             nested = tuple(tuple(_whole_numbers("symmetries", c) for c in p) for p in self.symmetries)
             object.__setattr__(self, "symmetries", nested)
-        for name, least in {"steps": 10, "evaluations": 1, "patience": 1, "seed": 0}.items():
+        for name, least in {"steps": 10, "evaluations": 1, "patience": 1, "seed": 0, "chain_steps": 1}.items():
             _demand(_is_whole(getattr(self, name)), name, getattr(self, name), "a whole number")
             _demand(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         _demand(self.model in MODELS, "model", self.model, " or ".join(MODELS))
@@ -109,7 +116,17 @@ class TrainingSettings:
             _demand(len(self.hidden) > 0 and min(self.hidden) >= 1, "hidden", widths, "widths such as 192-192-192")
         good = self.fokker_planck_weight is None or self.fokker_planck_weight >= 0
         _demand(good, "fokker_planck_weight", self.fokker_planck_weight, "0 or more")
-        for name in ("fokker_planck_ramp", "force_weight", "learning_rate_end", "torsion_share"):
+        good = self.relative_entropy_weight is None or self.relative_entropy_weight >= 0
+        _demand(good, "relative_entropy_weight", self.relative_entropy_weight, "0 or more")
+        good = self.chains is None or (_is_whole(self.chains) and self.chains >= 1)
+        _demand(good, "chains", self.chains, "a whole number, at least 1")
+        for name in (
+            "fokker_planck_ramp",
+            "relative_entropy_start",
+            "force_weight",
+            "learning_rate_end",
+            "torsion_share",
+        ):
             _demand(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("warm_up", "average"):
             _demand(0 <= getattr(self, name) < 1, name, getattr(self, name), "a fraction, 0 or more and below 1")

@@ -9,9 +9,10 @@ from diffusim.advice import SAFE_STEP
 from diffusim.model_file import ModelFile, NoiseLevels
 from diffusim.snapshots import Snapshots
 from diffusim.training.config import TrainingSettings, as_dict
+from diffusim.training.curvature import largest_curvature
 from diffusim.training.kinds import Network
 from diffusim.training.losses import Frames
-from diffusim.training.trainer import TrainingResult, largest_curvature
+from diffusim.training.trainer import TrainingResult
 
 N_START = 1000  # most frames to start simulations from
 START_PARTICLES = 100_000  # most particles in all start frames together, for a small file

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Protocol
 import jax
 import numpy as np
 
-from diffusim.snapshots import Snapshots, most_neighbours
+from diffusim.snapshots import Snapshots, closest_distances, most_neighbours
 from diffusim.training.config import SettingsError, TrainingSettings
 from diffusim.training.network import DistanceNetwork
 
 MOST_PAIRS = 300  # distances that tell frames of many particles apart
+REPULSION = 0.9  # of the closest approach
 SPARE_NEIGHBOURS = 1.2  # room for neighbours, relative to the most that were seen
 
 Weights = Any  # a pytree of arrays; what is not trained has no gradient
@@ -100,8 +101,22 @@ def _message_passing(settings: TrainingSettings, snapshots: Snapshots) -> Messag
             max_neighbors=min(round(SPARE_NEIGHBOURS * within) + 2, snapshots.n_particles - 1),
             width=settings.hidden[0],
             n_blocks=len(settings.hidden),
+            chiral=bool(snapshots.bonds),
+            repulsion=_repulsion(snapshots, species, names, settings.cutoff),
         )
     )
+
+
+def _repulsion(snapshots: Snapshots, species: tuple, names: list, cutoff: float) -> tuple | None:
+    """Reaches of the repulsion between species in a periodic system, nm: a little less than the closest that were seen.
+
+    Where no snapshot ever is, nothing is learned; this keeps particles from getting there.
+    """
+    if snapshots.cells is None:
+        return None
+    kinds = np.array([species.index(name) for name in names])
+    closest = closest_distances(snapshots.positions, snapshots.cells, kinds)
+    return tuple(tuple(float(f"{REPULSION * r:.2g}") if r < cutoff else 0.0 for r in row) for row in closest.tolist())
 
 
 def score(network: Network, weights: Weights, positions: jax.Array, log_noise: jax.Array, cell=None) -> jax.Array:

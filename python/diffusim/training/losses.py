@@ -114,3 +114,53 @@ def fokker_planck_loss(
     r = jax.vmap(jax.vmap(residuals, in_axes=(0, None, 0, 0)))(blurred, log_noise, groups.cells, probes)
     r -= jnp.mean(r, axis=1, keepdims=True)  # [group, frame, probe]
     return size / (size - 1) * jnp.mean(r[..., 0] * r[..., 1]) / (3 * network.n_particles)
+
+
+def volume_loss(
+    network: Network,
+    weights: Weights,
+    noise_level: float,
+    blurred: Frames,
+    log_volume_noise: jax.Array,
+    pressure: jax.Array,
+    key: jax.Array,
+) -> jax.Array:
+    """Denoising of the volumes of isobaric frames, `blurred` by `noise_level` nm (theory 16c).
+
+    `pressure` is P / kT0 in 1/nm^3, `log_volume_noise` the blur of ln V. As above each frame is used with xi and -xi;
+    what does not depend on the weights is left out.
+    """
+    n = network.n_particles
+    xi = jax.random.normal(key, (len(blurred.positions),))
+
+    def one(frame, xi):
+        volume = jnp.abs(jnp.linalg.det(frame.cells))
+
+        def energy(log_ratio):
+            scale = jnp.exp(log_ratio / 3)
+            return network.energy(weights, scale * frame.positions, jnp.log(noise_level), scale * frame.cells)
+
+        def of_log_volume(log_ratio):
+            slope = jax.jvp(energy, (log_ratio,), (jnp.ones(()),))[1]
+            return n + 1 - pressure * volume * jnp.exp(log_ratio) - slope
+
+        plus, minus = (log_volume_noise * of_log_volume(sign * log_volume_noise * xi) for sign in (1.0, -1.0))
+        return 0.5 * (plus**2 + minus**2) + (plus - minus) * xi
+
+    return jnp.mean(jax.vmap(one)(blurred, xi))
+
+
+def relative_entropy_loss(
+    network: Network, weights: Weights, noise_level: float, blurred: Frames, sampled: Frames
+) -> jax.Array:
+    """Mean energy per coordinate of snapshots `blurred` by `noise_level` less that of what the network `sampled`.
+
+    Its gradient is that of the relative entropy of the network's density to the snapshots' (theory 18a); its value
+    is not, as `sampled` are taken as given.
+    """
+
+    def mean_energy(frames):
+        of_all = jax.vmap(lambda x, cell: network.energy(weights, x, jnp.log(noise_level), cell))
+        return jnp.mean(of_all(frames.positions, frames.cells))
+
+    return (mean_energy(blurred) - mean_energy(sampled)) / (3 * network.n_particles)

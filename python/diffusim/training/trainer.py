@@ -20,13 +20,25 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from diffusim import model_file
+from diffusim.snapshots import MOLAR_GAS_CONSTANT
+from diffusim.training import chains as _chains
+from diffusim.training.chains import Chains
 from diffusim.training.choices import permutation_table
 from diffusim.training.config import SettingsError, TrainingSettings, as_dict
 from diffusim.training.even import EvenDraw, even_draw
 from diffusim.training.kinds import Network, Weights
-from diffusim.training.losses import GROUP, Frames, denoising_loss, fokker_planck_loss
+from diffusim.training.losses import (
+    GROUP,
+    Frames,
+    denoising_loss,
+    fokker_planck_loss,
+    relative_entropy_loss,
+    volume_loss,
+)
 
 BLOCK = 50  # steps per compiled call: how often progress is shown and Ctrl-C is heard
+VOLUME_BLUR = 0.3  # of the spread of ln V
+BAR = 16.6053906717  # bar in kJ/(mol nm^3)
 CLIP = 1.0  # largest norm of a gradient
 FOKKER_PLANCK_FRAMES = 64  # per step, at most
 FOKKER_PLANCK_RANGE = 20.0  # its noise levels go from noise_min to this times noise_min, where denoising alone is noisy
@@ -34,7 +46,6 @@ EVALUATION_DRAWS = 4  # noise draws per held-out frame
 MOST_HELD_OUT = 2000  # frames
 LEAST_SNAPSHOTS = 80
 BANDS = 8  # of the noise levels, in the final report
-POWER_ITERATIONS = 60
 MOST_RECOVERIES = 3  # times that the learning rate is halved after a loss that is not finite
 
 
@@ -103,17 +114,19 @@ class _State(NamedTuple):
     best_residual: jax.Array
     idle_evaluations: jax.Array
     recoveries: jax.Array
+    chains: Chains | None
 
 
 class _Constants(NamedTuple):
     """What is the same in every step: the training frames, their force variance (nm^2), the permutations, the key, how
-    frames are drawn."""
+    frames are drawn; where volumes are learned, the blur of ln V and P / kT0 (1/nm^3)."""
 
     frames: Frames
     force_variance: jax.Array
     permutations: tuple[jax.Array, ...]
     key: jax.Array
     even: EvenDraw | None
+    volumes: tuple[jax.Array, jax.Array] | None
 
 
 def train(
@@ -143,6 +156,7 @@ def train(
     held_out, training = (jax.tree.map(jnp.asarray, frames.take(i)) for i in (order[:n_held_out], order[n_held_out:]))
     keys = jax.random.split(jax.random.key(settings.seed), 5)
     key_start, key_steps, key_evaluation, key_permutations, key_bands = keys
+    key_chains = jax.random.fold_in(key_start, 1)
     constants = _Constants(
         frames=training,
         force_variance=jnp.ones(()) if training.forces is None else 1 / jnp.mean(training.forces**2),
@@ -154,10 +168,11 @@ def train(
             settings.torsion_share,
             _noise_ranges(network, settings)[0],
         ),
+        volumes=_volumes(settings, training),
     )
     permuted = _permuted(training, constants.permutations, key_permutations)
     weights = network.initial_weights(key_start, np.asarray(permuted.positions))
-    state = _initial_state(settings, weights)
+    state = _initial_state(settings, weights, _started(settings, constants, key_chains))
     if resume:
         state = _load_checkpoint(checkpoint, state, fingerprint)
 
@@ -168,15 +183,22 @@ def train(
         return _result(state, stopped, bands)
 
     evaluate_every = -(-settings.steps // settings.evaluations)
+    first_chain_step = round(settings.relative_entropy_start * settings.steps)
     good, stopped, held_out_loss, residual = state, "finished", None, None
     try:
         while (step := int(state.step)) < settings.steps:
-            if int(state.idle_evaluations) >= settings.patience:
+            sampling = state.chains is not None and step >= first_chain_step
+            waiting = state.chains is not None and not sampling
+            if int(state.idle_evaluations) >= settings.patience and not waiting:
                 stopped = "early"
                 break
             next_evaluation = min((step // evaluate_every + 1) * evaluate_every, settings.steps)
             n_steps = min(BLOCK, next_evaluation - step)
-            state, loss = _advance(network, settings, state, constants, n_steps)
+            if sampling and not state.chains.time_step > 0:
+                state = _tuned(network, settings, state)._replace(idle_evaluations=jnp.zeros((), jnp.int32))
+            elif waiting:
+                n_steps = min(n_steps, first_chain_step - step)
+            state, loss = _advance(network, settings, state, constants, n_steps, sampling)
             note = None
             if not np.isfinite(loss):
                 if int(good.recoveries) == MOST_RECOVERIES:
@@ -187,9 +209,13 @@ def train(
                     f"with {0.5 ** int(state.recoveries):g} of the learning rate"
                 )
             elif int(state.step) == next_evaluation:
+                # weights that know of the relative entropy are better, which the held-out loss does not tell
+                better = sampling and int(state.best_step) <= first_chain_step
                 state, held_out_loss, residual = _evaluate(
-                    network, settings, state, constants, held_out, key_evaluation
+                    network, settings, state, constants, held_out, key_evaluation, better
                 )
+                if sampling:
+                    state = _tuned(network, settings, state)
                 good = state
                 if checkpoint is not None:
                     _save_checkpoint(checkpoint, state, fingerprint)
@@ -210,33 +236,6 @@ def train(
     if result is None:
         raise TrainingError("training was interrupted before its first evaluation; there is no model to write.")
     return result
-
-
-def largest_curvature(network: Network, weights: Weights, frames: Frames, noise_level: float) -> float:
-    """Largest eigenvalue of -grad score, 1/nm^2, over frames blurred by `noise_level` nm.
-
-    Power iteration on Hessian-vector products; the Rayleigh quotient is a lower bound, within about 1 % by then.
-    """
-    xi, start = jax.random.normal(jax.random.key(0), (2, *frames.positions.shape))
-    blurred = frames._replace(positions=frames.positions + noise_level * xi, forces=None)
-    return float(jnp.max(_curvatures(network, weights, blurred, start, jnp.log(noise_level))))
-
-
-@partial(jax.jit, static_argnames="network")
-@partial(jax.vmap, in_axes=(None, None, 0, 0, None))
-def _curvatures(network, weights, frame, vector, log_noise):
-    def gradient(x):
-        return jax.grad(network.energy, argnums=1)(weights, x, log_noise, frame.cells)
-
-    def product(v):
-        return jax.jvp(gradient, (frame.positions,), (v,))[1]
-
-    def iterate(_, v):
-        v = product(v)
-        return v / jnp.linalg.norm(v)
-
-    v = jax.lax.fori_loop(0, POWER_ITERATIONS, iterate, vector / jnp.linalg.norm(vector))
-    return jnp.sum(v * product(v))
 
 
 def _prepared(frames: Frames, centred: bool) -> Frames:
@@ -282,8 +281,8 @@ def _fokker_planck_weight(settings: TrainingSettings, step: jax.Array) -> jax.Ar
     return settings.fokker_planck_weight * jnp.minimum(1.0, step / ramp if ramp > 0 else 1.0)
 
 
-@partial(jax.jit, static_argnames=("network", "settings"))
-def _advance(network, settings, state, constants, n_steps):
+@partial(jax.jit, static_argnames=("network", "settings", "sampling"))
+def _advance(network, settings, state, constants, n_steps, sampling):
     """`n_steps` optimizer steps; returns the state and the mean loss."""
     decay = 1.0 - 1.0 / max(1.0, settings.average * settings.steps)
     noise_range, fp_range = _noise_ranges(network, settings)
@@ -297,7 +296,16 @@ def _advance(network, settings, state, constants, n_steps):
         if settings.fokker_planck_weight > 0:
             few = frames.take(slice(FOKKER_PLANCK_FRAMES))
             total += fp_weight * fokker_planck_loss(network, weights, few, fp_range, key_fp)
+        if constants.volumes is not None:
+            key_frames, key_volumes = jax.random.split(jax.random.fold_in(key, 2))
+            blurred = _blurred(settings, constants, settings.batch // 4, key_frames)
+            total += volume_loss(network, weights, settings.noise_simulation, blurred, *constants.volumes, key_volumes)
         return total
+
+    def with_chains(weights, chains, blurred, *rest):
+        found = loss(weights, *rest)
+        entropy = relative_entropy_loss(network, weights, settings.noise_simulation, blurred, chains)
+        return found + settings.relative_entropy_weight * entropy, found
 
     def one(_, carry):
         state, total = carry
@@ -310,7 +318,22 @@ def _advance(network, settings, state, constants, n_steps):
             relevance = even.relevance, even.drawn[chosen]
         frames = _permuted(constants.frames.take(chosen), constants.permutations, key_permutations)
         fp_weight = _fokker_planck_weight(settings, state.step)
-        value, gradient = jax.value_and_grad(loss)(state.weights, frames, key_loss, fp_weight, relevance)
+        rest = frames, key_loss, fp_weight, relevance
+        if sampling:
+            blurred = _blurred(settings, constants, len(state.chains.positions), jax.random.fold_in(key_frames, 1))
+            chains = _chains.advance(
+                network,
+                state.weights,
+                state.chains,
+                settings.noise_simulation,
+                settings.chain_steps,
+                blurred,
+                jax.random.fold_in(key_loss, 1),
+            )
+            state = state._replace(chains=chains)
+            (_, value), gradient = jax.value_and_grad(with_chains, has_aux=True)(state.weights, chains, blurred, *rest)
+        else:
+            value, gradient = jax.value_and_grad(loss)(state.weights, *rest)
         updates, optimizer_state = _optimizer(settings).update(gradient, state.optimizer, state.weights)
         weights = optax.apply_updates(state.weights, jax.tree.map(lambda u: damping * u, updates))
         forget = 1 - jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
@@ -322,7 +345,35 @@ def _advance(network, settings, state, constants, n_steps):
     return state, total / n_steps
 
 
-def _evaluate(network, settings, state: _State, constants: _Constants, held_out: Frames, key) -> tuple:
+def _blurred(settings: TrainingSettings, constants: _Constants, n: int, key: jax.Array) -> Frames:
+    """`n` training frames drawn as they come and blurred as simulations see them."""
+    key_frames, key_permutations, key_xi = jax.random.split(key, 3)
+    chosen = jax.random.randint(key_frames, (n,), 0, len(constants.frames.positions))
+    frames = _permuted(constants.frames.take(chosen)._replace(forces=None), constants.permutations, key_permutations)
+    xi = jax.random.normal(key_xi, frames.positions.shape)
+    return frames._replace(positions=frames.positions + settings.noise_simulation * xi)
+
+
+def _volumes(settings: TrainingSettings, frames: Frames) -> tuple[jax.Array, jax.Array] | None:
+    if settings.pressure is None:
+        return None
+    log_volume = np.log(np.abs(np.linalg.det(np.asarray(frames.cells, dtype=float))))
+    kt = MOLAR_GAS_CONSTANT * settings.temperature
+    return jnp.float32(VOLUME_BLUR * log_volume.std()), jnp.float32(settings.pressure / BAR / kt)
+
+
+def _started(settings: TrainingSettings, constants: _Constants, key: jax.Array) -> Chains | None:
+    if settings.relative_entropy_weight == 0:
+        return None
+    key_frames, key_velocities = jax.random.split(key)
+    return _chains.start(_blurred(settings, constants, settings.chains, key_frames), key_velocities)
+
+
+def _tuned(network: Network, settings: TrainingSettings, state: _State) -> _State:
+    return state._replace(chains=_chains.tuned(network, state.weights, state.chains, settings.noise_simulation))
+
+
+def _evaluate(network, settings, state: _State, constants: _Constants, held_out: Frames, key, better) -> tuple:
     """State, held-out loss and Fokker-Planck residual of the averaged weights, with the same draws each time."""
     force = settings.force_weight, constants.force_variance
     size = settings.batch // 2
@@ -337,9 +388,9 @@ def _evaluate(network, settings, state: _State, constants: _Constants, held_out:
         settings.fokker_planck_weight > 0,
     )
     loss = denoising + (settings.fokker_planck_weight * residual if settings.fokker_planck_weight > 0 else 0.0)
-    if loss < state.best_held_out:
-        better = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
-        state = state._replace(**better, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
+    if better or loss < state.best_held_out:
+        found = {"best": state.average, "best_step": state.step, "best_held_out": loss, "best_residual": residual}
+        state = state._replace(**found, idle_evaluations=jnp.zeros_like(state.idle_evaluations))
     else:
         state = state._replace(idle_evaluations=state.idle_evaluations + 1)
     return state, float(loss), _known(residual)
@@ -390,11 +441,11 @@ def _noise_ranges(network: Network, settings: TrainingSettings) -> tuple[tuple[f
     return (network.noise_min, network.noise_max), (network.noise_min, highest)
 
 
-def _initial_state(settings: TrainingSettings, weights: Weights) -> _State:
+def _initial_state(settings: TrainingSettings, weights: Weights, chains: Chains | None) -> _State:
     zero = jnp.zeros((), jnp.int32)
     infinite = jnp.full((), jnp.inf, jnp.float32)
     optimizer = _optimizer(settings).init(weights)
-    return _State(zero, weights, optimizer, weights, weights, zero, infinite, infinite, zero, zero)
+    return _State(zero, weights, optimizer, weights, weights, zero, infinite, infinite, zero, zero, chains)
 
 
 def _not_finite(settings: TrainingSettings, step: int) -> str:
