@@ -119,8 +119,8 @@ def run(
 ) -> None:
     """Run a simulation and write its trajectory (DCD, and a PDB with its topology).
 
-    With several replicas each saved step is that many frames in a row. A checkpoint is written beside the trajectory, also
-    on Ctrl-C and on the SIGTERM of a queue; --resume continues from it, also to more steps than were asked for at first.
+    With several replicas each saved step is that many frames in a row. A checkpoint is written beside the trajectory,
+    on Ctrl-C and the SIGTERM of a queue, too; --resume continues from it, also to more steps than were asked for first.
     """
     settings = Settings(
         temperature, spring, effective_step, time_step, friction, replicas, seed,
