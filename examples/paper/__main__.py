@@ -6,23 +6,16 @@
 Rows of figures that are not made this time stay in the file.
 """
 
-import argparse
-import json
 import shutil
 import sys
-import time
-from importlib import import_module
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "metadynamics", "time-parallel")]
+EXAMPLES = Path(__file__).resolve().parents[1]
+sys.path += [str(EXAMPLES)]
+sys.path += [str(EXAMPLES / folder) for folder in ("accuracy", "alkanes", "metadynamics", "time-parallel")]
 
-from diffusim.terminal import console, say, seconds  # noqa: E402
+from measured import Measurements, range_of  # noqa: E402
 
-OUT = ROOT / "out"
-ROWS = OUT / "paper.json"
-DOCUMENT = ROOT / "docs" / "paper.md"
-START, END = "<!-- table: make paper -->", "<!-- end of table -->"
 FIGURES = {  # the module whose measure(picture) gives the rows
     "equivalence": "figure_equivalence",
     "limits": "figure_limits",
@@ -34,35 +27,16 @@ FIGURES = {  # the module whose measure(picture) gives the rows
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; all without any")
-    parser.add_argument("--document", action="store_true", help="write the table and the pictures of docs/paper.md")
-    args = parser.parse_args()
-    unknown = [figure for figure in args.figures if figure not in FIGURES]
-    if unknown:
-        parser.error(f"there is no figure {unknown[0]}; known are {', '.join(FIGURES)}")
-    if args.document:
-        write_document()
-        return 0
-    (OUT / "paper").mkdir(parents=True, exist_ok=True)
-    figures = args.figures or list(FIGURES)
-    for number, figure in enumerate(figures, start=1):
-        console.print()
-        say("figure", f"{figure}   ({number} of {len(figures)})")
-        started = time.monotonic()
-        rows = [row.entry() for row in import_module(FIGURES[figure]).measure(OUT / "paper" / f"{figure}.png")]
-        kept = [row for row in read_rows() if row["figure"] != figure and row["figure"] in FIGURES]
-        entries = sorted(kept + rows, key=lambda row: list(FIGURES).index(row["figure"]))
-        ROWS.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
-        for row in rows:
-            say("", f"{row['quantity']:<72}{number_of(row):<22}{expected_of(row)}")
-        say("", f"out/paper/{figure}.png   in {seconds(time.monotonic() - started)}")
-    return 0
-
-
-def read_rows() -> list[dict]:
-    return json.loads(ROWS.read_text()) if ROWS.exists() else []
+class Paper(Measurements):
+    def write_document(self) -> None:
+        """The table, and those pictures that the page shows."""
+        super().write_document()
+        text = self.document.read_text()
+        (self.document.parent / "paper").mkdir(exist_ok=True)
+        for figure in FIGURES:
+            picture = self.pictures / f"{figure}.png"
+            if picture.exists() and f"paper/{figure}.png" in text:
+                shutil.copy(picture, self.document.parent / "paper")
 
 
 def number_of(row: dict) -> str:
@@ -71,25 +45,18 @@ def number_of(row: dict) -> str:
 
 
 def expected_of(row: dict) -> str:
-    expected = row["expected"]
-    if expected is None:
-        return ""
-    return f"{expected[0]:.4g} – {expected[1]:.4g}" if isinstance(expected, list | tuple) else f"{expected:.4g}"
+    return range_of(row["expected"], lambda value: f"{value:.4g}", "")
 
 
-def write_document() -> None:
-    lines = ["| figure | quantity | value | expected |", "| --- | --- | --- | --- |"]
-    lines += [f"| {r['figure']} | {r['quantity']} | {number_of(r)} | {expected_of(r)} |" for r in read_rows()]
-    text = DOCUMENT.read_text()
-    before, after = text[: text.index(START)], text[text.index(END) :]
-    DOCUMENT.write_text("\n".join([before + START, *lines, after]))
-    (DOCUMENT.parent / "paper").mkdir(exist_ok=True)
-    for figure in FIGURES:
-        picture = OUT / "paper" / f"{figure}.png"
-        if picture.exists() and f"paper/{figure}.png" in text:
-            shutil.copy(picture, DOCUMENT.parent / "paper")
-    say("document", "docs/paper.md")
-
+PAPER = Paper(
+    name="paper",
+    item="figure",
+    modules=FIGURES,
+    measure=lambda module, _figure, picture: module.measure(picture),
+    line=lambda row: f"{row['quantity']:<72}{number_of(row):<22}{expected_of(row)}",
+    headings=("figure", "quantity", "value", "expected"),
+    cells=lambda row: (row["figure"], row["quantity"], number_of(row), expected_of(row)),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PAPER.run(__doc__, "--document"))

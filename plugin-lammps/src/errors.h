@@ -39,8 +39,6 @@ void attempt(LAMMPS_NS::Error* error, const char* style, const char* file, int l
         throw;
     } catch (const diffusim::error& caught) {
         failure = caught.what();
-        if (caught.status() == DIFFUSIM_ERROR_UNSTABLE)
-            failure += ". Use 'spring auto'";
     } catch (const std::runtime_error& caught) {
         failure = caught.what();
     } catch (const std::exception& caught) { // out of memory, on this rank

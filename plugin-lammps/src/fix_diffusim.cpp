@@ -27,6 +27,7 @@ namespace diffusim_lammps {
 
 namespace {
 const char STYLE[] = "fix diffusim";
+const char ARGUMENTS[] = "fix ID group diffusim temp seed model FILE ...";
 const char WHO[] =
     " Here particles are the atoms of a molecule by their IDs, replicas the molecules by theirs, both from 0.";
 constexpr double RESTART_LAYOUT = 2;
@@ -118,10 +119,14 @@ FixDiffusim::~FixDiffusim() {
 
 Units FixDiffusim::parse(int narg, char** arg) {
     if (narg < 5)
-        throw std::runtime_error("a temperature and a seed are needed: fix ID group diffusim 300.0 48291 model FILE");
+        throw std::runtime_error("a temperature and a seed are needed: " + std::string(ARGUMENTS));
+    if (!utils::is_double(arg[3]))
+        throw std::runtime_error("the temperature is '" + std::string(arg[3]) + "'; expected a number: " + ARGUMENTS);
     temperature_ = utils::numeric(FLERR, arg[3], false, lmp);
     if (!(temperature_ > 0 && std::isfinite(temperature_)))
         throw std::runtime_error("the temperature is " + std::string(arg[3]) + "; expected a positive number");
+    if (!utils::is_integer(arg[4]))
+        throw std::runtime_error("the seed is '" + std::string(arg[4]) + "'; expected a whole number: " + ARGUMENTS);
     const bigint seed = utils::bnumeric(FLERR, arg[4], false, lmp);
     if (seed < 1)
         throw std::runtime_error("the seed is " + std::string(arg[4]) + "; expected a whole number above 0");
@@ -243,10 +248,39 @@ void FixDiffusim::init() {
             neighborhood_->check(true);
         else
             molecules_->find();
-        create();
+        try {
+            create();
+        } catch (const diffusim::error& caught) {
+            if (caught.status() != DIFFUSIM_ERROR_UNSTABLE)
+                throw;
+            throw std::runtime_error(caught.what() + advice());
+        }
         follow_lambda();
     });
     report();
+}
+
+/** What to write into the script in place of a step that is too coarse, of which the core speaks in its own units. */
+std::string FixDiffusim::advice() const {
+    const std::string in_units = std::string(". In units ") + update->unit_style + " ";
+    if (has_velocities())
+        return in_units + "1 ps is " + number(1 / units_.time) + " " + units_.time_name;
+    if (neighborhood_)
+        return ". Use 'spring auto'";
+    diffusim::simulation_options options = this->options();
+    options.spring = options.effective_step = options.time_step = 0; // the recommended one
+    try {
+        const diffusim_statistics_t recommended = diffusim::simulation(*model_, options).statistics();
+        const std::string spring = "'spring auto', which is " +
+                                   number(recommended.spring * units_.length * units_.length) + " /" +
+                                   units_.length_name + "^2";
+        if (uses_time_step_)
+            return ". Use 'timestep " + number(recommended.time_step / units_.time) + "' or " + spring;
+        return ". Use " + spring;
+    } catch (const diffusim::error&) { // the model recommends none
+        return in_units + "1 nm is " + number(1 / units_.length) + " " + units_.length_name + " and 1 ps is " +
+               number(1 / units_.time) + " " + units_.time_name;
+    }
 }
 
 /** Set the λ of a blend to what the script says: a number, or the value of a variable at this time. Collective. */
@@ -439,17 +473,18 @@ void FixDiffusim::report() const {
     if (comm->me != 0)
         return;
 
+    const std::string length = units.length_name;
     std::string text = std::string("diffusim ") + diffusim_version() + ": fix " + id + " moves " +
                        (neighborhood_ ? "the atoms of group " + std::string(group->names[igroup])
                                       : std::to_string(molecules_->n_molecules()) + " x " +
                                             std::to_string(model_->n_particles()) + " atoms") +
                        " by " + path_ + (blend_path_.empty() ? "" : " blended with " + blend_path_) + "\n  spring " +
-                       number(now.spring * units.length * units.length) + " /length^2, effective step " +
-                       number(now.effective_step / units.length / units.length) + " length^2";
+                       number(now.spring * units.length * units.length) + " /" + length + "^2, effective step " +
+                       number(now.effective_step / units.length / units.length) + " " + length + "^2";
     if (now.diffusion_coefficient > 0)
-        text += ", D " + number(now.diffusion_coefficient / units.diffusion()) + " length^2/time, a step lasts " +
-                number(now.time_step / units.time);
-    utils::logmesg(lmp, text + " (units " + update->unit_style + ")\n  bias: " + (bias.empty() ? "none" : bias) + "\n");
+        text += ", D " + number(now.diffusion_coefficient / units.diffusion()) + " " + length + "^2/" +
+                units.time_name + ", a step lasts " + number(now.time_step / units.time) + " " + units.time_name;
+    utils::logmesg(lmp, text + "\n  bias: " + (bias.empty() ? "none" : bias) + "\n");
 
     const double trained = model_->training_temperature(), runs_at = temperature_ * units.temperature;
     if (std::abs(runs_at - trained) > 1e-6 * trained)
@@ -458,9 +493,9 @@ void FixDiffusim::report() const {
                                        " K, is taken to be the same at that temperature"));
     const double time_step = now.time_step / units.time;
     if (time_step > 0 && std::abs(time_step - update->dt) > 1e-3 * time_step)
-        error->warning(FLERR,
-                       STYLE + (": a step lasts " + number(time_step) + " and the timestep is " + number(update->dt) +
-                                "; say 'timestep " + number(time_step) + "' for LAMMPS to count the time right"));
+        error->warning(FLERR, STYLE + (": a step lasts " + number(time_step) + " " + units.time_name +
+                                       " and the timestep is " + number(update->dt) + "; say 'timestep " +
+                                       number(time_step) + "' for LAMMPS to count the time right"));
 }
 
 void FixDiffusim::setup_post_neighbor() {

@@ -74,6 +74,7 @@ private:
     bool shares_atoms(const std::function<bool(int)>& also) const;
     void expect_setup() const;
     void create();
+    std::string advice() const;
     void report() const;
     void stop_watching();
     bool have_moved() const;

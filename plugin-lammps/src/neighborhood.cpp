@@ -49,6 +49,7 @@ void Neighborhood::check(bool moves) {
         throw std::runtime_error("'comm_modify mode multi' gives different ghosts to different types, and a periodic "
                                  "model needs all; use 'comm_modify mode single'");
     check_box();
+    check_ids();
     std::vector<int> mine(atom->ntypes + 1, 0), present(atom->ntypes + 1, 0);
     for (int i = 0; i < atom->nlocal; i++)
         if (contains_(i))
@@ -75,6 +76,42 @@ void Neighborhood::check(bool moves) {
         throw std::runtime_error(std::string(error.what()) +
                                  " Here particles are the atom types that have an element, from 0.");
     }
+}
+
+/** Refuse an ID that two atoms have: on one rank, or on two that need not know of each other. Collective. */
+void Neighborhood::check_ids() const {
+    // Each ID goes to the rank that is its remainder, where equals meet.
+    const int n_ranks = comm->nprocs;
+    std::vector<std::vector<tagint>> to(static_cast<std::size_t>(n_ranks));
+    for (int i = 0; i < atom->nlocal; i++)
+        if (contains_(i))
+            to[static_cast<std::size_t>(atom->tag[i] % n_ranks)].push_back(atom->tag[i]);
+    std::vector<tagint> sent;
+    std::vector<int> n_sent, sent_from, n_got(static_cast<std::size_t>(n_ranks)), got_from;
+    for (const std::vector<tagint>& ids : to) {
+        sent_from.push_back(static_cast<int>(sent.size()));
+        n_sent.push_back(static_cast<int>(ids.size()));
+        sent.insert(sent.end(), ids.begin(), ids.end());
+    }
+    MPI_Alltoall(n_sent.data(), 1, MPI_INT, n_got.data(), 1, MPI_INT, world);
+    int n = 0;
+    for (const int count : n_got) {
+        got_from.push_back(n);
+        n += count;
+    }
+    std::vector<tagint> got(static_cast<std::size_t>(n));
+    MPI_Alltoallv(sent.data(), n_sent.data(), sent_from.data(), MPI_LMP_TAGINT, got.data(), n_got.data(),
+                  got_from.data(), MPI_LMP_TAGINT, world);
+    std::sort(got.begin(), got.end());
+    const auto twice = std::adjacent_find(got.begin(), got.end());
+    const std::string failure =
+        first_failure(twice == got.end() ? ""
+                                         : "atom ID " + std::to_string(*twice) +
+                                               " is there twice, and a periodic model tells atoms apart by their "
+                                               "IDs; 'reset_atoms id' gives each its own",
+                      world);
+    if (!failure.empty())
+        throw std::runtime_error(failure);
 }
 
 void Neighborhood::check_box() {

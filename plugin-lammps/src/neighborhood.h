@@ -73,6 +73,7 @@ public:
 
 private:
     void check_box();
+    void check_ids() const;
     std::array<double, 9> cell() const;
 
     const diffusim::model& model_;

@@ -20,6 +20,8 @@ struct Units {
     double mass;            // amu
     double energy;          // kJ/mol
     double temperature = 1; // K
+    const char* length_name = "sigma";
+    const char* time_name = "tau";
 
     double force() const { return energy / length; }            // kJ/(mol nm)
     double velocity() const { return length / time; }           // nm/ps
@@ -35,11 +37,11 @@ inline const Units* find_units(const char* style) {
         const char* style;
         Units units;
     } TABLE[] = {
-        {"real", {0.1, 1e-3, 1.0, 4.184}},
-        {"metal", {0.1, 1.0, 1.0, 1.602176634e-19 * J}},
-        {"si", {1e9, 1e12, KG, J}},
-        {"nano", {1.0, 1e3, 602214.076, 0.602214076}},
-        {"electron", {0.0529177210544, 1e-3, 1.0, 4.3597447222060e-18 * J}},
+        {"real", {0.1, 1e-3, 1.0, 4.184, 1, "Angstrom", "fs"}},
+        {"metal", {0.1, 1.0, 1.0, 1.602176634e-19 * J, 1, "Angstrom", "ps"}},
+        {"si", {1e9, 1e12, KG, J, 1, "m", "s"}},
+        {"nano", {1.0, 1e3, 602214.076, 0.602214076, 1, "nm", "ns"}},
+        {"electron", {0.0529177210544, 1e-3, 1.0, 4.3597447222060e-18 * J, 1, "Bohr", "fs"}},
     };
     for (const auto& row : TABLE)
         if (std::strcmp(row.style, style) == 0)

@@ -1,5 +1,6 @@
 """The command line: `diffusim train | run | sample | report | bound | info | doctor`."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -42,10 +43,19 @@ def _options(
     pass
 
 
+def _command():
+    """What the app does. Typer's help puts "<bool>" behind flags, as if they took a value: left out."""
+    command = typer.main.get_command(app)
+    for flag in (p for one in command.commands.values() for p in one.params if getattr(p, "is_flag", False)):
+        flag.metavar = " "
+    return command
+
+
 def main() -> None:
     """Entry point of the console script: foreseeable failures end in one sentence, defects in a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as queues end a job: what Ctrl-C would keep is kept
     try:
-        app()
+        _command()()
     except Exception as error:
         if not _is_foreseeable(error):
             raise

@@ -5,6 +5,7 @@ kelvin. Failures are DiffusimError with one sentence.
 """
 
 import json
+import operator
 import os
 import secrets
 import time
@@ -82,7 +83,7 @@ class Model:
         """
         handle = c_void_p()
         _library.call("diffusim_model_from_json", json.dumps(metadata).encode(), byref(handle))
-        return cls.__new__(cls)._own(handle)
+        return cls.__new__(cls)._own(handle)._made_by(cls.from_metadata, metadata)
 
     @classmethod
     def from_callable(cls, n_particles: int, function: ScoreFunction, training_temperature: float) -> "Model":
@@ -95,19 +96,21 @@ class Model:
         _library.call(
             "diffusim_model_callback", n_particles, callback.pointer, None, training_temperature, byref(handle)
         )
-        return cls.__new__(cls)._own(handle, (callback,))
+        model = cls.__new__(cls)._own(handle, (callback,))
+        return model._made_by(cls.from_callable, n_particles, function, training_temperature)
 
     @classmethod
-    def blend(cls, a: "Model", b: "Model", lambda_: float) -> "Model":
+    def blend(cls, a: "Model | str | os.PathLike", b: "Model | str | os.PathLike", lambda_: float) -> "Model":
         """Two models of the same particles as one, E = (1 - lambda) E_a + lambda E_b (theory 7).
 
         `lambda_`, 0 to 1, is where simulations of the blend start; `Simulation.lambda_` moves them.
         """
+        a, b = (model if isinstance(model, Model) else Model(model) for model in (a, b))
         handle = c_void_p()
         _library.call("diffusim_model_blend", a._handle, b._handle, lambda_, byref(handle))
         blend = cls.__new__(cls)._own(handle, (*a._callbacks, *b._callbacks))
         blend.parts = (a, b)
-        return blend
+        return blend._made_by(cls.blend, a, b, lambda_)
 
     def subset(self, n_particles_total: int, particles: Sequence[int]) -> "Model":
         """This model acting on `particles` (in its own order) of a larger system; the others have no score."""
@@ -116,18 +119,21 @@ class Model:
         handle = c_void_p()
         indices = particles.ctypes.data_as(POINTER(c_size_t))
         _library.call("diffusim_model_subset", self._handle, n_particles_total, indices, byref(handle))
-        return Model.__new__(Model)._own(handle, self._callbacks, self.noise_level)
+        model = Model.__new__(Model)._own(handle, self._callbacks, self.noise_level)
+        return model._made_by(Model.subset, self, n_particles_total, particles)
 
     def for_species(self, species: Sequence[str]) -> "Model":
         """A model of kind `message-passing` for other particles: element symbols or bead names, in order."""
         handle = c_void_p()
         names = (c_char_p * len(species))(*(name.encode() for name in species))
         _library.call("diffusim_model_for_species", self._handle, names, len(species), byref(handle))
-        return Model.__new__(Model)._own(handle, (), self.noise_level)
+        model = Model.__new__(Model)._own(handle, (), self.noise_level)
+        return model._made_by(Model.for_species, self, list(species))
 
     def _own(
         self, handle: c_void_p, callbacks: "tuple[_Callback, ...]" = (), noise_level: float | None = None
     ) -> "Model":
+        self._recipe: tuple | None = None
         self.noise_level = noise_level  # nm, as it was asked for; None: the file's own for simulations
         self._handle = handle
         self._callbacks = callbacks
@@ -135,6 +141,15 @@ class Model:
         self.n_particles: int = _library.library().diffusim_model_n_particles(handle)
         weakref.finalize(self, _library.library().diffusim_model_free, handle)
         return self
+
+    def _made_by(self, function: Callable[..., "Model"], *arguments) -> "Model":
+        """Say how to make it again, where that is not from the bytes of a file."""
+        self._recipe = function, arguments
+        return self
+
+    def __reduce__(self) -> tuple:
+        """Pickled, for other processes, as what it was made of: the bytes of the file, say."""
+        return self._recipe or (Model.from_bytes, (self.bytes, self.noise_level, self.name))
 
     def __repr__(self) -> str:
         return f"<diffusim.Model {self.name}: {self.metadata['kind']}, {self.n_particles} particles>"
@@ -548,6 +563,13 @@ class Simulation:
         _library.call("diffusim_simulation_create", self.model._handle, byref(options), byref(self._handle))
         weakref.finalize(self, _library.library().diffusim_simulation_free, self._handle)
 
+    def __repr__(self) -> str:
+        now = self.statistics
+        return (
+            f"<diffusim.Simulation of {self.model.name}: {self.n_replicas:,} × {self.model.n_particles} particles, "
+            f"{self.adapter}, τ = {now.effective_step:.3g} nm², {now.temperature:g} K, step {self.step_count:,}>"
+        )
+
     def reconfigure(self, **changes) -> None:
         """Change options of the constructor; positions and step count stay, and so must `n_replicas`."""
         unknown = sorted(set(changes) - set(self._options))
@@ -632,7 +654,7 @@ class Simulation:
 
         On Status.NOT_FINITE and Status.CALLBACK the positions are those of the last good frame.
         """
-        if n_steps < 0:
+        if _whole("n_steps", n_steps) < 0:
             raise ValueError(f"n_steps is {n_steps}; expected 0 or more")
         while n_steps > 0:
             now = min(n_steps, self._slice)
@@ -804,7 +826,7 @@ class Simulation:
             if options[name] is not None:
                 if options[name] == 0:  # which the C API would read as "not given"
                     raise DiffusimError(f"{name} is 0; expected a positive number", Status.INVALID_ARGUMENT)
-                setattr(native, name, options[name])
+                _set_number(native, name, options[name])
         per_particle = [(name, float, c_double) for name in ("masses", "drags", "diffusion_coefficients")]
         for name, kind, c_kind in (*per_particle, ("particle_ids", np.uint32, c_uint32)):
             if options[name] is not None:
@@ -838,7 +860,7 @@ class Simulation:
                     raise DiffusimError(f"{name} is {value}; expected {expected}", Status.INVALID_ARGUMENT)
                 if name == "window":
                     _expect_whole(name, value, 2**63)
-                setattr(native, name, value)
+                _set_number(native, name, value)
         native.device = options["device"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]
@@ -941,8 +963,24 @@ def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
+def _whole(name: str, value: int) -> int:
+    """`value`; TypeError if it is no whole number, or not of a type for those."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; expected a whole number") from None
+
+
+def _set_number(options: SimulationOptions, name: str, value: float) -> None:
+    """Set a field of the C struct; TypeError if it takes no such thing."""
+    try:
+        setattr(options, name, value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; expected a number") from None
+
+
 def _expect_whole(name: str, value: int, limit: int) -> None:
-    if not 0 <= value < limit:
+    if not 0 <= _whole(name, value) < limit:
         raise DiffusimError(f"{name} is {value}; expected 0 to {limit - 1}", Status.INVALID_ARGUMENT)
 
 

@@ -9,6 +9,7 @@ import mdtraj
 import numpy as np
 
 from diffusim.beads import read_beads
+from diffusim.core import Model
 from diffusim.model_file import Particle
 from diffusim.snapshot_files import (
     FORCE_PER_UNIT,
@@ -89,7 +90,7 @@ class Snapshots:
 
 def read(
     path: Path,
-    topology: Path | None = None,
+    topology: Path | mdtraj.Topology | None = None,
     select: str = "all",
     unit: str | None = None,
     stride: int = 1,
@@ -118,7 +119,7 @@ def read(
         raise SnapshotError(f"{path.name} is of the unknown kind '{kind}'; expected one of {' '.join(sorted(KINDS))}.")
     if kind in NEED_TOPOLOGY and topology is None:
         raise SnapshotError(f"{path.name} holds positions only; name its atoms with --topology FILE.pdb.")
-    top = None if topology is None else read_topology(Path(topology))
+    top = topology if isinstance(topology, mdtraj.Topology | None) else read_topology(Path(topology))
     content = read_content(path, top, lambda top: _selection(top, select), stride)
 
     top = content.topology
@@ -152,6 +153,49 @@ def read(
     )
     snapshots = _checked(snapshots, periodic)
     return snapshots if beads is None else _coarse_grained(snapshots, Path(beads), top.subset(chosen))
+
+
+def read_for(
+    model: Model,
+    path: Path,
+    topology: Path | None = None,
+    select: str = "all",
+    unit: str | None = None,
+    *,
+    beads: Path | None = None,
+) -> Snapshots:
+    """Snapshots of the particles of `model`, in its order: DiffusimError names the first that is another.
+
+    Arguments as of `read`; without a topology a file that holds positions only has exactly the model's particles.
+    """
+    path, assumed = Path(path), None
+    if topology is None and beads is None and select == "all" and path.suffix.lower() in NEED_TOPOLOGY:
+        assumed = _topology_of(model.metadata)
+    snapshots = read(path, topology or assumed, select, unit, beads=beads)
+    if assumed:
+        note = f"{path.name} names no atoms: taken for the model's, in its order"
+        return replace(snapshots, notes=[note, *snapshots.notes])
+    model.check_particles([p.element for p in snapshots.particles], [p.name for p in snapshots.particles])
+    return snapshots
+
+
+def _topology_of(metadata: dict) -> mdtraj.Topology:
+    """The particles and bonds that a model file describes."""
+    top = mdtraj.Topology()
+    chain = top.add_chain()
+    residues: dict[int, mdtraj.core.topology.Residue] = {}
+    for particle in metadata["particles"]:
+        index = particle["residue_index"]
+        residue = residues.get(index) or residues.setdefault(index, top.add_residue(particle["residue"], chain))
+        try:
+            element = mdtraj.element.get_by_symbol(particle["element"])
+        except KeyError:  # a bead
+            element = mdtraj.element.virtual
+        top.add_atom(particle["name"], element, residue)
+    atoms = list(top.atoms)
+    for i, j in metadata.get("bonds", []):
+        top.add_bond(atoms[i], atoms[j])
+    return top
 
 
 def nearest_distances(positions: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:

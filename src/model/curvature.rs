@@ -17,6 +17,17 @@ pub fn largest_curvature(model: &dyn ScoreModel, frames: Frames) -> Result<f64> 
     largest_eigenvalue(model, frames, &vec![1.0; model.n_particles()])
 }
 
+/// Largest eigenvalue (1/nm²) of D^½ (−∇s) D^½ over the given frames, in units of the greatest of the particles' `mobilities` D (in
+/// any unit; 0 is frozen): the stiffest mode as particles that are not equally mobile feel it. At most the largest curvature.
+///
+/// A step that is τ for the most mobile particle is stable where τ times it stays below 2 (theory §2).
+pub fn largest_mobile_curvature(model: &dyn ScoreModel, frames: Frames, mobilities: &[f64]) -> Result<f64> {
+    let greatest = mobilities.iter().copied().fold(0.0, f64::max);
+    let roots: Vec<f64> =
+        mobilities.iter().map(|d| if *d > 0.0 { (d / greatest).sqrt() } else { 0.0 }).collect();
+    largest_eigenvalue(model, frames, &roots)
+}
+
 /// Largest frequency (1/ps) of the modes over the given frames, for particles of `masses` (amu; 0 is frozen): its square is the
 /// largest eigenvalue of kT₀ M^-½ (−∇s) M^-½, T₀ the `training_temperature`. 0 where no mode is bound.
 ///
@@ -29,8 +40,8 @@ pub fn largest_frequency(
 ) -> Result<f64> {
     check_masses(masses)?;
     let lightest = masses.iter().copied().filter(|m| *m > 0.0).fold(f64::INFINITY, f64::min);
-    let roots: Vec<f64> = masses.iter().map(|m| if *m > 0.0 { (lightest / m).sqrt() } else { 0.0 }).collect();
-    let curvature = largest_eigenvalue(model, frames, &roots)?;
+    let mobilities: Vec<f64> = masses.iter().map(|m| if *m > 0.0 { lightest / m } else { 0.0 }).collect();
+    let curvature = largest_mobile_curvature(model, frames, &mobilities)?;
     Ok((BOLTZMANN * training_temperature * curvature.max(0.0) / lightest).sqrt())
 }
 

@@ -35,12 +35,13 @@ pub(crate) fn write(
 }
 
 /// Step and seed; the `n` `numbers` are overwritten only if everything is right. The last `n_new` of them stay as they are where
-/// the checkpoint is of version 1.
+/// the checkpoint is of version 1. `hint`: what else may be other in a simulation of other settings.
 pub(crate) fn read<'a>(
     bytes: &[u8],
     fingerprint: &[u8; 32],
     n: usize,
     n_new: usize,
+    hint: &str,
     numbers: impl Iterator<Item = &'a mut f64>,
 ) -> Result<(u64, u64)> {
     if bytes.len() < HEADER + DIGEST || !bytes.starts_with(MAGIC) {
@@ -62,8 +63,8 @@ pub(crate) fn read<'a>(
     if fingerprint[..] != content[32..64] {
         bail!(
             InvalidCheckpoint,
-            "the checkpoint belongs to another model or to other settings (temperature, step, adapter, masses, replicas); \
-             create the simulation as it was when the checkpoint was written"
+            "the checkpoint belongs to another model or to other settings (temperature, step, adapter, masses, replicas, \
+             sampler); create the simulation as it was when the checkpoint was written{hint}"
         );
     }
     if bytes.len() != size(n) {

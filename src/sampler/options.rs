@@ -3,8 +3,8 @@
 use super::{Jacobian, Sampler};
 use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep};
 use crate::backend::Attachment;
-use crate::error::{Result, bail};
-use crate::model::curvature::{largest_curvature, largest_frequency};
+use crate::error::{Result, bail, brief};
+use crate::model::curvature::{largest_curvature, largest_mobile_curvature};
 use crate::model::{Frames, Model};
 use crate::schedule::{
     BOLTZMANN, End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule, check_masses,
@@ -217,6 +217,8 @@ pub struct Dynamics {
     pub burn_in: Option<BurnIn>,
     /// Of the fastest mode, 1/ps, where the bound on it was not enough.
     frequency: Option<f64>,
+    /// Of the stiffest mode as the particles feel it, 1/nm², where the model's largest curvature was not enough.
+    felt_curvature: Option<f64>,
     training_temperature: f64,
     fixed_diffusion: bool,
     spring_schedule: SpringSchedule,
@@ -231,26 +233,32 @@ fn bound_on_frequency(model: &Model, curvature: f64, masses: &[f64]) -> f64 {
     (BOLTZMANN * model.metadata().training_temperature * curvature / lightest).sqrt()
 }
 
-/// Start frames that [`fastest_mode`] looks at.
+/// Start frames that [`felt_share`] looks at.
 const FRAMES_MEASURED: usize = 16;
 
-/// The same of the modes themselves, and in words where it is from: at start frames the bound is compared with what it bounds, and the
-/// model's largest curvature, which more frames than those may show, is lowered in that ratio. Without start frames it is the bound.
-fn fastest_mode(model: &Model, curvature: f64, masses: &[f64]) -> (f64, &'static str) {
-    let bound = bound_on_frequency(model, curvature, masses);
+/// What is left of the largest curvature where the particles have these mobilities, relative to the most mobile one: measured at start
+/// frames, and good for the model's largest curvature, which more frames than those may show. `None` where nothing is gained.
+fn felt_share(model: &Model, mobilities: &[f64]) -> Option<f64> {
+    if mobilities.iter().all(|d| *d == mobilities[0]) {
+        return None;
+    }
     let n = 3 * model.n_particles();
     let start = model.start_positions();
     let stride = (start.len() / n).div_ceil(FRAMES_MEASURED).max(1);
     let positions: Vec<f64> = start.chunks_exact(n).step_by(stride).flatten().copied().collect();
     let frames = Frames { positions: &positions, cell: model.start_cell() };
-    let there = || -> Result<f64> {
-        let frequency =
-            largest_frequency(&**model.score(), frames, masses, model.metadata().training_temperature)?;
-        Ok(frequency / bound_on_frequency(model, largest_curvature(&**model.score(), frames)?, masses))
-    };
-    match there() {
-        Ok(ratio) if ratio > 0.0 && ratio < 1.0 => (ratio * bound, "all masses counted, at its start frames"),
-        _ => (bound, "were it all of the lightest particle"),
+    let felt = largest_mobile_curvature(&**model.score(), frames, mobilities).ok()?;
+    let share = felt / largest_curvature(&**model.score(), frames).ok()?;
+    (share > 0.0 && share < 1.0).then_some(share)
+}
+
+/// Largest frequency of the modes themselves, and in words where it is from; where it cannot be measured it is the bound.
+fn fastest_mode(model: &Model, curvature: f64, masses: &[f64]) -> (f64, &'static str) {
+    let bound = bound_on_frequency(model, curvature, masses);
+    let mobilities: Vec<f64> = masses.iter().map(|m| if *m > 0.0 { 1.0 / m } else { 0.0 }).collect();
+    match felt_share(model, &mobilities) {
+        Some(share) => (share.sqrt() * bound, "all masses counted, at its start frames"),
+        None => (bound, "were it all of the lightest particle"),
     }
 }
 
@@ -282,7 +290,7 @@ impl Dynamics {
             options.check_langevin(|| match (metadata.largest_curvature, masses()) {
                 (Some(curvature), Ok(masses)) if masses.iter().any(|m| *m > 0.0) => {
                     let tenth = 0.2 * std::f64::consts::PI / fastest_mode(model, curvature, &masses).0;
-                    format!("; a tenth of the fastest period of {} is {tenth:.2e} ps", model.name())
+                    format!("; a tenth of the fastest period of {} is {} ps", model.name(), brief(tenth))
                 }
                 _ => String::new(),
             })?;
@@ -369,6 +377,7 @@ impl Dynamics {
             burn_in,
             masses,
             frequency: None,
+            felt_curvature: None,
             training_temperature: t0,
             fixed_diffusion,
             spring_schedule: options.spring_schedule.clone(),
@@ -376,13 +385,13 @@ impl Dynamics {
             temperature_schedule,
         };
         if !options.allow_unstable {
-            dynamics.check_stability(model)?;
+            dynamics.check_stability(model, options)?;
         }
         Ok(dynamics)
     }
 
     /// Refuse a step that is, at some time of the schedules, too coarse for the model's stiffest mode (theory §2).
-    fn check_stability(&mut self, model: &Model) -> Result<()> {
+    fn check_stability(&mut self, model: &Model, options: &Options) -> Result<()> {
         let metadata = model.metadata();
         let Some(curvature) = metadata.largest_curvature else { return Ok(()) };
         // Bounded from above: the largest β, the softest spring and the coldest moment, taken together.
@@ -400,12 +409,14 @@ impl Dynamics {
             if time_step * frequency >= 2.0 {
                 bail!(
                     Unstable,
-                    "time step {time_step:.3e} ps is too long for {}: the frequency of its fastest mode (stiffness \
-                     {curvature:.3e} /nm², {how}) is up to {frequency:.3e} /ps, which needs less than {:.3e} ps; a tenth of that \
-                     period is {:.3e} ps",
+                    "time step {} ps is too long for {}: the frequency of its fastest mode (stiffness {} /nm², {how}) is up to {} \
+                     /ps, which needs less than {} ps; a tenth of that period is {} ps",
+                    brief(time_step),
                     model.name(),
-                    2.0 / frequency,
-                    0.2 * std::f64::consts::PI / frequency
+                    brief(curvature),
+                    brief(frequency),
+                    brief(2.0 / frequency),
+                    brief(0.2 * std::f64::consts::PI / frequency)
                 );
             }
             return Ok(());
@@ -413,22 +424,53 @@ impl Dynamics {
         if drift * curvature < 2.0 {
             return Ok(());
         }
-        let with_step = |tau: f64| {
-            self.time_step.map_or(String::new(), |dt| {
-                format!(", a time step of {:.3e} ps", dt * tau / self.effective_step)
-            })
-        };
-        let recommended = metadata.recommended_effective_step.map_or(String::new(), |tau| {
-            format!("; the model recommends {:.3e}{}", 0.5 / tau, with_step(tau))
+        let mobilities: Vec<f64> = self.particles.iter().map(|p| p.effective_step).collect();
+        let share = felt_share(model, &mobilities);
+        let felt = curvature * share.unwrap_or(1.0);
+        self.felt_curvature = Some(felt);
+        if drift * felt < 2.0 {
+            return Ok(());
+        }
+        let how = share.map_or("", |_| ", all mobilities counted, at its start frames");
+        let name = model.name();
+        let stiffest = format!("its stiffest mode ({} /nm²{how}) needs", brief(felt));
+        let recommended = metadata.recommended_effective_step;
+        let time_of = |tau: f64| self.time_step.map(|dt| dt * tau / self.effective_step);
+        if let (StepSize::TimeStep(_), Some(dt), Some(longest)) =
+            (options.step_size, time_of(drift), time_of(2.0 / felt))
+        {
+            let mut advice = recommended
+                .and_then(time_of)
+                .map_or(String::new(), |dt| format!("; the model recommends {} ps", brief(dt)));
+            if matches!(options.mobility, Some(Mobility::FrictionRate(_)))
+                && dt * bound_on_frequency(model, curvature, &self.masses) < 1.0
+            {
+                advice += &format!(
+                    ". Steps without velocities are that short; with adapter Langevin {} ps is stable",
+                    brief(dt)
+                );
+            }
+            bail!(
+                Unstable,
+                "a time step of {} ps (τ = {} nm², spring {} /nm²) is too long for {name}: {stiffest} less than {} ps{advice}",
+                brief(dt),
+                brief(drift),
+                brief(0.5 / drift),
+                brief(longest)
+            );
+        }
+        let with_step =
+            |tau: f64| time_of(tau).map_or(String::new(), |dt| format!(", a time step of {} ps", brief(dt)));
+        let advice = recommended.map_or(String::new(), |tau| {
+            format!("; the model recommends {}{}", brief(0.5 / tau), with_step(tau))
         });
         bail!(
             Unstable,
-            "spring {:.3e} /nm² (τ = {drift:.3e} nm²{}) is too soft for {}: its stiffest mode ({curvature:.3e} /nm²) needs \
-             more than {:.3e}{recommended}",
-            0.5 / drift,
+            "spring {} /nm² (τ = {} nm²{}) is too soft for {name}: {stiffest} more than {}{advice}",
+            brief(0.5 / drift),
+            brief(drift),
             with_step(drift),
-            model.name(),
-            curvature / 4.0,
+            brief(felt / 4.0)
         )
     }
 
@@ -436,7 +478,7 @@ impl Dynamics {
     pub fn stability_limit(&self, model: &Model) -> Option<f64> {
         let curvature = model.metadata().largest_curvature?;
         Some(match self.inertia {
-            None => 2.0 / curvature,
+            None => 2.0 / self.felt_curvature.unwrap_or(curvature),
             Some(inertia) => {
                 let bound = || bound_on_frequency(model, curvature, &self.masses);
                 let longest = 2.0 / self.frequency.unwrap_or_else(bound);

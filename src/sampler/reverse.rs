@@ -13,7 +13,7 @@
 
 use crate::adapter::{Adapter, ParticleStep};
 use crate::backend::{self, Device, Failure, Job, Placement, Replicas, threads};
-use crate::error::{Error, Result, bail};
+use crate::error::{Error, Result, bail, brief};
 use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
 use crate::noise::normals;
 use rayon::prelude::*;
@@ -224,9 +224,11 @@ fn correct(
 
 fn failure(frame: usize, particle: usize, level: f64, score: f64) -> Error {
     Error::NotFinite(format!(
-        "frame {frame} left the region of the training data: the score of particle {particle} is {score:.3e} /nm at noise \
-         level {level:.3e} nm. Take more steps or a lower start level; if neither helps, the training of the large noise \
-         levels failed"
+        "frame {frame} left the region of the training data: the score of particle {particle} is {} /nm at noise \
+         level {} nm. Take more steps or a lower start level; if neither helps, the training of the large noise \
+         levels failed",
+        brief(score),
+        brief(level)
     ))
 }
 

@@ -2,12 +2,12 @@
 
 use super::checkpoint;
 use super::options::{Dynamics, Options};
-use super::time_parallel::{Request, Sweeps, Windows};
+use super::time_parallel::{Request, Sampler, Sweeps, Windows};
 use crate::adapter::{Adapter, Tuning};
 use crate::backend::{self, Backend, Device, Failure, Job, Placement, Replicas, threads};
 use crate::cell::Cell;
-use crate::error::{Error, Result, bail};
-use crate::model::curvature::largest_curvature;
+use crate::error::{Error, Result, bail, brief};
+use crate::model::curvature::largest_mobile_curvature;
 use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
 use crate::noise::normals;
 use crate::schedule::BOLTZMANN;
@@ -210,7 +210,7 @@ pub struct Statistics {
 /// In words, why a step with this score could not be taken.
 pub(super) fn what_failed(score: f64) -> String {
     if score.is_finite() {
-        format!("a particle ran away (score {score:.3e} /nm)")
+        format!("a particle ran away (score {} /nm)", brief(score))
     } else {
         "score is not finite".into()
     }
@@ -811,10 +811,10 @@ impl Simulation {
         }
         text += &match self.softness(frame) {
             Some(curvature) => format!(
-                " The spring {:.3e} /nm² is too soft for the stiffest mode there ({curvature:.3e} /nm²), which needs more than \
-                 {:.3e}.",
-                0.5 / self.statistics().effective_step,
-                curvature / 4.0
+                " The spring {} /nm² is too soft for the stiffest mode there ({} /nm²), which needs more than {}.",
+                brief(0.5 / self.statistics().effective_step),
+                brief(curvature),
+                brief(curvature / 4.0)
             ),
             None => {
                 " Use a stiffer spring (a smaller time step), or start from a frame like the training data."
@@ -824,7 +824,7 @@ impl Simulation {
         Error::NotFinite(text)
     }
 
-    /// Curvature of the current frame, if it makes the step unstable (theory §2). Models that state theirs are checked before
+    /// Largest curvature of the current frame as its particles feel it, if it makes the step unstable (theory §2). Models that state theirs are checked before
     /// anything moves; of the others it is asked only now, when it costs nothing that matters.
     fn softness(&self, frame: usize) -> Option<f64> {
         if self.options.adapter.has_velocities() {
@@ -833,7 +833,8 @@ impl Simulation {
         let n = 3 * self.model.n_particles();
         let positions = &self.state.positions[frame * n..][..n];
         let frames = Frames { positions, cell: self.cell.as_ref() };
-        let curvature = largest_curvature(&*self.score, frames).ok()?;
+        let mobilities: Vec<f64> = self.dynamics.particles.iter().map(|p| p.effective_step).collect();
+        let curvature = largest_mobile_curvature(&*self.score, frames, &mobilities).ok()?;
         (self.statistics().effective_step * curvature >= 2.0).then_some(curvature)
     }
 
@@ -913,8 +914,15 @@ impl Simulation {
         let mut counts = vec![0.0; self.counted().len()];
         let n = self.state.len() + lambda.iter().len() + ahead.len() + counts.len();
         let n_new = counts.len();
+        let hint = match self.options.sampler {
+            Sampler::Auto => {
+                ", with as many threads: the sampler auto decides by their number whether it takes many frames at once. A \
+                 sampler that is named, sequential or time-parallel, does not depend on it"
+            }
+            _ => "",
+        };
         let numbers = self.state.numbers_mut().chain(&mut lambda).chain(&mut ahead).chain(&mut counts);
-        let (step, seed) = checkpoint::read(bytes, &fingerprint, n, n_new, numbers)?;
+        let (step, seed) = checkpoint::read(bytes, &fingerprint, n, n_new, hint, numbers)?;
         self.proposals = std::array::from_fn(|i| counts.get(i).map_or(0, |n| *n as u64));
         if let Some(lambda) = lambda {
             self.set_lambda(lambda)?;

@@ -1,5 +1,7 @@
 """What a user of fix diffusim and pair_style diffusim is told when something is wrong: one line, and what to do."""
 
+import re
+
 import lammps_runs as lr
 import numpy as np
 import pytest
@@ -33,7 +35,9 @@ def data(tmp_path):
         ("fix 1 all diffusim 331.0 7 model M spring 3 effective_step 0.1", ["more than one of spring"]),
         ("fix 1 all diffusim 331.0 7 model M friction 3 drag 0.1", ["more than one of friction_rate"]),
         ("fix 1 all diffusim 0.0 7 model M spring auto", ["temperature is 0.0"]),
-        ("fix 1 all diffusim 331.0 7 model M friction 0.0001", ["too soft", "recommends", "'spring auto'"]),
+        ("fix 1 all diffusim 331.0 331.0 100.0 7", ["seed is '331.0'", "fix ID group diffusim temp seed model FILE"]),
+        ("fix 1 all diffusim hot 7 model M", ["temperature is 'hot'", "fix ID group diffusim temp seed model FILE"]),
+        ("fix 1 all diffusim 331.0 7 model M friction 0.0001", ["too long", "recommends", "'spring auto'"]),
         ("fix 1 all diffusim 331.0 7 model M types C N O", ["particle 0 is N (nitrogen)", "atom 1", "carbon"]),
     ],
 )
@@ -220,3 +224,22 @@ def test_a_time_step_that_is_not_lammps_s_is_a_warning(data):
         data, lr.header("net.data") + f"timestep {timestep}\n" + fix + "run 1\n"
     )
     assert np.isfinite(float(timestep))
+
+
+def test_advice_on_the_step_is_in_the_units_of_the_script(data):
+    """As it is written in the error, it can go into the script."""
+    model = diffusim.Model(lr.NETWORK)
+    spring = 0.5 / model.metadata["recommended_effective_step"] / 100  # per square Angstrom
+    soft = f"fix 1 all diffusim 331.0 7 model {lr.NETWORK} "
+    error = lr.error_of(data, lr.header("net.data") + soft + "spring 3.1\nrun 5\n")
+    assert f". Use 'spring auto', which is {spring:.6g} /Angstrom^2" in error
+    error = lr.error_of(data, lr.header("net.data") + soft + "friction 0.0002\nrun 5\n")
+    advice = re.search(r"Use '(timestep \S+)' or 'spring auto', which is (\S+) /Angstrom\^2", error)
+    assert advice[2] == f"{spring:.6g}"
+    output = lr.run(data, lr.header("net.data") + advice[1] + "\n" + soft + "friction 0.0002\nrun 5\n")
+    assert f"spring {spring:.4g}"[:-1] in output and "/Angstrom^2, effective step" in output
+    assert f"a step lasts {advice[1].split()[1]} fs" in output
+    error = lr.error_of(
+        data, lr.header("net.data") + "timestep 400\n" + soft + "friction 0.0002 adapter langevin\nrun 5\n"
+    )
+    assert error.split(" (src/")[0].endswith("In units real 1 ps is 1000 fs") and "'spring auto'" not in error

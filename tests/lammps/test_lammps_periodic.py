@@ -253,6 +253,23 @@ def test_what_cannot_be(tmp_path, change, words):
         assert word in error
 
 
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_an_id_that_two_atoms_have(tmp_path, n_ranks):
+    """They are far apart, on two ranks that do not know of each other's atom."""
+    model = diffusim.Model(ARGON)
+    write_data(tmp_path / "box.data", model)
+    text = (tmp_path / "box.data").read_text()
+    rows = text.split("Atoms # full\n\n")[1].splitlines()[: model.n_particles]
+    by_x = sorted(rows, key=lambda row: float(row.split()[4]))
+    first, last = by_x[0], by_x[-1]
+    same = " ".join([first.split()[0], *last.split()[1:]])
+    (tmp_path / "box.data").write_text(text.replace(last, same))
+    script = header().replace("read_data", f"processors {n_ranks} 1 1\nread_data")
+    script += f"fix 1 all diffusim 120 7 model {ARGON} spring auto types Ar\nrun 5\n"
+    error = lr.error_of(tmp_path, script, n_ranks)
+    assert f"fix diffusim: atom ID {first.split()[0]} is there twice" in error and "'reset_atoms id'" in error
+
+
 def test_langevin_in_a_fluid(tmp_path):
     """With velocities, at first LAMMPS's own, on 1 and 2 ranks: the core's frames, and the temperature."""
     time_step, friction, n_steps = 0.008, 2.1, 50  # ps, 1/ps

@@ -1,5 +1,6 @@
 """Advice on steps, where the stiffest mode is known. No parameter is 1."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,44 @@ def test_a_light_particle_of_a_soft_mode_does_not_forbid_the_step():
         Simulation(model, time_step=1.6 * limit, **options)
     with pytest.raises(DiffusimError, match="were it all of the lightest particle"):
         Simulation(analytic("harmonic", stiffness=70.0), time_step=9.0, **(options | {"masses": [4.0, 9.0]}))
+
+
+def test_a_mobile_particle_of_a_soft_mode_does_not_forbid_the_step():
+    """The same without velocities, where D = kT/(m friction): the limit is that of D^1/2 (-grad s) D^1/2."""
+    model = Model(NETWORK)
+    masses = np.full(5, 40.0)
+    start = model.start_positions
+    each = [model.largest_frequency(start, np.where(np.arange(5) == i, 2.9, masses)) for i in range(5)]
+    masses[np.argmin(each)] = 2.9
+    strict = 2 / model.metadata["largest_curvature"]
+    limit = 2 * BOLTZMANN * 310 / (2.9 * min(each) ** 2)
+    print(f"most mobile particle {strict:.3g} nm², all mobilities {limit:.3g} nm²")
+    assert limit > 1.6 * strict
+    options = {"masses": masses, "friction_rate": 7.3, "seed": 3}
+    simulation = Simulation(model, effective_step=1.05 * strict, n_replicas=50, **options)
+    simulation.step(400)
+    assert strict < simulation.statistics.stability_limit < 1.3 * limit
+    with pytest.raises(
+        DiffusimError, match=r"too soft .* all mobilities counted, at its start frames\) needs more than"
+    ):
+        Simulation(model, effective_step=1.6 * limit, **options)
+    with pytest.raises(DiffusimError, match=r"stiffest mode \(2726 /nm²\) needs more"):
+        Simulation(model, effective_step=1.05 * strict, diffusion_coefficient=0.003)
+
+
+def test_a_time_step_too_long_is_called_that():
+    """In the terms that were used, and with the adapter that can take it."""
+    model = Model(NETWORK)
+    with pytest.raises(DiffusimError) as failure:
+        Simulation(model, time_step=0.035, friction_rate=7.3)
+    pattern = (
+        r"a time step of 0.035 ps \(τ = \S+ nm², spring \S+ /nm²\) is too long for distance_small.* needs less than "
+    )
+    assert re.search(pattern + r"\S+ ps; .*with adapter Langevin 0.035 ps is stable$", str(failure.value))
+    Simulation(model, time_step=0.035, friction_rate=7.3, adapter="langevin").step(10)
+    with pytest.raises(DiffusimError) as failure:
+        Simulation(model, time_step=0.5, friction_rate=7.3)
+    assert "Langevin" not in str(failure.value)
 
 
 def test_steps_beyond_the_limit_have_no_variance():

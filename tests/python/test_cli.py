@@ -37,8 +37,10 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(*arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["diffusim", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as end:
             main()
+        signal.signal(signal.SIGTERM, before)
         captured = capsys.readouterr()
         return end.value.code or 0, captured.out, captured.err
 
@@ -48,6 +50,12 @@ def command(tmp_path, monkeypatch, capsys):
 def test_version(command):
     version = re.search(r'^version = "(.*?)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
     assert command("--version") == (0, f"diffusim {version}\n", "")
+
+
+def test_flags_take_no_value(command):
+    """As the help shows them."""
+    status, out, _ = command("run", "--help")
+    assert status == 0 and re.search(r"--resume +Continue an earlier run", out)
 
 
 def test_info_shows_what_the_file_says(command):
@@ -192,6 +200,21 @@ def test_a_run_that_was_interrupted_resumes_bit_for_bit(command, tmp_path, engin
     assert status == 0 and f"from step {step:,}" in out, err
     assert command("run", SMALL, "-o", "whole.dcd", *options)[0] == 0
     assert Path("cut.dcd").read_bytes() == Path("whole.dcd").read_bytes()
+
+
+def test_a_queue_that_ends_a_run_costs_no_step(command, tmp_path):
+    """SIGTERM to a job that a shell started in the background, where Ctrl-C is ignored."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from diffusim.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "run", SMALL, "-o", "cut.dcd", "--steps", 90_000_000, "--spring", 4000]
+    process = subprocess.Popen([str(a) for a in arguments], cwd=tmp_path, stdout=-3, stderr=-1, text=True)
+    while not (Path("cut.dcd").exists() and Path("cut.dcd").stat().st_size > 300):  # has a frame behind its header
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    step = json.loads(Path("cut.checkpoint").read_bytes().partition(b"\n")[0])["steps"]
+    assert process.returncode == 1 and step > 0 and f"interrupted at step {step:,}; the same command with" in err
+    assert command("run", SMALL, "-o", "cut.dcd", "--steps", step + 100, "--resume")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -387,8 +410,9 @@ def test_report_compares_with_snapshots(command):
 
 def test_a_report_can_be_one_page(command):
     model = ALA2 / "ala2.safetensors"
-    data = ["--data", ALA2 / "snapshots.npz", "--topology", ALA2 / "ala2-heavy.pdb", "--independent", 0]
-    assert command("report", model, *data, "--replicas", 50, "--steps", 400, "-o", "a.html")[0] == 0
+    data = ["--data", ALA2 / "snapshots.npz", "--independent", 0]  # which names no atoms
+    status, out, err = command("report", model, *data, "--replicas", 50, "--steps", 400, "-o", "a.html")
+    assert status == 0 and "snapshots.npz names no atoms: taken for the model's, in its order" in out, err
     page = Path("a.html").read_text()
     assert "data:image/png;base64," in page and "Ramachandran JS" in page and "<script" not in page
     assert json.loads(Path("a.json").read_text())["iid"] is None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -328,6 +329,49 @@ def test_a_spring_too_soft_for_the_model_is_refused():
         Simulation(Model(SMALL), effective_step=0.0008)
     assert failure.value.status is Status.UNSTABLE
     Simulation(Model(SMALL), effective_step=0.0008, allow_unstable=True)
+
+
+def test_arguments_of_the_wrong_type_are_named():
+    simulation = Simulation(harmonic(), spring=30.0)
+    for value in (1.5, 1e3, "x"):
+        with pytest.raises(TypeError, match=f"n_steps is {value!r}; expected a whole number"):
+            simulation.step(value)
+    simulation.step(np.int64(3))
+    assert simulation.step_count == 3
+    with pytest.raises(TypeError, match="temperature is 'hot'; expected a number"):
+        Simulation(harmonic(), "hot", spring=30.0)
+    with pytest.raises(TypeError, match=r"n_replicas is 2.5; expected a whole number"):
+        Simulation(harmonic(), spring=30.0, n_replicas=2.5)
+
+
+def test_a_simulation_says_what_it_is():
+    simulation = Simulation(harmonic(), 263.0, spring=30.0, n_replicas=1200, adapter="heun")
+    simulation.step(7)
+    expected = "<diffusim.Simulation of harmonic: 1,200 × 3 particles, heun, τ = 0.0167 nm², 263 K, step 7>"
+    assert repr(simulation) == expected
+
+
+def test_models_go_to_other_processes():
+    """Pickled and back they are the same, whatever they were made of."""
+    file = Model(SMALL, noise_level=0.003)
+    periodic = Model(SMALL.with_name("message_passing_periodic.safetensors"))
+    x = file.start_positions[:2]
+    cases = [
+        (file, x),
+        (file.subset(7, [1, 2, 3, 5, 6]), np.concatenate([x, x[:, :2]], axis=1)),
+        (harmonic(), np.full((2, 3, 3), 0.07)),
+        (Model.blend(file, SMALL, 0.3), x),
+        (periodic.for_species([p["element"] or p["name"] for p in periodic.metadata["particles"]]), None),
+        (Model.from_callable(2, np.negative, 250.0), np.full((2, 2, 3), 0.07)),
+    ]
+    for model, positions in cases:
+        again = pickle.loads(pickle.dumps(model))
+        assert repr(again) == repr(model) and again.noise_level == model.noise_level
+        if positions is None:
+            assert again.metadata == model.metadata
+        elif "callable" not in repr(model) and "callback" not in repr(model):
+            for new, old in zip(again.evaluate(positions), model.evaluate(positions), strict=True):
+                np.testing.assert_array_equal(new, old)
 
 
 def test_arrays_of_the_wrong_shape_are_named():

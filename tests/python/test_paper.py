@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,31 +182,34 @@ def test_gap_of_two_memories():
     assert figure_butane.memory_gap(one, other) == pytest.approx((0.1, 0.03 * np.sqrt(2)))
 
 
-def main_of_paper():
-    spec = importlib.util.spec_from_file_location("paper_main", EXAMPLES / "paper" / "__main__.py")
+def main_of(folder):
+    spec = importlib.util.spec_from_file_location(f"{folder}_main", EXAMPLES / folder / "__main__.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_figure_has_its_module_and_rows_are_merged(tmp_path, monkeypatch):
-    main = main_of_paper()
-    for module in main.FIGURES.values():
+def test_every_figure_has_its_module_and_rows_are_merged(tmp_path):
+    paper = replace(main_of("paper").PAPER, root=tmp_path)
+    for module in paper.modules.values():
         assert (EXAMPLES / "paper" / f"{module}.py").exists()
-    monkeypatch.setattr(main, "OUT", tmp_path)
-    monkeypatch.setattr(main, "ROWS", tmp_path / "paper.json")
-    monkeypatch.setattr(main, "DOCUMENT", tmp_path / "docs" / "paper.md")
     rows = [Row("butane", "a rate", 2.34567, 0.0123, 2.5), Row("limits", "an order", 1.0, None, (0.9, 1.1))]
-    (tmp_path / "paper.json").write_text(json.dumps([row.entry() for row in rows]))
+    paper.pictures.mkdir(parents=True)
+    paper.file.write_text(json.dumps([replace(rows[0], value=3.0).entry(), {"figure": "one that was given up"}]))
+    paper.keep("limits", [rows[1].entry()])
+    assert [row["figure"] for row in paper.rows()] == ["limits", "butane"]
+    paper.keep("butane", [rows[0].entry()])
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "paper.md").write_text(f"![](paper/butane.png)\n{main.START}\nold\n{main.END}\nafter\n")
-    (tmp_path / "paper").mkdir()
-    (tmp_path / "paper" / "butane.png").write_bytes(b"png")
-    main.write_document()
+    marks = "<!-- table: make paper -->\nold\n<!-- end of table -->"
+    paper.document.write_text(f"![](paper/butane.png)\n{marks}\nafter\n")
+    (paper.pictures / "butane.png").write_bytes(b"png")
+    paper.write_document()
     text = (tmp_path / "docs" / "paper.md").read_text()
     assert "| butane | a rate | 2.346 ± 0.012 | 2.5 |" in text and "| limits | an order | 1 | 0.9 – 1.1 |" in text
     assert "old" not in text and text.startswith("![]") and text.endswith("after\n")
     assert (tmp_path / "docs" / "paper" / "butane.png").read_bytes() == b"png"
+    for module in main_of("accuracy").SYSTEMS.values():
+        assert (EXAMPLES / "accuracy" / f"{module}.py").exists()
     assert set(rows[0].entry()) == {"figure", "quantity", "value", "error", "expected"}
 
 

@@ -81,9 +81,7 @@ def _frames(model, data: Path | None, topology: Path | None, select: str, unit: 
         return None
     from diffusim import snapshots
 
-    known = snapshots.read(data, topology, select, unit)
-    model.check_particles([p.element for p in known.particles], [p.name for p in known.particles])
-    return known.positions
+    return snapshots.read_for(model, data, topology, select, unit).positions
 
 
 def _advise(model, frames, friction: float | None, diffusion: float | None, spring: float | None) -> None:

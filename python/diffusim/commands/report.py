@@ -23,7 +23,9 @@ def report(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Picture (.png) or page (.html) to write; numbers in a .json beside.")
     ] = Path("report.png"),
-    topology: Annotated[Path | None, typer.Option(help="Topology (PDB) with the atoms of the snapshots.")] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="Topology (PDB) with the atoms of the snapshots.  [default: the model's]")
+    ] = None,
     select: Annotated[str, typer.Option(help="Atoms of the model, in mdtraj's language: 'not element H'.")] = "all",
     beads: Annotated[Path | None, typer.Option(help="Bead file of the training, where there was one.")] = None,
     unit: Annotated[str | None, typer.Option(help="Length unit of the snapshots.")] = None,
@@ -76,8 +78,7 @@ def report(
         fail(f"{model} does not name its particles, so there is nothing to compare with snapshots.")
     if metadata.get("periodic"):
         fail(f"{model} is of a periodic system; the report is about one molecule. Compare g(r) and pressure.")
-    known = snapshots.read(data, topology, select, unit, beads=beads)
-    loaded.check_particles([p.element for p in known.particles], [p.name for p in known.particles])
+    known = snapshots.read_for(loaded, data, topology, select, unit, beads=beads)
     say("model", describe_model(loaded, str(model)))
     say("data", f"{data}   {known.n_frames:,} frames")
     for note in known.notes:

@@ -119,8 +119,8 @@ def run(
 ) -> None:
     """Run a simulation and write its trajectory (DCD, and a PDB with its topology).
 
-    With several replicas each saved step is that many frames in a row. A checkpoint is written beside the trajectory;
-    --resume continues from it, also to more steps than were asked for at first.
+    With several replicas each saved step is that many frames in a row. A checkpoint is written beside the trajectory,
+    on Ctrl-C and the SIGTERM of a queue, too; --resume continues from it, also to more steps than were asked for first.
     """
     settings = Settings(
         temperature, spring, effective_step, time_step, friction, replicas, seed,
@@ -224,18 +224,19 @@ def run(
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the end of this, so that a frame and what counts it are written together."""
+    """Ctrl-C and SIGTERM wait until the end of this, so that a frame and what counts it are written together."""
     came = False
 
     def note(*_) -> None:
         nonlocal came
         came = True
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if came:
             raise KeyboardInterrupt
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import operator
-import os
 from collections.abc import Sequence
 from ctypes import c_char_p, c_int64
 from xml.etree import ElementTree
@@ -15,7 +14,7 @@ from openmm import app, unit
 from diffusim._library import DiffusimError, Status
 from diffusim.core import ADAPTERS, LARGEST_SEED, Model
 from diffusim.openmm import _plugin
-from diffusim.openmm._system import ModelLike, check_topology, checked_copies, checked_indices
+from diffusim.openmm._system import ModelLike, check_topology, checked_copies, checked_indices, checked_path
 
 LAMBDA = "diffusim_lambda"  # parameter of a Context
 
@@ -294,7 +293,7 @@ def _source(model: ModelLike, parameter: str) -> ElementTree.Element:
     if isinstance(model, bytes):
         source.set("file", base64.b64encode(model).decode())
     elif not isinstance(model, Model):
-        source.set("path", os.fspath(model))
+        source.set("path", checked_path(model))
     elif model.parts:
         source.set("lambda", repr(model.metadata["hyperparameters"]["lambda"]))
         source.set("parameter", parameter)

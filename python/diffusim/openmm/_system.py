@@ -96,11 +96,22 @@ def checked_copies(copies: int) -> int:
     return operator.index(copies)
 
 
+def checked_path(model: str | os.PathLike) -> str:
+    """The path of a model file; TypeError if `model` is none."""
+    try:
+        return os.fspath(model)
+    except TypeError:
+        raise TypeError(
+            f"model is {model!r}; expected a model file, its bytes, or a diffusim.Model. It comes first, before the "
+            "temperature"
+        ) from None
+
+
 def as_model(model: ModelLike) -> Model:
     """The model, read if it is a file name or the bytes of a file."""
     if isinstance(model, Model):
         return model
-    return Model.from_bytes(model) if isinstance(model, bytes) else Model(model)
+    return Model.from_bytes(model) if isinstance(model, bytes) else Model(checked_path(model))
 
 
 def _described(model: ModelLike) -> Model:

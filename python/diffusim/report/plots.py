@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 from diffusim.report import statistics
 from diffusim.report.consistency import Residual
@@ -103,6 +103,7 @@ def write(
             _sizes(axes[1, 0], shown)
         _bonds(axes[1, 1], shown)
         _angles(axes[1, 2], shown)
+        _label_log_axes(figure)
         FigureCanvasAgg(figure).print_png(path)
 
 
@@ -129,9 +130,20 @@ def draw(shown: Comparison) -> bytes:
             _memories(axes[3, 0], axes[3, 1], shown.paths)
             _effective_frames(axes[3, 2], shown.paths)
             _first_passages(axes[3, 3], shown.paths)
+        _label_log_axes(figure)
         buffer = BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)
         return buffer.getvalue()
+
+
+def _label_log_axes(figure: Figure) -> None:
+    """Labels at 1 and 3 of each decade where there are few decades: matplotlib writes all ten, over each other."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"):
+        low, high = sorted(axis.get_view_interval())
+        if 0 < low and high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def autocorrelation(axes: Axes, reference: Correlation, simulated: Correlation, nm2_per_ps: float) -> None:
