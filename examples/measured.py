@@ -1,4 +1,4 @@
-"""What `make accuracy` and `make paper` share: measure one item after the other, and keep the rows of those that are not."""
+"""What `make accuracy` and `make paper` share: one item is measured after the other; other rows stay."""
 
 import argparse
 import json
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Items (`item` is what one is called) with the modules that measure them; rows go to out/NAME.json, the picture of each
-    to out/NAME/ITEM.png, and a table of the rows between `make NAME` and the end in docs/NAME.md.
+    """Items (`item` is what one is called) with the modules that measure them; rows go to out/NAME.json, the picture of
+    each to out/NAME/ITEM.png, and a table of the rows between `make NAME` and the end in docs/NAME.md.
 
     `measure(module, item, picture)` gives rows, `line(row)` shows one, `cells(row)` are those of it in the table.
     """

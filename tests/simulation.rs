@@ -755,7 +755,7 @@ fn langevin_says_what_it_needs() {
             "was given none; give the time step (ps); a tenth of the fastest period of",
             with(StepSize::Recommended),
         ),
-        ("is 0.03346 ps", with(StepSize::Recommended)),
+        ("is 0.03345 ps", with(StepSize::Recommended)),
         ("time step 0.107 ps is too long", with(StepSize::TimeStep(0.107))),
         ("needs less than 0.1065 ps", with(StepSize::TimeStep(0.107))),
         ("mass of particle 1 is -2 amu", Options { masses: Some(vec![2.0, -2.0]), ..base.clone() }),
