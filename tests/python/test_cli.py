@@ -55,7 +55,7 @@ def test_version(command):
 def test_flags_take_no_value(command):
     """As the help shows them."""
     status, out, _ = command("run", "--help")
-    assert status == 0 and re.search(r"--resume +Continue an earlier run", out)
+    assert status == 0 and re.search(r"--resume +Continue an earlier", out)
 
 
 def test_info_shows_what_the_file_says(command):
