@@ -680,6 +680,7 @@ def test_a_constrained_distance_is_refused_with_the_fix(snapshots):
         ({"fokker_planck_noise_max": 0.7}, "--fokker-planck-noise-max is 0.7 nm; expected a value above --noise-min"),
         ({"quadruplets": ((0, 1, 2, 10),)}, "0-1-2-10; expected four different particles 0 to 9"),
         ({"quadruplets": ((0, 1, 1, 3),)}, "0-1-1-3"),
+        ({"pressure": 300.0}, "--pressure is of periodic snapshots: add --periodic, or leave it out"),
     ],
 )
 def test_settings_that_do_not_fit_the_snapshots_are_refused(changes, match, snapshots):
@@ -792,6 +793,8 @@ def test_the_cutoff_fits_the_cell_and_the_network_the_data(snapshots):
         complete(model="message-passing", cutoff=0.8)
     with pytest.raises(config.SettingsError, match="--hidden is 32-16; the blocks .* equally wide"):
         complete(model="message-passing", hidden=(32, 16))
+    with pytest.raises(config.SettingsError, match="300 bar, but all cells have the same volume .* a barostat"):
+        complete(model="message-passing", pressure=300.0)
     with pytest.raises(config.SettingsError, match="--periodic needs --model message-passing"):
         complete()
 

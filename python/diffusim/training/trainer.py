@@ -297,9 +297,9 @@ def _advance(network, settings, state, constants, n_steps, sampling):
             few = frames.take(slice(FOKKER_PLANCK_FRAMES))
             total += fp_weight * fokker_planck_loss(network, weights, few, fp_range, key_fp)
         if constants.volumes is not None:
-            key_frames, key_volumes = jax.random.split(jax.random.fold_in(key, 2))
-            chosen = _drawn(constants, settings.batch // 4, jax.random.fold_in(key_frames, 0))
-            blurred = _blurred(settings, constants, chosen, key_frames)
+            key_frames, key_blur, key_volumes = jax.random.split(jax.random.fold_in(key, 2), 3)
+            chosen = _drawn(constants, settings.batch // 4, key_frames)
+            blurred = _blurred(settings, constants, chosen, key_blur)
             total += volume_loss(network, weights, settings.noise_simulation, blurred, *constants.volumes, key_volumes)
         return total
 
@@ -313,7 +313,7 @@ def _advance(network, settings, state, constants, n_steps, sampling):
         key_frames, key_loss, key_permutations = jax.random.split(jax.random.fold_in(key, state.step), 3)
         n, even, relevance = settings.batch // 2, constants.even, None
         if even is None:
-            chosen = jax.random.randint(key_frames, (n,), 0, len(constants.frames.positions))
+            chosen = _drawn(constants, n, key_frames)
         else:
             chosen = even.draw(key_frames, n)
             relevance = even.relevance, even.drawn[chosen]
