@@ -264,6 +264,10 @@ def main():
             "{name}: {ours:,.0f} replica-steps/s, {microseconds_per_step:,.2f} us/step".format(**own[-1]),
             shares(own[-1]),
         )
+        simulation.reconfigure(matmul_precision="high")
+        own.append(own_row(f"{label}, matmul high", simulation, n_replicas, (None, None), best, bandwidth))
+        print("{name}: {ours:,.0f} replica-steps/s, {microseconds_per_step:,.2f} us/step".format(**own[-1]))
+        simulation.reconfigure(matmul_precision="highest")
         ours = partial(timed, simulation.step, n_replicas, [])
         for peer_name, run in there:
             if peer_name.startswith("OpenMM") and n_replicas > 1:

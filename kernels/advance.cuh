@@ -83,11 +83,12 @@ DIFFUSIM_MEMBER double Factors::runaway() const {
 
 DIFFUSIM_FN unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
-// A part of the work space; parts begin at multiples of 16 bytes. Twin: Workspace in src/backend/cuda/mod.rs.
+// A part of the work space; parts begin at multiples of 32 bytes, as tensor cores want it. Twin: Workspace in
+// src/backend/cuda/mod.rs.
 template <class T>
 DIFFUSIM_FN T* carve(unsigned char*& memory, unsigned count) {
     T* part = reinterpret_cast<T*>(memory);
-    memory += (count * sizeof(T) + 15) / 16 * 16;
+    memory += (count * sizeof(T) + 31) / 32 * 32;
     return part;
 }
 

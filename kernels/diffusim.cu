@@ -1,8 +1,9 @@
 // The kernels of this library: one for the analytic potentials, one of the distance network for each number of frames
-// that a block may work on, and those of which the message-passing network takes several launches for a step.
-// kernels/make_ptx.py compiles this file into diffusim.ptx.
+// that a block may work on and each precision, and those of which the message-passing network takes several launches
+// for a step. kernels/make_ptx.py compiles this file into diffusim.ptx.
 #include "analytic.cuh"
 #include "distance.cuh"
+#include "distance_high.cuh"
 #include "message_passing.cuh"
 
 #define KERNEL(NAME, MODEL)                                                                                            \
@@ -20,17 +21,21 @@
     }
 
 #if defined(__CUDACC__) // else tests/simt/simt.h says how
-#define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+#define SHARED_MEMORY(name) extern __shared__ __align__(32) unsigned char name[]
 #endif
 
 typedef Distance<1, 1, 1> Distance1;
 typedef Distance<8, 8, 4> Distance8;
 typedef Distance<32, 8, 4> Distance32;
+typedef DistanceHigh<8> DistanceHigh8;
+typedef DistanceHigh<32> DistanceHigh32;
 
 KERNEL(advance_analytic, Analytic)
 KERNEL(advance_distance_1, Distance1)
 KERNEL(advance_distance_8, Distance8)
 KERNEL(advance_distance_32, Distance32)
+KERNEL(advance_distance_high_8, DistanceHigh8)
+KERNEL(advance_distance_high_32, DistanceHigh32)
 
 PART(step_begin, begin_steps(launches, model);)
 PART(neighbor_boxes, SHARED_MEMORY(shared); model.list.fill_boxes(launches.at(stage), *launches.clock, shared);)

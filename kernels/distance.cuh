@@ -26,6 +26,7 @@
 #pragma once
 
 #include "advance.cuh"
+#include "tensor.cuh"
 
 // A dense layer in the arrays of numbers. `transposed` is the same weight, [n_out][n_in], for the way back.
 struct Layer {
@@ -64,6 +65,18 @@ DIFFUSIM_FN Vector cross(Vector a, Vector b) {
     return Vector{
         {a.x[1] * b.x[2] - a.x[2] * b.x[1], a.x[2] * b.x[0] - a.x[0] * b.x[2], a.x[0] * b.x[1] - a.x[1] * b.x[0]}};
 }
+
+// x/(1 + exp(-x)) and its derivative.
+struct Silu {
+    float value;
+    float slope;
+
+    explicit DIFFUSIM_MEMBER Silu(float x) {
+        float sigmoid = 1.0f / (exp_single(-x) + 1.0f);
+        value = x * sigmoid;
+        slope = fused(1.0f - sigmoid, value, sigmoid);
+    }
+};
 
 // The three bonds of a quadruplet and what both of its features share.
 struct Bonds {
@@ -212,6 +225,9 @@ struct Distance {
     float softening_squared;
     float harmonic;
     float output_bias;
+    // For DistanceHigh: the weights, and what makes them those of the network. `numbers` has all else.
+    float unscale;
+    const Half* halves;
     // Parts of the work space, filled in by load().
     Dense* dense; // [n_layers][2]: forwards, backwards
     float* resident;
@@ -229,7 +245,8 @@ struct Distance {
     DIFFUSIM_MEMBER unsigned n_lengths() const { return n_pairs() + n_coordinates; }
     DIFFUSIM_MEMBER unsigned n_features() const { return n_lengths() + 2 * n_quadruplets; }
 
-    DIFFUSIM_MEMBER void load(unsigned char*& memory, bool with_energy) {
+    // All parts but the weights; `pitch` is that of the inputs and outputs of layers.
+    DIFFUSIM_MEMBER void carve_parts(unsigned char*& memory, bool with_energy, unsigned pitch) {
         dense = carve<Dense>(memory, 2 * n_layers);
         single = carve<float>(memory, 3 * n_members * FRAMES);
         features = carve<float>(memory, n_features() * FRAMES);
@@ -238,9 +255,14 @@ struct Distance {
         slopes = carve<float>(memory, n_slopes * FRAMES);
         if (with_energy)
             carve<float>(memory, (widest + 1) * FRAMES); // units() and energies()
-        input = carve<float>(memory, widest * FRAMES);
-        output = carve<float>(memory, widest * FRAMES);
-        float* resident = reinterpret_cast<float*>(memory);
+        input = carve<float>(memory, widest * pitch);
+        output = carve<float>(memory, widest * pitch);
+        resident = reinterpret_cast<float*>(memory);
+    }
+
+    DIFFUSIM_MEMBER void load(unsigned char*& memory, bool with_energy) {
+        carve_parts(memory, with_energy, FRAMES);
+        float* resident = this->resident;
         for (unsigned l = 0; l < n_layers; l++) {
             const Layer layer = layers[l];
             Dense onward = {numbers + layer.weight, numbers + layer.bias, layer.n_in, layer.n_out, layer.n_out, 1};
@@ -279,12 +301,19 @@ struct Distance {
     }
 
     // Units of the last layer, for the energies, [widest][FRAMES].
-    DIFFUSIM_MEMBER float* units() const { return slopes + (n_slopes * FRAMES + 3) / 4 * 4; }
+    DIFFUSIM_MEMBER float* units() const { return slopes + (n_slopes * FRAMES + 7) / 8 * 8; }
     DIFFUSIM_MEMBER float* energies() const { return units() + widest * FRAMES; }
     DIFFUSIM_MEMBER double energy(const Point*, unsigned frame) const { return (double)energies()[frame]; }
 
     // Everything about the scores that particles share, and the energies if asked for. Ends with a barrier.
     DIFFUSIM_MEMBER void prepare(const Point* positions, bool with_energy) {
+        find_features(positions);
+        run_network(with_energy);
+        hand_back();
+    }
+
+    // Ends with a barrier.
+    DIFFUSIM_MEMBER void find_features(const Point* positions) {
         for (unsigned i = threadIdx.x; i < n_members * FRAMES; i += blockDim.x) {
             const Point* x = positions + (size_t)(i % FRAMES) * n_particles;
             for (int c = 0; c < 3; c++) {
@@ -315,7 +344,10 @@ struct Distance {
             features[(feature + 1) * FRAMES + frame] = normalised(feature + 1, b.cosine());
         }
         __syncthreads();
+    }
 
+    // From features to dE/dfeature in `input`. Ends with a barrier.
+    DIFFUSIM_MEMBER void run_network(bool with_energy) {
         // Forward, keeping the slopes of the activations; the last layer gives dE/d(its sums) at once.
         float* slope = slopes;
         for (unsigned l = 0; l < n_layers; l++) {
@@ -327,16 +359,14 @@ struct Distance {
                 Tile<FORWARD> sum = forward<FRAMES, FORWARD>(layer, o, x + frame);
                 for (int t = 0; t < FORWARD; t++) {
                     const unsigned place = o * FRAMES + frame + t;
-                    float sigmoid = 1.0f / (exp_single(-sum.x[t]) + 1.0f);
-                    float silu = sum.x[t] * sigmoid;
-                    float rise = fused(1.0f - sigmoid, silu, sigmoid);
+                    const Silu silu(sum.x[t]);
                     if (last) {
-                        output[place] = numbers[output_weight + o] * rise;
+                        output[place] = numbers[output_weight + o] * silu.slope;
                         if (with_energy)
-                            units()[place] = silu;
+                            units()[place] = silu.value;
                     } else {
-                        output[place] = silu;
-                        slope[place] = rise;
+                        output[place] = silu.value;
+                        slope[place] = silu.slope;
                     }
                 }
             }
@@ -346,10 +376,9 @@ struct Distance {
         }
 
         if (with_energy)
-            for (unsigned frame = threadIdx.x; frame < FRAMES; frame += blockDim.x)
-                energies()[frame] = sum_up(frame);
+            sum_up();
 
-        // Backward, to dE/dfeature in `input`.
+        // Backward.
         for (unsigned l = n_layers; l-- > 0;) {
             const Dense layer = dense[2 * l + 1];
             if (l > 0)
@@ -364,8 +393,10 @@ struct Distance {
             }
             swap();
         }
+    }
 
-        // From features to pairs, coordinates and bonds.
+    // From features to pairs, coordinates and bonds. Ends with a barrier.
+    DIFFUSIM_MEMBER void hand_back() {
         for (unsigned i = threadIdx.x; i < n_lengths() * FRAMES; i += blockDim.x) {
             float along = fused(features[i], harmonic, input[i]) * numbers[inverse_spread + i / FRAMES];
             features[i] = i < n_pairs() * FRAMES ? along * inverse_lengths[i] : along;
@@ -382,16 +413,18 @@ struct Distance {
         __syncthreads();
     }
 
-    // Energy of a frame from the units of the last layer and the features that are lengths.
-    DIFFUSIM_MEMBER float sum_up(unsigned frame) const {
-        float energy = output_bias, half = 0.5f * harmonic;
-        for (unsigned o = 0; o < dense[2 * n_layers - 2].n_out; o++)
-            energy = fused(units()[o * FRAMES + frame], numbers[output_weight + o], energy);
-        for (unsigned i = 0; i < n_lengths(); i++) {
-            float f = features[i * FRAMES + frame];
-            energy = fused(f * half, f, energy);
+    // Energies from the units of the last layer and the features that are lengths.
+    DIFFUSIM_MEMBER void sum_up() const {
+        for (unsigned frame = threadIdx.x; frame < FRAMES; frame += blockDim.x) {
+            float energy = output_bias, half = 0.5f * harmonic;
+            for (unsigned o = 0; o < layers[n_layers - 1].n_out; o++)
+                energy = fused(units()[o * FRAMES + frame], numbers[output_weight + o], energy);
+            for (unsigned i = 0; i < n_lengths(); i++) {
+                float f = features[i * FRAMES + frame];
+                energy = fused(f * half, f, energy);
+            }
+            energies()[frame] = energy;
         }
-        return energy;
     }
 
     // The output of a layer is the input of the next. A barrier.

@@ -8,9 +8,9 @@ mod common;
 
 use common::{analytic, fixture, network, root, simulation, with_adapter};
 use diffusim::adapter::Adapter;
-use diffusim::backend::Device;
+use diffusim::backend::{Device, MatmulPrecision};
 use diffusim::cell::Cell;
-use diffusim::model::Model;
+use diffusim::model::{Frames, Model, Outputs, Scratch};
 use diffusim::sampler::{Options, Simulation, StepSize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,35 @@ fn what_has_no_kernel_is_refused_by_name() {
     }
 }
 
+/// With or without a GPU, too.
+#[test]
+fn tensor_cores_are_refused_where_there_are_none() {
+    let refusal = |model: &Arc<Model>, device: &str| {
+        let options = Options {
+            device: device.into(),
+            matmul_precision: MatmulPrecision::High,
+            step_size: StepSize::EffectiveStep(1e-9),
+            ..Options::default()
+        };
+        Simulation::new(model.clone(), options).err().unwrap().to_string()
+    };
+    for device in ["cpu", "auto"] {
+        let sentence = format!(
+            "matmul_precision 'high' is for the tensor cores of GPUs and device is '{device}'; expected device 'cuda', or 'cuda:1' \
+             and so on, else matmul_precision 'highest'"
+        );
+        assert_eq!(refusal(&network(), device), sentence);
+    }
+    let messages = Arc::new(Model::load(&fixture("message_passing_open.safetensors"), None).unwrap());
+    for model in [messages, analytic("harmonic", 2, 300.0, json!({"stiffness": 37.0}))] {
+        let sentence =
+            "matmul_precision 'high' serves models of kind distance, and this is none; use 'highest'";
+        assert_eq!(refusal(&model, "cuda"), sentence);
+    }
+    assert_eq!(MatmulPrecision::parse("highest"), Ok(MatmulPrecision::Highest));
+    assert_eq!(MatmulPrecision::parse("high"), Ok(MatmulPrecision::High));
+}
+
 /// Build tests/simt/test_simt.cpp, whose argument names a kernel that must fail.
 #[test]
 fn the_host_runs_kernels_as_a_gpu_does() {
@@ -106,6 +135,8 @@ fn the_host_runs_kernels_as_a_gpu_does() {
                 "not_in_its_mask",
                 "simt: a lane calls a warp operation whose mask leaves it out in block 0 of 1",
             ),
+            ("unaligned_tile", "simt: a tile of a tensor core is not aligned in block 0 of 1"),
+            ("unlike_tiles", "simt: the lanes of a warp do not name the same tile in block 0 of 1"),
         ] {
             let output = Command::new(&program).arg(kernel).output().unwrap();
             let text = String::from_utf8_lossy(&output.stderr);
@@ -438,7 +469,7 @@ mod device {
     }
 
     /// Widths that are no multiple of anything, a layer of one unit, no signed features.
-    fn odd_network() -> Arc<Model> {
+    fn odd_network(bits_of_weights: u32) -> Arc<Model> {
         let n = 3;
         let widths = [3 + 3, 7, 61, 1, 18, 1]; // pairs and embedding, hidden layers, output
         let bead = json!({"name": "B", "element": "", "residue": "BED", "residue_index": 0, "mass": 31.0});
@@ -452,7 +483,8 @@ mod device {
             },
         });
         let random = |tensor: u32, len: usize| -> Vec<u8> {
-            (0..len as u32).flat_map(|i| (0.4 * normals(5, tensor, i, 0)[0]).to_le_bytes()).collect()
+            let number = |i| (0.4 * normals(5, tensor, i, 0)[0]).to_bits() & bits_of_weights;
+            (0..len as u32).flat_map(|i| number(i).to_le_bytes()).collect()
         };
         let positive = |value: f32| -> Vec<u8> { [value; 3].iter().flat_map(|x| x.to_le_bytes()).collect() };
         let mut tensors = vec![
@@ -497,10 +529,104 @@ mod device {
             (33, Adapter::Heun),
             (33, Adapter::Mala),
         ] {
-            let mut pair = both(&odd_network(), &Options { n_replicas, ..with_adapter(adapter, options()) });
+            let mut pair =
+                both(&odd_network(!0), &Options { n_replicas, ..with_adapter(adapter, options()) });
             pair.iter_mut().for_each(|s| s.step(9).unwrap());
             assert_same_bits(&format!("{adapter:?}, {n_replicas} replicas"), &pair);
         }
+    }
+
+    /// A simulation on tensor cores beside the one on the CPU.
+    fn with_high(model: &Arc<Model>, options: &Options) -> [Simulation; 2] {
+        let high =
+            Options { device: "cuda".into(), matmul_precision: MatmulPrecision::High, ..options.clone() };
+        [simulation(model, options.clone()), simulation(model, high)]
+    }
+
+    fn root_mean_square(x: &[f64]) -> f64 {
+        (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt()
+    }
+
+    /// Errors of tensor cores: of scores, relative to their root mean square, from a step of Euler-Maruyama; and of what two
+    /// energies differ by, in kT, from how probable the acceptance of a proposal was. Root mean square and largest of each.
+    fn errors_of_high(model: &Arc<Model>, n_replicas: usize) -> [[f64; 2]; 2] {
+        let tau = 1e-6;
+        let size = |errors: &[f64]| {
+            [root_mean_square(errors), errors.iter().fold(0.0f64, |largest, e| largest.max(e.abs()))]
+        };
+        let options = Options { n_replicas, step_size: StepSize::EffectiveStep(tau), ..options() };
+        let mut pair = with_high(model, &Options { adapter: Adapter::EulerMaruyama, ..options.clone() });
+        let start = pair[0].positions().to_vec();
+        let mut scores = vec![0.0; start.len()];
+        let outputs = Outputs::scores(&mut scores);
+        model.score().evaluate(Frames::open(&start), outputs, &mut Scratch::default()).unwrap();
+        let mean = root_mean_square(&scores);
+        pair.iter_mut().for_each(|s| s.step(1).unwrap());
+        let [cpu, gpu] = &pair;
+        let errors: Vec<f64> =
+            cpu.positions().iter().zip(gpu.positions()).map(|(a, b)| (b - a) / tau / mean).collect();
+
+        let target = 0.5;
+        let tuned = Options {
+            adapter: Adapter::Mala,
+            target_acceptance: Some(target),
+            burn_in_steps: 10,
+            step_size: StepSize::Recommended,
+            ..options
+        };
+        let mut pair = with_high(model, &tuned);
+        pair.iter_mut().for_each(|s| s.step(1).unwrap());
+        // The first step adds the probability, less its target, to the logarithm of the factor.
+        let [cpu, gpu] =
+            pair.each_ref().map(|s| s.step_factors().map(|f| f.ln() + target).collect::<Vec<_>>());
+        let uncertain = cpu.iter().zip(&gpu).filter(|(p, _)| **p < 0.999);
+        let of_energies: Vec<f64> = uncertain.map(|(p, q)| q.ln() - p.ln()).collect();
+        [size(&errors), size(&of_energies)]
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_on_tensor_cores() {
+        if !available() {
+            return;
+        }
+        for n_replicas in [3, 50] {
+            let [scores, energies] = errors_of_high(&ala2(), n_replicas);
+            println!("errors with {n_replicas} replicas: scores {scores:.1e?}, energies {energies:.1e?} kT");
+            assert!(scores[0] > 1e-9 && scores[0] < 2e-6 && scores[1] < 1e-5, "{scores:?}");
+            assert!(energies[0] < 2e-5 && energies[1] < 1e-4, "{energies:?}");
+        }
+        // Widths that are padded, and every adapter; the same bits again.
+        for adapter in ADAPTERS {
+            for n_replicas in [1, 50] {
+                let options = Options { n_replicas, ..with_adapter(adapter, options()) };
+                let [mut cpu, mut gpu] = with_high(&odd_network(0xFFFF_0000), &options);
+                let mut again = with_high(&odd_network(0xFFFF_0000), &options).into_iter().last().unwrap();
+                [&mut cpu, &mut gpu, &mut again].into_iter().for_each(|s| s.step(9).unwrap());
+                let what = format!("{adapter:?}, {n_replicas} replicas");
+                let away = |(a, b): (&f64, &f64)| (a - b).abs();
+                let furthest = cpu.positions().iter().zip(gpu.positions()).map(away).fold(0.0, f64::max);
+                assert!(furthest < 1e-8, "{what}: {furthest} nm");
+                assert_same_bits(&what, &[gpu, again]);
+            }
+        }
+    }
+
+    /// What is said where tensor cores cannot be used, and where they are.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn tensor_cores_take_bfloat16_only() {
+        if !available() {
+            return;
+        }
+        let options = |precision| Options { matmul_precision: precision, device: "cuda".into(), ..options() };
+        let error = Simulation::new(network(), options(MatmulPrecision::High)).err().unwrap().to_string();
+        assert!(error.contains("needs hidden weights of bfloat16, and layer 0 of this model has"), "{error}");
+        let mut simulation = simulation(&ala2(), options(MatmulPrecision::High));
+        let status = "cuda:0, one launch for many steps, matmul_precision 'high'; kernels: ";
+        assert!(simulation.device_status().starts_with(status), "{}", simulation.device_status());
+        simulation.reconfigure(options(MatmulPrecision::Highest)).unwrap();
+        assert!(!simulation.device_status().contains("high"), "{}", simulation.device_status());
     }
 
     /// Coordinates among the features, of which a single particle may have no others.

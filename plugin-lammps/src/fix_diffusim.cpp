@@ -185,6 +185,9 @@ Units FixDiffusim::parse(int narg, char** arg) {
         } else if (keyword == "device") {
             device_ = device_of_rank(value(), world);
             keywords_.device = device_.c_str();
+        } else if (keyword == "matmul") {
+            matmul_ = value();
+            keywords_.matmul_precision = matmul_.c_str();
         } else if (keyword == "scale") {
             scale = arg + i;
             value(), value(), value();
@@ -208,7 +211,7 @@ Units FixDiffusim::parse(int narg, char** arg) {
             throw std::runtime_error(
                 "keyword '" + keyword +
                 "' is not known; expected model, friction, drag, diffusion, spring, effective_step, "
-                "adapter, blend, device, scale or types");
+                "adapter, blend, device, matmul, scale or types");
         }
     }
     if (path_.empty())

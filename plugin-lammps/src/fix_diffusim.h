@@ -104,7 +104,7 @@ private:
     double temperature_; // in the script's unit, as other fixes read it
     unsigned long long seed_;
     std::string path_;
-    std::string device_;
+    std::string device_, matmul_;
     diffusim::simulation_options keywords_; // in the core's units
     bool uses_time_step_ = false;
     std::vector<std::string> elements_;

@@ -98,6 +98,10 @@ public:
        else the first), "cuda:1", … */
     const std::string& getDevice() const { return device; }
     void setDevice(const std::string& name);
+    /** Products of matrices: "highest" (default), with the same bits on every device, or, on a GPU, "high": on its
+       tensor cores, nearly as accurate, with bits that only such GPUs have. */
+    const std::string& getMatmulPrecision() const { return matmulPrecision; }
+    void setMatmulPrecision(const std::string& name);
     /** Whether the masses of the System must be those of the model's particles (default true). */
     bool getCheckMasses() const { return checkMasses; }
     void setCheckMasses(bool check) { checkMasses = check; }
@@ -178,7 +182,7 @@ private:
     ScoreModel model;
     Settings settings;
     bool checkMasses = true;
-    std::string device = "auto";
+    std::string device = "auto", matmulPrecision = "highest";
     std::int64_t seed = 0, seedInUse = 0;
     std::int32_t lastStatus = DIFFUSIM_OK;
 

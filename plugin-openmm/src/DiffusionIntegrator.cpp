@@ -144,6 +144,7 @@ diffusim::simulation_options DiffusionIntegrator::options(const Settings& settin
     options.masses = masses.empty() ? nullptr : masses.data();
     options.n_replicas = fitted.copies;
     options.device = device.c_str();
+    options.matmul_precision = matmulPrecision.c_str();
     if (attached) {
         options.device = attachedDevice.c_str();
         options.cuda_context = frames->getGpu()->context;
@@ -247,6 +248,17 @@ void DiffusionIntegrator::setDevice(const std::string& name) {
     }
 }
 
+void DiffusionIntegrator::setMatmulPrecision(const std::string& name) {
+    const std::string previous = matmulPrecision;
+    matmulPrecision = name;
+    try {
+        apply(settings);
+    } catch (...) {
+        matmulPrecision = previous;
+        throw;
+    }
+}
+
 void DiffusionIntegrator::setRandomNumberSeed(std::int64_t value) {
     if (value < 0)
         throw OpenMMException("The random number seed is " + std::to_string(value) +
@@ -267,7 +279,7 @@ diffusim_statistics_t DiffusionIntegrator::statistics() const {
         return simulation->statistics();
     try { // as it will be if the System has the model's masses
         diffusim::simulation_options options = this->options(settings);
-        options.device = nullptr; // the step is the same on all of them
+        options.device = options.matmul_precision = nullptr; // the step is the same with all of them
         return diffusim::simulation(model.getModel(), options).statistics();
     } catch (const diffusim::error& error) {
         throw OpenMMException(std::string("The step is not known before there is a Context: ") + error.what());
@@ -378,7 +390,8 @@ void DiffusionIntegrator::bind(ContextImpl& contextRef) {
     try {
         simulation = std::make_unique<diffusim::simulation>(*fitted.model, options(settings));
     } catch (const diffusim::error& error) {
-        if (!attached || device != "auto" || error.status() != DIFFUSIM_ERROR_UNSUPPORTED)
+        const bool mayMove = device == "auto" && matmulPrecision == "highest";
+        if (!attached || !mayMove || error.status() != DIFFUSIM_ERROR_UNSUPPORTED)
             throw;
         warn("the score is computed on the CPU, and positions pass through the host at every step: "s + error.what());
         attached = false;

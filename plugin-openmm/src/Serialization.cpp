@@ -41,6 +41,7 @@ public:
         node.setDoubleProperty("targetAcceptance", integrator.getTargetAcceptance());
         node.setLongProperty("burnInSteps", integrator.getBurnInSteps());
         node.setStringProperty("device", integrator.getDevice());
+        node.setStringProperty("matmulPrecision", integrator.getMatmulPrecision());
         node.setLongProperty("randomSeed", integrator.getRandomNumberSeed());
         node.setBoolProperty("checkMasses", integrator.getCheckMasses());
         node.setDoubleProperty("constraintTolerance", integrator.getConstraintTolerance());
@@ -61,6 +62,7 @@ public:
                                node.getDoubleProperty("tolerance", -1));
         integrator->setBurnIn(node.getDoubleProperty("targetAcceptance", 0), node.getLongProperty("burnInSteps", 0));
         integrator->setDevice(node.getStringProperty("device", integrator->getDevice()));
+        integrator->setMatmulPrecision(node.getStringProperty("matmulPrecision", integrator->getMatmulPrecision()));
         integrator->setRandomNumberSeed(node.getLongProperty("randomSeed", 0));
         integrator->setCheckMasses(node.getBoolProperty("checkMasses", true));
         integrator->setConstraintTolerance(

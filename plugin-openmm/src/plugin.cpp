@@ -115,6 +115,14 @@ int diffusim_openmm_get_device(Integrator* integrator, const char** name) {
     });
 }
 
+int diffusim_openmm_get_matmul_precision(Integrator* integrator, const char** name) {
+    static thread_local std::string precision;
+    return guard([=] {
+        precision = cast(integrator).getMatmulPrecision();
+        *name = precision.c_str();
+    });
+}
+
 int diffusim_openmm_get_seed(Integrator* integrator, int64_t* seed) {
     return guard([=] { *seed = cast(integrator).getRandomNumberSeed(); });
 }

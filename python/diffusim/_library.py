@@ -109,6 +109,7 @@ class SimulationOptions(Structure):
         ("tolerance", c_double),
         ("cuda_context", c_void_p),
         ("cuda_stream", c_void_p),
+        ("matmul_precision", c_char_p),
     ]
 
 

@@ -493,6 +493,7 @@ class Simulation:
         jacobian: str = "auto",
         cuda_context: int | None = None,
         cuda_stream: int | None = None,
+        matmul_precision: str = "highest",
     ):
         """Replica number r starts from the model's start frame r mod n_frames, or from zeros where the model has none.
 
@@ -525,6 +526,8 @@ class Simulation:
         jacobian        what sweeps know of the slope of the score: "identity" (Picard), "diagonal", "dense", or
                         "auto": dense for up to 30 particles, diagonal for more
         cuda_context, cuda_stream  CUcontext and CUstream of the caller as integers, to run in; they must outlive this
+        matmul_precision  "highest": the same bits on every device; on a GPU also "high": faster, on its tensor cores,
+                        nearly as accurate, with bits that only such GPUs have (docs/gpu.md)
         """
         self.model = model if isinstance(model, Model) else Model(model)
         self._options = {
@@ -556,6 +559,7 @@ class Simulation:
             "jacobian": jacobian,
             "cuda_context": cuda_context,
             "cuda_stream": cuda_stream,
+            "matmul_precision": matmul_precision,
         }
         self._handle = c_void_p()
         self._slice = 1
@@ -862,6 +866,7 @@ class Simulation:
                     _expect_whole(name, value, 2**63)
                 _set_number(native, name, value)
         native.device = options["device"].encode()
+        native.matmul_precision = options["matmul_precision"].encode()
         native.allow_unstable = bool(options["allow_unstable"])
         native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]
         return native, keep

@@ -7,8 +7,9 @@
 
 mod image;
 mod launches;
+mod tensor;
 
-use super::{Attachment, Backend, Failure, Job, Placement, Replicas};
+use super::{Attachment, Backend, Failure, Job, MatmulPrecision, Placement, Replicas};
 use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
 use crate::error::{Error, Result, bail};
 use crate::model::kernel::{BlockArrays, DistanceArrays, Kernel, LayerArrays};
@@ -23,6 +24,7 @@ use launches::Launches;
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tensor::TensorWeights;
 
 /// CUDA 12.0, the first to read PTX 8.0.
 const LEAST_DRIVER: i32 = 12_000;
@@ -36,6 +38,9 @@ const WARP: usize = 32;
 /// of such a block costs, by the estimate in kernels/distance.cuh.
 const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] =
     [("advance_distance_1", 1, 1, 1), ("advance_distance_8", 8, 4, 2), ("advance_distance_32", 32, 4, 7)];
+/// The same with products on tensor cores, which take eight frames and more; costs by the estimate in kernels/distance_high.cuh.
+const HIGH_KERNELS: [(&str, usize, usize, usize); 2] =
+    [("advance_distance_high_8", 8, 4, 1), ("advance_distance_high_32", 32, 4, 3)];
 const ANALYTIC_KERNEL: &str = "advance_analytic";
 
 // ---- what kernels and host have in common -------------------------------------------------------------------------------
@@ -137,6 +142,8 @@ struct DeviceDistance {
     softening_squared: f32,
     harmonic: f32,
     output_bias: f32,
+    unscale: f32,
+    halves: u64,
     /// Parts of the work space, which the kernel finds.
     parts: [u64; 9],
 }
@@ -196,8 +203,14 @@ impl Workspace {
         n_members: usize,
         arrays: &DistanceArrays,
         with_energy: bool,
+        precision: MatmulPrecision,
     ) -> Self {
         let (n_pairs, n_quadruplets) = (arrays.pairs.len() / 2, arrays.quadruplets.len() / 4);
+        let widest = widest(arrays, precision);
+        let pitch = match precision {
+            MatmulPrecision::Highest => frames,
+            MatmulPrecision::High => tensor::pitch(frames),
+        };
         let scores = self
             .part(2 * arrays.layers.len(), DENSE_BYTES)
             .part(3 * n_members * frames, 4)
@@ -205,18 +218,22 @@ impl Workspace {
             .part(n_pairs * frames, 4)
             .part(9 * n_quadruplets * frames, 4)
             .part(n_slopes(arrays) * frames, 4)
-            .part(widest(arrays) * frames, 4)
-            .part(widest(arrays) * frames, 4);
-        if with_energy { scores.part((widest(arrays) + 1) * frames, 4) } else { scores }
+            .part(widest * pitch, 4)
+            .part(widest * pitch, 4);
+        if with_energy { scores.part((widest + 1) * frames, 4) } else { scores }
     }
 
     fn part(self, count: usize, size: usize) -> Self {
-        Workspace { bytes: self.bytes + (count * size).next_multiple_of(16) }
+        Workspace { bytes: self.bytes + (count * size).next_multiple_of(32) }
     }
 }
 
-fn widest(arrays: &DistanceArrays) -> usize {
-    arrays.layers.iter().map(|l| l.n_in.max(l.n_out)).max().unwrap_or(0) as usize
+fn widest(arrays: &DistanceArrays, precision: MatmulPrecision) -> usize {
+    let widest = arrays.layers.iter().map(|l| l.n_in.max(l.n_out)).max().unwrap_or(0);
+    match precision {
+        MatmulPrecision::Highest => widest as usize,
+        MatmulPrecision::High => tensor::padded(widest),
+    }
 }
 
 fn n_slopes(arrays: &DistanceArrays) -> usize {
@@ -495,8 +512,9 @@ impl Gpu {
         );
         let image::Loaded { module, words } = image::load(&context, capability)?;
         for name in DISTANCE_KERNELS
+            .iter()
+            .chain(&HIGH_KERNELS)
             .map(|kernel| kernel.0)
-            .into_iter()
             .chain([ANALYTIC_KERNEL])
             .chain(Launches::LARGE)
         {
@@ -518,6 +536,7 @@ struct DeviceModel {
     _mixture: Option<CudaSlice<f64>>,
     _numbers: Option<CudaSlice<f32>>,
     _layers: Option<CudaSlice<LayerArrays>>,
+    _halves: Option<CudaSlice<u16>>,
     _indices: Vec<CudaSlice<u32>>,
 }
 
@@ -539,6 +558,7 @@ struct Persistent {
     model: DeviceModel,
     scratch: Option<CudaSlice<u8>>,
     scratch_bytes: usize,
+    precision: MatmulPrecision,
     kernel: CudaFunction,
     launch: LaunchConfig,
 }
@@ -608,11 +628,13 @@ struct Plan {
     shared: bool,
     /// Layers that are kept in shared memory too, and their bytes.
     resident: (usize, usize),
+    precision: MatmulPrecision,
 }
 
 impl Plan {
     /// `None` for models that take several launches for a step.
-    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, adapter: Adapter) -> Option<Self> {
+    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, placement: &Placement) -> Option<Self> {
+        let (adapter, precision) = (placement.adapter, placement.matmul_precision);
         let steps = |frames: usize| Workspace::of_steps(frames, model.n_particles, adapter);
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         Some(match &model.kernel {
@@ -630,36 +652,46 @@ impl Plan {
                     workspace,
                     shared: workspace <= gpu.shared_bytes,
                     resident: (0, 0),
+                    precision,
                 }
             }
             Kernel::Distance(arrays) => {
                 let with_energy = adapter == Adapter::Mala;
+                let kernels = match precision {
+                    MatmulPrecision::Highest => &DISTANCE_KERNELS[..],
+                    MatmulPrecision::High => &HIGH_KERNELS,
+                };
                 let workspace = |frames: usize| {
-                    steps(frames).and_distance(frames, model.members.len(), arrays, with_energy).bytes
+                    let n_members = model.members.len();
+                    steps(frames).and_distance(frames, n_members, arrays, with_energy, precision).bytes
                 };
                 // As many blocks as there are multiprocessors run at a time. Where no work space fits, the smallest does best.
                 let cost = |(_, frames, _, cost): &(&str, usize, usize, usize)| {
                     n_replicas.div_ceil(*frames).div_ceil(gpu.n_multiprocessors) * cost
                 };
-                let (kernel, frames, tile, _) = DISTANCE_KERNELS
-                    .into_iter()
+                let (kernel, frames, tile, _) = *kernels
+                    .iter()
                     .filter(|kernel| workspace(kernel.1) <= gpu.shared_bytes)
-                    .min_by_key(cost)
-                    .unwrap_or(DISTANCE_KERNELS[0]);
+                    .min_by_key(|kernel| cost(kernel))
+                    .unwrap_or(&kernels[0]);
                 let workspace = workspace(frames);
                 let shared = workspace <= gpu.shared_bytes;
                 let mut resident = (0, 0);
                 for layer in &arrays.layers {
-                    let bytes = resident.1 + 4 * layer.n_in as usize * (layer.n_out as usize | 1);
+                    let bytes = resident.1
+                        + match precision {
+                            MatmulPrecision::Highest => 4 * layer.n_in as usize * (layer.n_out as usize | 1),
+                            MatmulPrecision::High => 2 * tensor::room(layer),
+                        };
                     if !shared || workspace + bytes > gpu.shared_bytes {
                         break;
                     }
                     resident = (resident.0 + 1, bytes);
                 }
                 // Every thread gets as many sums of the widest layer as any other.
-                let sums = widest(arrays) * (frames / tile);
+                let sums = widest(arrays, precision) * (frames / tile);
                 let n_threads = whole_warps(sums.div_ceil(sums.div_ceil(MAX_THREADS)));
-                Plan { kernel, frames, n_threads, workspace, shared, resident }
+                Plan { kernel, frames, n_threads, workspace, shared, resident, precision }
             }
         })
     }
@@ -677,6 +709,13 @@ impl Cuda {
             Error::Unsupported(format!("device 'cuda:{index}' has no kernel for {what}; use device 'cpu'"))
         };
         let model = model.kernel().map_err(without)?;
+        if placement.matmul_precision == MatmulPrecision::High && !matches!(model.kernel, Kernel::Distance(_))
+        {
+            bail!(
+                Unsupported,
+                "matmul_precision 'high' serves models of kind distance, and this is none; use 'highest'"
+            );
+        }
         probe(index)?;
         let _callers = CallersContext::keep();
         let held = Some(Held::new(&model, placement, index, largest_score)?);
@@ -712,7 +751,7 @@ impl Held {
                 gpu.context.wrap_borrowed_stream(stream as sys::CUstream)
             },
         };
-        let (work, n_reports) = match (&model.kernel, Plan::new(&gpu, model, n_replicas, placement.adapter)) {
+        let (work, n_reports) = match (&model.kernel, Plan::new(&gpu, model, n_replicas, placement)) {
             (Kernel::MessagePassing(arrays), _) => {
                 let launches = Launches::new(&gpu, &stream, model, arrays, n_replicas, placement.adapter)?;
                 (Work::Launches(Box::new(launches)), n_replicas)
@@ -907,6 +946,12 @@ impl Persistent {
         plan: &Plan,
         n_blocks: usize,
     ) -> Result<Self> {
+        let high = match &model.kernel {
+            Kernel::Distance(arrays) if plan.precision == MatmulPrecision::High => {
+                Some(TensorWeights::new(arrays)?)
+            }
+            _ => None,
+        };
         let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
         let shared = if plan.shared { plan.workspace + plan.resident.1 } else { 0 };
         let scratch = match plan.shared {
@@ -917,9 +962,10 @@ impl Persistent {
             ),
         };
         Ok(Persistent {
-            model: DeviceModel::new(stream, model, plan).during("allocating its memory")?,
+            model: DeviceModel::new(stream, model, plan, high.as_ref()).during("allocating its memory")?,
             scratch,
             scratch_bytes: plan.workspace,
+            precision: plan.precision,
             kernel,
             launch: LaunchConfig {
                 grid_dim: (n_blocks as u32, 1, 1),
@@ -1107,7 +1153,10 @@ impl Backend for Cuda {
     fn status(&self) -> String {
         let Some(held) = &self.held else { return String::new() };
         let how = match &held.work {
-            Work::Persistent(_) => "one launch for many steps".into(),
+            Work::Persistent(work) => match work.precision {
+                MatmulPrecision::Highest => "one launch for many steps".into(),
+                MatmulPrecision::High => "one launch for many steps, matmul_precision 'high'".into(),
+            },
             Work::Launches(work) => work.status(),
         };
         let took = held.watch.last.map(|(took, n_steps)| {
@@ -1136,6 +1185,7 @@ impl DeviceModel {
         stream: &Arc<CudaStream>,
         model: &KernelModel,
         plan: &Plan,
+        high: Option<&TensorWeights>,
     ) -> std::result::Result<Self, DriverError> {
         // An empty array still needs an address.
         let send = |values: &[u32]| stream.clone_htod(if values.is_empty() { &[0][..] } else { values });
@@ -1160,13 +1210,15 @@ impl DeviceModel {
                     _mixture: Some(mixture),
                     _numbers: None,
                     _layers: None,
+                    _halves: None,
                     _indices: vec![members, places],
                 }
             }
             Kernel::MessagePassing(_) => unreachable!("takes several launches"),
             Kernel::Distance(arrays) => {
                 let numbers = stream.clone_htod(&arrays.numbers)?;
-                let layers = stream.clone_htod(&arrays.layers)?;
+                let layers = stream.clone_htod(high.map_or(&arrays.layers, |high| &high.layers))?;
+                let halves = high.map(|high| stream.clone_htod(&high.halves)).transpose()?;
                 let (quadruplets, pairs) = (send(&arrays.quadruplets)?, send(&arrays.pairs)?);
                 let coordinates = send(&arrays.coordinates)?;
                 let argument = DeviceDistance {
@@ -1183,7 +1235,7 @@ impl DeviceModel {
                     n_coordinates: (arrays.coordinates.len() / 2) as u32,
                     n_layers: arrays.layers.len() as u32,
                     n_resident: plan.resident.0 as u32,
-                    widest: widest(arrays) as u32,
+                    widest: widest(arrays, plan.precision) as u32,
                     n_slopes: n_slopes(arrays) as u32,
                     mean: arrays.mean,
                     inverse_spread: arrays.inverse_spread,
@@ -1191,6 +1243,8 @@ impl DeviceModel {
                     softening_squared: arrays.softening_squared,
                     harmonic: arrays.harmonic,
                     output_bias: arrays.output_bias,
+                    unscale: high.map_or(1.0, |high| high.unscale),
+                    halves: halves.as_ref().map_or(0, |h| address(h, stream)),
                     parts: [0; 9],
                 };
                 DeviceModel {
@@ -1198,6 +1252,7 @@ impl DeviceModel {
                     _mixture: None,
                     _numbers: Some(numbers),
                     _layers: Some(layers),
+                    _halves: halves,
                     _indices: vec![members, places, quadruplets, pairs, coordinates],
                 }
             }

@@ -53,6 +53,39 @@ impl Device {
     }
 }
 
+/// How products of matrices are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MatmulPrecision {
+    /// In single precision, with the same bits on every device.
+    #[default]
+    Highest,
+    /// On a GPU's tensor cores, each number split in two of half precision: nearly as accurate, with bits of that kind of GPU.
+    High,
+}
+
+impl MatmulPrecision {
+    /// `highest` or `high`.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "highest" => Ok(MatmulPrecision::Highest),
+            "high" => Ok(MatmulPrecision::High),
+            _ => bail!(InvalidArgument, "matmul_precision '{name}' is unknown; expected 'highest' or 'high'"),
+        }
+    }
+
+    /// Refuse tensor cores where there are none.
+    pub fn check(self, device: Device, name: &str) -> Result<()> {
+        if self == MatmulPrecision::High && device == Device::Cpu {
+            bail!(
+                InvalidArgument,
+                "matmul_precision 'high' is for the tensor cores of GPUs and device is '{name}'; expected device 'cuda', or \
+                 'cuda:1' and so on, else matmul_precision 'highest'"
+            );
+        }
+        Ok(())
+    }
+}
+
 /// A CUDA context and a stream in it that belong to the caller, as the driver's handles: the simulation runs there. They must outlive
 /// it; stream 0 is the context's default stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +109,8 @@ pub struct Placement {
     pub particle_ids: Vec<u32>,
     /// The step, for which work space is laid out.
     pub adapter: Adapter,
+    /// Of products of matrices, on GPUs.
+    pub matmul_precision: MatmulPrecision,
     /// Of the caller, for GPUs.
     pub attachment: Option<Attachment>,
 }

@@ -3,7 +3,7 @@
 use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
-use crate::backend::Attachment;
+use crate::backend::{Attachment, MatmulPrecision};
 use crate::sampler::{Jacobian, Options, Sampler, Simulation, Statistics, StepSize};
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
 use std::borrow::Cow;
@@ -128,6 +128,10 @@ pub struct diffusim_simulation_options_t {
     pub cuda_context: *mut c_void,
     /// CUstream of that context, on which everything is enqueued; NULL = its default stream.
     pub cuda_stream: *mut c_void,
+    /// "highest": the same bits on every device; on a GPU also "high": on its tensor cores, each number split in two of half
+    /// precision, nearly as accurate, with bits that only GPUs of that kind have; for models of kind distance whose hidden weights
+    /// are bfloat16. NULL = "highest".
+    pub matmul_precision: *const c_char,
 }
 
 const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
@@ -165,6 +169,7 @@ const OPTIONS: diffusim_simulation_options_t = diffusim_simulation_options_t {
     tolerance: -1.0,
     cuda_context: ptr::null_mut(),
     cuda_stream: ptr::null_mut(),
+    matmul_precision: ptr::null(),
 };
 
 /// Fill `options` with the defaults; `size` is sizeof(diffusim_simulation_options_t).
@@ -290,6 +295,11 @@ pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particle
         tolerance: (c.tolerance != -1.0).then_some(c.tolerance),
         attachment: (!c.cuda_context.is_null())
             .then(|| Attachment { context: c.cuda_context.addr(), stream: c.cuda_stream.addr() }),
+        matmul_precision: if c.matmul_precision.is_null() {
+            MatmulPrecision::default()
+        } else {
+            MatmulPrecision::parse(text(c.matmul_precision, "matmul_precision")?)?
+        },
     })
 }
 

@@ -7,7 +7,7 @@ use super::time_parallel::{Sampler, Sweeps};
 use crate::adapter::ParticleStep;
 use crate::backend::cpu::Cpu;
 use crate::backend::threads::{self, Threads};
-use crate::backend::{Backend, Device, Failure, Job, Placement, Replicas};
+use crate::backend::{Backend, Device, Failure, Job, MatmulPrecision, Placement, Replicas};
 use crate::cell::Cell;
 use crate::error::{Error, Result, bail};
 use crate::model::{Frames, KernelModel, MessagePassing, Model, Others, Outputs, ScoreModel, Scratch};
@@ -111,6 +111,7 @@ impl Domain {
         if Device::parse(&options.device)? != Device::Cpu {
             bail!(Unsupported, "domains run on the CPU only, and device '{}' was given", options.device);
         }
+        options.matmul_precision.check(Device::Cpu, &options.device)?;
         self.n_threads = threads::count(options.n_threads)?;
         self.threads = if self.n_threads > 1 { Some(Threads::start(self.n_threads)?) } else { None };
         self.motion = Some((options, dynamics));
@@ -275,6 +276,7 @@ impl Domain {
             replicas: 0..1,
             particle_ids: self.ids[..self.n_owned].to_vec(),
             adapter: options.adapter,
+            matmul_precision: MatmulPrecision::Highest,
             attachment: None,
         };
         if self.backend.is_none() {

@@ -2,7 +2,7 @@
 
 use super::{Jacobian, Sampler};
 use crate::adapter::{Adapter, BurnIn, Inertia, ParticleStep};
-use crate::backend::Attachment;
+use crate::backend::{Attachment, MatmulPrecision};
 use crate::error::{Result, bail, brief};
 use crate::model::curvature::{largest_curvature, largest_mobile_curvature};
 use crate::model::{Frames, Model};
@@ -72,6 +72,8 @@ pub struct Options {
     pub jacobian: Jacobian,
     /// Run in a CUDA context and on a stream of the caller; needs a `device` that names its GPU.
     pub attachment: Option<Attachment>,
+    /// Of a network's products of matrices; [`MatmulPrecision::High`] needs a `device` that is a GPU.
+    pub matmul_precision: MatmulPrecision,
 }
 
 impl Default for Options {
@@ -99,6 +101,7 @@ impl Default for Options {
             tolerance: None,
             jacobian: Jacobian::default(),
             attachment: None,
+            matmul_precision: MatmulPrecision::default(),
         }
     }
 }

@@ -12,7 +12,7 @@
 //! errors of the flow out of what is fast, bonds and angles.
 
 use crate::adapter::{Adapter, ParticleStep};
-use crate::backend::{self, Device, Failure, Job, Placement, Replicas, threads};
+use crate::backend::{self, Device, Failure, Job, MatmulPrecision, Placement, Replicas, threads};
 use crate::error::{Error, Result, bail, brief};
 use crate::model::{Frames, Model, Outputs, ScoreModel, Scratch};
 use crate::noise::normals;
@@ -197,6 +197,7 @@ fn correct(
         replicas: numbers.clone(),
         particle_ids: (0..n_particles as u32).collect(),
         adapter: Adapter::LeimkuhlerMatthews,
+        matmul_precision: MatmulPrecision::Highest,
         attachment: None,
     };
     let job = Job {

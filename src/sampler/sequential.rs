@@ -150,12 +150,14 @@ fn placement(model: &Model, options: &Options) -> Result<Placement> {
             options.device
         );
     }
+    options.matmul_precision.check(device, &options.device)?;
     Ok(Placement {
         device,
         n_threads,
         replicas: options.first_replica..end,
         particle_ids: ids,
         adapter: options.adapter,
+        matmul_precision: options.matmul_precision,
         attachment: options.attachment,
     })
 }

@@ -222,6 +222,13 @@ static void simulations(const diffusim_model_t* network) {
     options.device = "cuda:77";
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");
     options.device = NULL;
+    options.matmul_precision = "high";
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "device is 'auto'; expected device 'cuda'");
+    options.matmul_precision = "low";
+    FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "'low' is unknown; expected 'highest' or 'high'");
+    options.matmul_precision = "highest";
     options.schedule_end = 5;
     FAILS(diffusim_simulation_create(network, &options, &simulation), DIFFUSIM_ERROR_INVALID_ARGUMENT, "schedule_end");
     options.schedule_end = DIFFUSIM_CYCLE;

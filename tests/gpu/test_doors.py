@@ -1,10 +1,11 @@
-"""`device="cuda"` from Python, the command line, OpenMM and LAMMPS: the bits of the CPU."""
+"""`device="cuda"` from Python, the command line, OpenMM and LAMMPS: the bits of the CPU, or on tensor cores nearly."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,32 @@ for s in runs:
 cpu, cuda = runs
 assert (cpu.positions == cuda.positions).all() and cpu.checkpoint() == cuda.checkpoint()
 assert cpu.statistics == cuda.statistics
+""")
+
+
+def test_tensor_cores(python):
+    python(f"""
+import numpy as np, diffusim
+cpu = diffusim.Simulation({str(ALA2 / "ala2.safetensors")!r}, n_replicas=9, seed=17)
+cpu.step(12)
+high = diffusim.Simulation(cpu.model, n_replicas=9, seed=17, device="cuda", matmul_precision="high")
+high.step(5)
+assert high.device_status.startswith("cuda:0, one launch for many steps, matmul_precision 'high'; "), high.device_status
+high.restore(high.checkpoint())
+high.step(7)
+assert 0 < np.abs(high.positions - cpu.positions).max() < 1e-8
+high.reconfigure(matmul_precision="highest")
+assert "high" not in high.device_status
+for model, sentence in (
+    ({str(SMALL)!r}, "needs hidden weights of bfloat16, and layer 0 of this model has"),
+    ({str(FLUID)!r}, "'high' serves models of kind distance, and this is none; use 'highest'"),
+):
+    try:
+        diffusim.Simulation(model, device="cuda", matmul_precision="high")
+    except diffusim.DiffusimError as error:
+        assert sentence in str(error), error
+    else:
+        raise AssertionError(model)
 """)
 
 
@@ -86,6 +113,10 @@ def test_command_line(environment, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "cpu.dcd").read_bytes() == (tmp_path / "cuda.dcd").read_bytes()
+    command = [program("diffusim"), "run", ALA2 / "ala2.safetensors", "--output", "high.dcd", "--steps", "8"]
+    command += ["--every", "4", "--seed", "5", "--device", "cuda", "--matmul-precision", "high"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_openmm(python):
@@ -106,8 +137,17 @@ for device in ("cpu", "cuda"):
     sim.step(10)
     ends.append(sim.context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(nanometer))
     copy = dm.cast(openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(sim.integrator)))
-    assert copy.getDevice() == device
+    assert copy.getDevice() == device and copy.getMatmulPrecision() == "highest"
 assert (ends[0] == ends[1]).all()
+high = dm.simulation({str(ALA2 / "ala2.safetensors")!r}, seed=23, device="cuda", matmulPrecision="high")
+copy = dm.cast(openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(high.integrator)))
+assert copy.getMatmulPrecision() == "high" and high.integrator.getSpring() == sim.integrator.getSpring()
+cpu = dm.simulation({str(ALA2 / "ala2.safetensors")!r}, seed=23)
+ends = []
+for sim in (cpu, high):
+    sim.step(5)
+    ends.append(sim.context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(nanometer))
+assert 0 < np.abs(ends[0] - ends[1]).max() < 1e-8
 """)
 
 
@@ -115,7 +155,7 @@ assert (ends[0] == ends[1]).all()
 def test_lammps(environment, tmp_path, n_ranks):
     """Two ranks take turns on two GPUs, where there are as many."""
     dumped = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", "cuda", "cuda matmul high"):
         (tmp_path / "in.test").write_text(f"""
             units real
             atom_style full
@@ -124,11 +164,13 @@ def test_lammps(environment, tmp_path, n_ranks):
             comm_modify cutoff 12.0
             fix 1 all diffusim 300 48291 model {ALA2}/ala2.safetensors spring auto device {device}
             run 12
-            write_dump all custom {device}.{n_ranks} id x y z modify sort id format float %.17g
+            write_dump all custom dump id x y z modify sort id format float %.17g
         """)
         mpirun = [program("mpirun"), "-np", str(n_ranks)] if n_ranks > 1 else []
         command = [*mpirun, program("lmp"), "-in", "in.test"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
-        dumped.append((tmp_path / f"{device}.{n_ranks}").read_text())
+        dumped.append((tmp_path / "dump").read_text())
     assert dumped[0] == dumped[1]
+    cpu, high = (np.loadtxt(text.splitlines()[9:]) for text in dumped[1:])
+    assert 0 < np.abs(cpu - high).max() < 1e-7  # angstrom

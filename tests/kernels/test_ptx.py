@@ -32,6 +32,8 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "advance_distance_1",
         "advance_distance_8",
         "advance_distance_32",
+        "advance_distance_high_8",
+        "advance_distance_high_32",
         "step_begin",
         "neighbor_boxes",
         "neighbor_list",
@@ -49,6 +51,17 @@ def test_no_rounding_is_left_to_the_driver():
     assert re.search(r"\bmul\.rn\.f32", text)
     assert not re.findall(r"\b(?:mul|add|sub|fma|div|sqrt|rcp)\.(?:approx\.|full\.|ftz\.|sat\.)*f(?:32|64)\b", text)
     assert ".ftz" not in text and ".approx" not in text
+
+
+def test_tensor_cores_are_used_where_they_were_asked_for():
+    """They round sums as each GPU does: by matmul_precision "high" only, in kernels of that name."""
+    kernels = {part.split("(")[0]: part for part in PTX.read_text().split(".entry ")[1:]}
+    using = {name: set(re.findall(r"mma\.sync\S+", text)) for name, text in kernels.items() if "mma." in text}
+    shapes = {"advance_distance_high_8": "m32n8k16", "advance_distance_high_32": "m16n16k16"}
+    assert using == {
+        name: {f"mma.sync.aligned.{layout}.row.{shape}.f32.f32" for layout in ("row", "col")}
+        for name, shape in shapes.items()
+    }
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])

@@ -316,6 +316,14 @@ def test_ctrl_c_stops_a_long_run():
         ({"spring": 30.0, "n_replicas": 0}, "n_replicas is 0"),
         ({"spring": 30.0, "device": "cuda:77"}, "device 'cuda:77'"),
         ({"spring": 30.0, "device": "gpu"}, "device 'gpu' is unknown; expected 'auto', 'cpu', 'cuda'"),
+        (
+            {"spring": 30.0, "matmul_precision": "tf32"},
+            "matmul_precision 'tf32' is unknown; expected 'highest' or 'high'",
+        ),
+        (
+            {"spring": 30.0, "matmul_precision": "high"},
+            "tensor cores of GPUs and device is 'auto'; expected device 'cuda'",
+        ),
         ({}, "recommends no step"),
     ],
 )

@@ -85,6 +85,8 @@ Kernel kernels[] = {
     {"advance_distance_1", capture<advance_distance_1>},
     {"advance_distance_8", capture<advance_distance_8>},
     {"advance_distance_32", capture<advance_distance_32>},
+    {"advance_distance_high_8", capture<advance_distance_high_8>},
+    {"advance_distance_high_32", capture<advance_distance_high_32>},
     {"step_begin", capture<step_begin>},
     {"neighbor_boxes", capture<neighbor_boxes>},
     {"neighbor_list", capture<neighbor_list>},
@@ -399,7 +401,9 @@ API cuMemAllocAsync(std::uint64_t* place, std::size_t bytes, Stream* stream) {
         return INVALID_VALUE;
     if (device.used + bytes > static_cast<std::size_t>(setting("SIMT_MEMORY", 1 << 30)))
         return OUT_OF_MEMORY;
-    void* memory = std::malloc(bytes);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 256, bytes)) // as much as a GPU's
+        return OUT_OF_MEMORY;
     std::memset(memory, 0xFF, bytes); // NaN
     *place = reinterpret_cast<std::uint64_t>(memory);
     device.allocations[*place] = {bytes, current.context()};

@@ -8,6 +8,7 @@
 // elsewhere by a few instructions, a hundred times faster.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -204,7 +205,9 @@ inline void launch(const std::function<void()>& kernel, dim3 grid, dim3 size, st
     const unsigned n = size.x * size.y * size.z;
     const std::unique_ptr<unsigned char[]> stacks(new unsigned char[n * STACK]);
     // Exactly as long as asked for, so that AddressSanitizer sees what lies beyond it.
-    void* shared = std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16);
+    void* shared = nullptr;
+    if (posix_memalign(&shared, 32, shared_bytes))
+        fail("there is no memory");
     Block here;
     here.size = size;
     here.grid = grid;
@@ -267,6 +270,13 @@ std::uint64_t to_bits(T value) {
 }
 
 template <class T>
+T from_bits(std::uint64_t bits) {
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <class T>
 T from_lane(unsigned mask, T value, unsigned lane) {
     meet(mask, to_bits(value), 0);
     if (lane < 32 && fiber->present >> lane & 1)
@@ -325,3 +335,100 @@ T atomicMax(T* place, T value) {
     *place = value > before ? value : before;
     return before;
 }
+
+// Tensor cores: what kernels/tensor.cuh has for a GPU.
+inline unsigned short into_half(float x) {
+    const unsigned sign = std::signbit(x) ? 0x8000u : 0;
+    const float size = std::fabs(x);
+    if (!(size < 65520.0f))
+        return static_cast<unsigned short>(sign | (std::isnan(x) ? 0x7FFFu : 0x7C00u));
+    int exponent = -100; // of 0, for which there is none
+    if (size > 0.0f)
+        std::frexp(size, &exponent);
+    const int spacing = std::max(exponent - 11, -24);
+    const unsigned n = static_cast<unsigned>(std::nearbyint(std::ldexp(size, -spacing)));
+    return static_cast<unsigned short>(sign | (n + (static_cast<unsigned>(spacing + 24) << 10)));
+}
+inline float from_half(unsigned short half) {
+    const int exponent = half >> 10 & 31, rest = half & 1023;
+    const float infinite = rest ? NAN : INFINITY;
+    const float size = exponent == 31
+                           ? infinite
+                           : static_cast<float>(std::ldexp(exponent ? 1024 + rest : rest, std::max(exponent, 1) - 25));
+    return half >> 15 ? -size : size;
+}
+
+namespace simt {
+
+// A sum as the tensor cores of Volta add it up, the coarsest there are: terms are aligned with the largest of them, and
+// what is below the last of its 24 bits is cut off, before they are added and after.
+inline float cut_off_sum(const double* terms, int n) {
+    double largest = 0.0, sum = 0.0;
+    for (int i = 0; i < n; i++) {
+        largest = std::max(largest, std::fabs(terms[i]));
+        sum += terms[i];
+    }
+    if (largest == 0.0 || !std::isfinite(sum))
+        return static_cast<float>(sum);
+    constexpr std::uint64_t EXPONENT = 0x7FFull << 52, CUT_OFF = (1ull << 29) - 1;
+    // 2^23 / 2^e and its inverse, where 2^e is what `largest` begins with.
+    const double scale = 8388608.0 / from_bits<double>(to_bits(largest) & EXPONENT);
+    sum = 0.0;
+    for (int i = 0; i < n; i++)
+        sum += static_cast<double>(static_cast<std::int64_t>(terms[i] * scale));
+    return static_cast<float>(from_bits<double>(to_bits(sum / scale) & ~CUT_OFF));
+}
+
+// All lanes name the same tile, whose place and pitch are multiples of 32 and 16 bytes.
+template <class T>
+void meet_at(const T* tile, unsigned pitch) {
+    if (to_bits(tile) % 32 || pitch * sizeof(T) % 16)
+        fail("a tile of a tensor core is not aligned");
+    meet(~0u, to_bits(tile), 0);
+    for (unsigned lane = 0; lane < 32; lane++)
+        if (!(fiber->present >> lane & 1) || fiber->values[lane] != to_bits(tile))
+            fail("the lanes of a warp do not name the same tile");
+}
+
+} // namespace simt
+
+// Tiles are read when they are multiplied; no barrier is between that and when they are loaded.
+template <unsigned ROWS, unsigned COLUMNS, bool TRANSPOSED>
+struct Tensor {
+    struct Weights {
+        const unsigned short* at;
+        unsigned pitch;
+    };
+    struct Numbers {
+        const unsigned short* at;
+        unsigned pitch;
+    };
+    struct Sums {
+        float x[8];
+    };
+    static Weights weights(const unsigned short* at, unsigned pitch) {
+        return simt::meet_at(at, pitch), Weights{at, pitch};
+    }
+    static Numbers numbers(const unsigned short* at, unsigned pitch) {
+        return simt::meet_at(at, pitch), Numbers{at, pitch};
+    }
+    static void add(Sums& sums, const Weights& w, const Numbers& n) {
+        for (unsigned k = 0; k < 8; k++) {
+            const unsigned row = (8 * simt::fiber->lane + k) / COLUMNS, column = (8 * simt::fiber->lane + k) % COLUMNS;
+            for (unsigned i = 0; i < 16; i += 4) {
+                double terms[5] = {sums.x[k]};
+                for (unsigned j = i; j < i + 4; j++)
+                    terms[1 + j - i] = double{from_half(w.at[TRANSPOSED ? j * w.pitch + row : row * w.pitch + j])} *
+                                       double{from_half(n.at[j * n.pitch + column])};
+                sums.x[k] = simt::cut_off_sum(terms, 5);
+            }
+        }
+    }
+    static void store(const Sums& sums, float* at, unsigned pitch) {
+        simt::meet_at(at, pitch);
+        for (unsigned k = 0; k < 8; k++) {
+            const unsigned i = 8 * simt::fiber->lane + k;
+            at[i / COLUMNS * pitch + i % COLUMNS] = sums.x[k];
+        }
+    }
+};

@@ -114,6 +114,9 @@ def run(
     device: Annotated[
         str, typer.Option(help="Where the score is computed: cpu, cuda, cuda:1, …; auto is cpu.")
     ] = "auto",
+    matmul_precision: Annotated[
+        str, typer.Option(help="On a GPU, high: by its tensor cores; bits of such GPUs only.")
+    ] = "highest",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an earlier run, bit for bit.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the trajectory.")] = False,
 ) -> None:
@@ -144,7 +147,7 @@ def run(
             f"{model} is not the model of the earlier run (sha256 {loaded.sha256[:12]}…, and was {saved.model[:12]}…). "
             "Continue with that one, or start anew with --force."
         )
-    machine = (_OpenMM if settings.engine == "openmm" else _Core)(loaded, settings, device)
+    machine = (_OpenMM if settings.engine == "openmm" else _Core)(loaded, settings, device, matmul_precision)
     done = 0
     if saved:
         machine.restore(saved.state)
@@ -289,7 +292,7 @@ class _Core:
 
     name = "core"
 
-    def __init__(self, model, settings: Settings, device: str):
+    def __init__(self, model, settings: Settings, device: str, matmul_precision: str):
         from diffusim.core import Simulation
 
         self._simulation = Simulation(
@@ -303,6 +306,7 @@ class _Core:
             n_replicas=settings.replicas,
             adapter=settings.adapter,
             device=device,
+            matmul_precision=matmul_precision,
             target_acceptance=settings.target_acceptance,
             burn_in_steps=settings.burn_in or 0,
             **{name: value for name in SWEEPS if (value := getattr(settings, name)) is not None},
@@ -346,7 +350,7 @@ class _OpenMM:
     kT/(m friction).
     """
 
-    def __init__(self, model, settings: Settings, device: str):
+    def __init__(self, model, settings: Settings, device: str, matmul_precision: str):
         try:
             import openmm
             from openmm import unit
@@ -375,6 +379,7 @@ class _OpenMM:
                 **{name: value for name, value in given.items() if value is not None},
                 adapter=settings.adapter,
                 device=device,
+                matmulPrecision=matmul_precision,
                 seed=0 if settings.seed is None else settings.seed,
                 copies=settings.replicas,
             )

@@ -63,6 +63,7 @@ class DiffusionIntegrator(openmm.Integrator):
         tolerance: unit.Quantity | float | None = None,
         targetAcceptance: float | None = None,
         burnInSteps: int = 0,
+        matmulPrecision: str = "highest",
     ):
         """
         model          model file, its bytes, or a diffusim.Model, also a blend of two
@@ -90,6 +91,8 @@ class DiffusionIntegrator(openmm.Integrator):
                        change, nm; by default those of diffusim.Simulation
         targetAcceptance, burnInSteps   of "mala": in so many first steps the step of each copy is tuned to this
                        acceptance (0.6 is a good one), and then kept
+        matmulPrecision   "highest": the same bits on every device; on a GPU also "high": faster, on its tensor cores,
+                       nearly as accurate, with bits that only such GPUs have (docs/gpu.md)
 
         A mass of 0 freezes a particle. Raises openmm.OpenMMException; what does not fit the System is found when the
         Context is created.
@@ -127,6 +130,7 @@ class DiffusionIntegrator(openmm.Integrator):
                 raise DiffusimError("target acceptance is 0; expected a number between 0 and 1, such as 0.6")
         node.set("burnInSteps", str(operator.index(burnInSteps)))
         node.set("device", device)
+        node.set("matmulPrecision", matmulPrecision)
         node.set("randomSeed", str(_checked_seed(seed)))
         node.set("checkMasses", str(int(checkMasses)))
         self.this = openmm.XmlSerializer._deserializeIntegrator(ElementTree.tostring(node, encoding="unicode")).this
@@ -170,6 +174,10 @@ class DiffusionIntegrator(openmm.Integrator):
     def getDevice(self) -> str:
         """Where the core computes, as it was set."""
         return _plugin.get("get_device", self, c_char_p).decode()
+
+    def getMatmulPrecision(self) -> str:
+        """How products of matrices are computed, as it was set."""
+        return _plugin.get("get_matmul_precision", self, c_char_p).decode()
 
     def getRandomNumberSeed(self) -> int:
         """The seed as it was set; 0 = a fresh one for every Context."""

@@ -53,6 +53,7 @@ for _name, _arguments in {
     "get_adapter": [POINTER(c_char_p)],
     "get_sampler": [POINTER(c_char_p)],
     "get_device": [POINTER(c_char_p)],
+    "get_matmul_precision": [POINTER(c_char_p)],
     "get_seed": [POINTER(c_int64)],
     "set_seed": [c_int64],
     "get_seed_in_use": [POINTER(c_int64)],

@@ -29,6 +29,7 @@ def simulation(
     tolerance: unit.Quantity | float | None = None,
     targetAcceptance: float | None = None,
     burnInSteps: int = 0,
+    matmulPrecision: str = "highest",
 ) -> app.Simulation:
     """A Simulation of the model's molecule, ready to step. The lambda of a blend of two models is the parameter
     `diffusim_lambda` of its Context, and its States report dE/dlambda (platforms Reference and CPU).
@@ -60,6 +61,7 @@ def simulation(
         tolerance=tolerance,
         targetAcceptance=targetAcceptance,
         burnInSteps=burnInSteps,
+        matmulPrecision=matmulPrecision,
     )
     if isinstance(platform, str):
         platform = openmm.Platform.getPlatform(platform)

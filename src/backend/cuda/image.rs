@@ -28,12 +28,13 @@ macro_rules! sources {
 }
 
 /// The source of the kernels: the file that is compiled, and those that it includes.
-pub(super) const SOURCES: [(&str, &str); 15] = sources![
+pub(super) const SOURCES: [(&str, &str); 17] = sources![
     "diffusim.cu",
     "adapter.cuh",
     "advance.cuh",
     "analytic.cuh",
     "distance.cuh",
+    "distance_high.cuh",
     "em.cuh",
     "heun.cuh",
     "lane.cuh",
@@ -43,7 +44,8 @@ pub(super) const SOURCES: [(&str, &str); 15] = sources![
     "mala.cuh",
     "message_passing.cuh",
     "neighbor_list.cuh",
-    "noise.cuh"
+    "noise.cuh",
+    "tensor.cuh"
 ];
 /// As in kernels/make_ptx.py, besides the architecture.
 const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
