@@ -32,6 +32,10 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "advance_distance_1",
         "advance_distance_8",
         "advance_distance_32",
+        "evaluate_analytic",
+        "evaluate_distance_1",
+        "evaluate_distance_8",
+        "evaluate_distance_32",
         "step_begin",
         "neighbor_boxes",
         "neighbor_list",
@@ -40,6 +44,8 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "step_score",
         "step_move",
         "step_settle",
+        "evaluation_begin",
+        "evaluation_end",
     }
 
 

@@ -28,13 +28,14 @@ macro_rules! sources {
 }
 
 /// The source of the kernels: the file that is compiled, and those that it includes.
-pub(super) const SOURCES: [(&str, &str); 15] = sources![
+pub(super) const SOURCES: [(&str, &str); 16] = sources![
     "diffusim.cu",
     "adapter.cuh",
     "advance.cuh",
     "analytic.cuh",
     "distance.cuh",
     "em.cuh",
+    "evaluate.cuh",
     "heun.cuh",
     "lane.cuh",
     "langevin.cuh",
