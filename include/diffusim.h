@@ -113,6 +113,10 @@
 // in one place. Belongs to one thread at a time.
 typedef struct diffusim_domain_t diffusim_domain_t;
 
+// Scores and energies of frames that lie on a GPU, as a program computes them that moves the particles itself: nothing passes
+// through the host. What diffusim_model_evaluate gives on the CPU, bit for bit. Belongs to one thread at a time.
+typedef struct diffusim_evaluator_t diffusim_evaluator_t;
+
 // A score model. Immutable and safe to use from several threads; simulations keep what they need of it alive, so a model
 // may be freed while simulations run.
 typedef struct diffusim_model_t diffusim_model_t;
@@ -252,6 +256,20 @@ typedef struct {
   // Time-parallel: frames evaluated for each such step; the sequential sampler takes 1.
   double evaluations_per_step;
 } diffusim_statistics_t;
+
+// Where and how much an evaluator evaluates. Fill with diffusim_evaluator_options_init, then change what you need.
+typedef struct {
+  // sizeof(diffusim_evaluator_options_t)
+  size_t struct_size;
+  // Frames that are evaluated at a time; 1 by default.
+  size_t n_frames;
+  // "cuda", "cuda:1" and so on. NULL = "cuda", the first GPU.
+  const char *device;
+  // As in diffusim_simulation_options_t: CUcontext of the caller, of that GPU; NULL = the GPU's primary context.
+  void *cuda_context;
+  // As in diffusim_simulation_options_t: CUstream of that context; NULL = its default stream.
+  void *cuda_stream;
+} diffusim_evaluator_options_t;
 
 // How a model is read. Fill with diffusim_model_options_init, then change what you need.
 typedef struct {
@@ -456,6 +474,81 @@ diffusim_status_t diffusim_domain_step(diffusim_domain_t *domain,
 // @since 0.1
 diffusim_status_t diffusim_domain_statistics(const diffusim_domain_t *domain,
                                              diffusim_statistics_t *statistics);
+
+// Fill `options` with the defaults; `size` is sizeof(diffusim_evaluator_options_t).
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_options_init(diffusim_evaluator_options_t *options,
+                                                  size_t size);
+
+// Create an evaluator of `model`; `options` may be NULL. It keeps what it needs of the model, which may be freed. A periodic model
+// starts with the cell of its start frames. The caller frees `*evaluator` with diffusim_evaluator_free.
+//
+// Errors: DIFFUSIM_ERROR_UNSUPPORTED (no such GPU, "cpu", a model that has no kernel: a blend or a callback),
+// DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_DEVICE.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_create(const diffusim_model_t *model,
+                                            const diffusim_evaluator_options_t *options,
+                                            diffusim_evaluator_t **evaluator);
+
+// Free an evaluator; NULL is ignored. Waits for what was enqueued.
+//
+// @since 0.1
+void diffusim_evaluator_free(diffusim_evaluator_t *evaluator);
+
+// Set the periodic cell of all frames that are enqueued from now on, as diffusim_simulation_set_cell.
+//
+// Errors: DIFFUSIM_ERROR_MISMATCH.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_set_cell(diffusim_evaluator_t *evaluator,
+                                              const double *cell);
+
+// Where to put the frames (a CUdeviceptr): double `[n_frames][n_particles][3]`, nm, zero at first. This and the arrays of results
+// are good until the evaluator is freed; kernels of the caller on the same stream find them in the order of the stream.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_device_positions(diffusim_evaluator_t *evaluator,
+                                                      uint64_t *positions);
+
+// Where their scores are found (a CUdeviceptr): double `[n_frames][n_particles][3]`, 1/nm. Forces are kT₀ times as large.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_device_scores(diffusim_evaluator_t *evaluator,
+                                                   uint64_t *scores);
+
+// Where their energies are found (a CUdeviceptr): double `[n_frames]`, kT₀.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_device_energies(diffusim_evaluator_t *evaluator,
+                                                     uint64_t *energies);
+
+// Start the evaluation of the frames that lie at diffusim_evaluator_device_positions: of their scores and, with `with_energies` not
+// 0, of their energies. Does not wait; but a `message-passing` model of more than 64 particles, or in a periodic cell, waits until it
+// is known that its lists of neighbours had room, and does it again with more where they had not.
+//
+// Errors: DIFFUSIM_ERROR_DEVICE; DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_MISMATCH as diffusim_model_evaluate.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_enqueue(diffusim_evaluator_t *evaluator,
+                                             int32_t with_energies);
+
+// Wait for all that was enqueued.
+//
+// Errors: DIFFUSIM_ERROR_DEVICE.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_synchronize(diffusim_evaluator_t *evaluator);
+
+// Wait, and read the energies that were asked for last: `energies` `[n_frames]` in kT₀ has room for `n_values` numbers.
+//
+// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_DEVICE.
+//
+// @since 0.1
+diffusim_status_t diffusim_evaluator_get_energies(diffusim_evaluator_t *evaluator,
+                                                  double *energies,
+                                                  size_t n_values);
 
 // Fill `options` with the defaults; `size` is sizeof(diffusim_model_options_t).
 //

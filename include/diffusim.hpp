@@ -456,6 +456,64 @@ private:
     std::size_t n_replicas_;
 };
 
+/// diffusim_evaluator_options_t with its defaults filled in.
+struct evaluator_options : diffusim_evaluator_options_t {
+    evaluator_options() { check(diffusim_evaluator_options_init(this, sizeof(diffusim_evaluator_options_t))); }
+};
+
+/// Scores and energies of frames that lie on a GPU. Belongs to one thread at a time. Move-only.
+class evaluator {
+public:
+    explicit evaluator(const model& model, const diffusim_evaluator_options_t& options = evaluator_options())
+        : n_frames_(options.n_frames) {
+        diffusim_evaluator_t* handle = nullptr;
+        check(diffusim_evaluator_create(model.get(), &options, &handle));
+        handle_.reset(handle);
+    }
+
+    /// The periodic cell of all frames, [3][3], rows are lattice vectors, nm; nullptr for none.
+    void set_cell(const double* cell) { check(diffusim_evaluator_set_cell(get(), cell)); }
+
+    /// CUdeviceptr of the frames, double [n_frames][n_particles][3], nm.
+    std::uint64_t device_positions() { return device(diffusim_evaluator_device_positions); }
+
+    /// CUdeviceptr of their scores, double [n_frames][n_particles][3], 1/nm.
+    std::uint64_t device_scores() { return device(diffusim_evaluator_device_scores); }
+
+    /// CUdeviceptr of their energies, double [n_frames], kT₀.
+    std::uint64_t device_energies() { return device(diffusim_evaluator_device_energies); }
+
+    /// Start the evaluation of the frames that lie on the device.
+    void enqueue(bool with_energies) { check(diffusim_evaluator_enqueue(get(), with_energies)); }
+
+    /// Wait for what was enqueued.
+    void synchronize() { check(diffusim_evaluator_synchronize(get())); }
+
+    /// Wait; [n_frames], kT₀, as they were asked for last.
+    std::vector<double> energies() {
+        std::vector<double> energies(n_frames_);
+        check(diffusim_evaluator_get_energies(get(), energies.data(), energies.size()));
+        return energies;
+    }
+
+    /// The handle, still owned by this object.
+    diffusim_evaluator_t* get() const noexcept { return handle_.get(); }
+
+private:
+    struct deleter {
+        void operator()(diffusim_evaluator_t* handle) const noexcept { diffusim_evaluator_free(handle); }
+    };
+
+    std::uint64_t device(diffusim_status_t (*of)(diffusim_evaluator_t*, std::uint64_t*)) {
+        std::uint64_t place = 0;
+        check(of(get(), &place));
+        return place;
+    }
+
+    std::unique_ptr<diffusim_evaluator_t, deleter> handle_;
+    std::size_t n_frames_;
+};
+
 /// One process's part of a system that several share: particles of its own, and copies of those around them. Move-only.
 class domain {
 public:

@@ -16,6 +16,12 @@ struct Clock {
     unsigned longest; // list of neighbours met
     unsigned lost;    // a particle that is too far away or nowhere, the first; NONE_OF_THEM
 
+    // Before steps or an evaluation.
+    DIFFUSIM_MEMBER void start() {
+        stalled = 0;
+        lost = NONE_OF_THEM;
+    }
+
     // A list of this length was met, and there is room for `capacity`.
     DIFFUSIM_MEMBER void need(unsigned length, unsigned capacity) {
         if (length > longest)
@@ -82,10 +88,8 @@ DIFFUSIM_FN void begin_steps(const Launches& launches, const Model& model) {
     if (i == 0) {
         launches.clock->step = job.first_step;
         launches.clock->done = 0;
-        if (!job.adds_up) {
-            launches.clock->stalled = 0;
-            launches.clock->lost = NONE_OF_THEM;
-        }
+        if (!job.adds_up)
+            launches.clock->start();
     }
     if (i < job.n_replicas && !job.adds_up) {
         job.reports[i] = Report{0.0, 0.0, NONE, i, NONE_OF_THEM, 0, 0};

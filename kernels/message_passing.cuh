@@ -671,7 +671,9 @@ struct MessagePassing {
         hand_back(gradients_of(b - 1), here, room);
     }
 
-    // ---- what launches.cuh asks for; particles are those of all frames of the system, others included
+    // ---- what launches.cuh and evaluate.cuh ask for; particles are those of all frames of the system, others included
+
+    DIFFUSIM_MEMBER Clock& clock() const { return *list.clock; }
 
     DIFFUSIM_MEMBER void notice(unsigned particle, Point x, bool begins) const {
         const unsigned frame = particle / list.n_particles, place = list.places[particle % list.n_particles];

@@ -69,6 +69,7 @@ struct Step {
 };
 
 struct NeighborList {
+    Clock* clock;
     const Space* space;
     const unsigned* members; // [n]: the system's particles that are listed
     const unsigned* places;  // [n_particles]: place among the members, ~0 for none
@@ -107,7 +108,7 @@ struct NeighborList {
     }
 
     // Sort the particles of one frame into boxes, one block for each frame; `memory` is shared.
-    DIFFUSIM_MEMBER void fill_boxes(const Point* positions, Clock& clock, unsigned char* memory) const {
+    DIFFUSIM_MEMBER void fill_boxes(const Point* positions, unsigned char* memory) const {
         const unsigned frame = blockIdx.x, first = frame * n, thread = threadIdx.x;
         if (!moved[frame])
             return;
@@ -174,7 +175,7 @@ struct NeighborList {
                 at[k] = found ? least((unsigned)(within * (double)count[k]), count[k] - 1) : 0;
             }
             if (!found)
-                clock.lose(first + i);
+                clock->lose(first + i);
             box[first + i] = (at[0] * count[1] + at[1]) * count[2] + at[2];
             atomicAdd(&end[box[first + i]], 1u);
         }
@@ -204,7 +205,7 @@ struct NeighborList {
     }
 
     // The list of one particle, by one warp. Nothing is written where that of its frame is still good.
-    DIFFUSIM_MEMBER void find(unsigned particle, Clock& clock) const {
+    DIFFUSIM_MEMBER void find(unsigned particle) const {
         const unsigned frame = particle / n, lane = threadIdx.x % 32;
         if (!moved[frame])
             return;
@@ -265,7 +266,7 @@ struct NeighborList {
         }
         if (lane == 0) {
             n_entries[particle] = kept;
-            clock.need(found, capacity);
+            clock->need(found, capacity);
         }
     }
 

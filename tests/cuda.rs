@@ -8,6 +8,7 @@ mod common;
 
 use common::{analytic, fixture, network, root, simulation, with_adapter};
 use diffusim::adapter::Adapter;
+use diffusim::backend::cuda::Evaluator;
 use diffusim::backend::{Device, MatmulPrecision};
 use diffusim::cell::Cell;
 use diffusim::model::{Frames, Model, Outputs, Scratch};
@@ -77,7 +78,10 @@ fn what_has_no_kernel_is_refused_by_name() {
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
         (Model::blend(&network(), &network(), 0.3), "blends of two models"),
     ] {
-        assert_eq!(refusal(&Arc::new(model.unwrap()), &options), sentence(what));
+        let model = Arc::new(model.unwrap());
+        assert_eq!(refusal(&model, &options), sentence(what));
+        let evaluator = Evaluator::new(model.score().clone(), None, 1, 1, None);
+        assert_eq!(evaluator.err().unwrap().to_string(), sentence(what));
     }
 }
 
@@ -928,19 +932,15 @@ mod device {
         }
     }
 
-    #[test]
-    #[ignore = "needs a GPU, or the driver of tests/simt"]
-    fn kernels_of_the_analytic_potentials() {
-        if !available() {
-            return;
-        }
+    /// Every analytic potential: its kind, particles and parameters, and how far apart those are to be.
+    fn potentials() -> [(&'static str, usize, serde_json::Value, f64); 7] {
         let cluster = json!({"well_depth": 1.7, "minimum_distance": 0.9, "stiffness": 0.6});
         let dw4 = json!({"linear": 0.3, "quadratic": -4.0, "quartic": 0.9, "distance": 4.0});
         let mixture = json!({"components": [
             {"weight": 2.3, "mean": [[0.4, -0.2, 0.7], [0.1, 0.9, -0.3]], "spread": [0.6, 0.9, 1.4]},
             {"weight": 0.7, "mean": [[-0.5, 0.3, 0.2], [0.8, -0.6, 0.5]], "spread": [1.1, 0.5, 0.8]},
         ]});
-        for (kind, n, parameters, scale) in [
+        [
             ("free", 3, json!({}), 1.0),
             ("harmonic", 2, json!({"stiffness": 37.0}), 1.0),
             ("double-well", 2, json!({"barrier": 3.1, "half_width": 0.7, "stiffness": 5.5}), 0.5),
@@ -948,7 +948,26 @@ mod device {
             ("lennard-jones-cluster", 13, cluster, 1.1),
             ("dw4", 4, dw4, 3.0),
             ("gaussian-mixture", 2, mixture, 0.5),
-        ] {
+        ]
+    }
+
+    /// Particles on a lattice, in every frame displaced a little differently.
+    fn lattices(n: usize, n_frames: usize, scale: f64) -> Vec<f64> {
+        let at = |i: usize| {
+            let (c, particle) = (i % 3, i / 3 % n);
+            let lattice = (particle / [1, 3, 9][c] % 3) as f64;
+            scale * lattice + 0.01 * (i as f64 * 0.7).sin()
+        };
+        (0..3 * n * n_frames).map(at).collect()
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_the_analytic_potentials() {
+        if !available() {
+            return;
+        }
+        for (kind, n, parameters, scale) in potentials() {
             let model = analytic(kind, n, 300.0, parameters);
             for adapter in ADAPTERS {
                 for n_replicas in [1, 70] {
@@ -964,14 +983,7 @@ mod device {
                             )
                         },
                     );
-                    // Particles on a lattice, every replica displaced a little differently.
-                    let start: Vec<f64> = (0..3 * n * n_replicas)
-                        .map(|i| {
-                            let (c, particle) = (i % 3, i / 3 % n);
-                            let lattice = (particle / [1, 3, 9][c] % 3) as f64;
-                            scale * lattice + 0.01 * (i as f64 * 0.7).sin()
-                        })
-                        .collect();
+                    let start = lattices(n, n_replicas, scale);
                     for s in &mut pair {
                         s.set_positions(&start).unwrap();
                         s.step(25).unwrap();
@@ -1187,6 +1199,13 @@ mod device {
                 cpu.step(5).unwrap();
                 assert_eq!(current(), caller);
                 gpu.synchronize().unwrap();
+                let mut evaluator =
+                    Evaluator::new(network().score().clone(), None, 2, 0, Some(attachment)).unwrap();
+                evaluator.enqueue(true).unwrap();
+                let mut energies = [0.0; 2];
+                evaluator.fetch_energies(&mut energies).unwrap();
+                assert!(energies[0].is_finite() && energies[0] == energies[1], "{energies:?}");
+                drop(evaluator);
                 assert_same_bits("lent", &[cpu, gpu]);
                 assert_eq!(current(), caller);
                 drop(other);
@@ -1297,6 +1316,170 @@ mod device {
         }
     }
 
+    /// From the device to this host.
+    fn read(place: u64, n: usize) -> Vec<f64> {
+        let mut numbers = vec![0.0; n];
+        // Safety: as in `write`.
+        unsafe {
+            let (mut context, mut popped) = (std::ptr::null_mut(), std::ptr::null_mut());
+            sys::cuDevicePrimaryCtxRetain(&mut context, 0).result().unwrap();
+            sys::cuCtxPushCurrent_v2(context).result().unwrap();
+            sys::cuCtxSynchronize().result().unwrap();
+            sys::cuMemcpyDtoH_v2(numbers.as_mut_ptr().cast(), place, size_of_val(&*numbers))
+                .result()
+                .unwrap();
+            sys::cuCtxPopCurrent_v2(&mut popped).result().unwrap();
+            sys::cuDevicePrimaryCtxRelease_v2(0).result().unwrap();
+        }
+        numbers
+    }
+
+    fn evaluator(model: &Model, n_frames: usize) -> Evaluator {
+        Evaluator::new(model.score().clone(), model.start_cell().cloned(), n_frames, 0, None).unwrap()
+    }
+
+    /// Scores and energies of frames that were put on the device, against the CPU's.
+    fn assert_evaluates(
+        what: &str,
+        model: &Model,
+        evaluator: &mut Evaluator,
+        cell: Option<&Cell>,
+        positions: &[f64],
+    ) {
+        let n_frames = positions.len() / (3 * model.n_particles());
+        let (mut scores, mut energies) = (vec![0.0; positions.len()], vec![0.0; n_frames]);
+        let outputs = Outputs::energies(&mut scores, &mut energies);
+        model.score().evaluate(Frames { positions, cell }, outputs, &mut Scratch::default()).unwrap();
+        let bits = |numbers: &[f64]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for with_energies in [false, true, false] {
+            let before = read(evaluator.device_energies(), n_frames);
+            write(evaluator.device_scores(), &vec![f64::NAN; positions.len()]);
+            write(evaluator.device_positions(), positions);
+            evaluator.enqueue(with_energies).unwrap();
+            evaluator.synchronize().unwrap();
+            assert_eq!(
+                bits(&read(evaluator.device_scores(), positions.len())),
+                bits(&scores),
+                "{what}: scores"
+            );
+            let found = read(evaluator.device_energies(), n_frames);
+            assert_eq!(
+                bits(&found),
+                bits(if with_energies { &energies } else { &before }),
+                "{what}: energies"
+            );
+        }
+        let mut fetched = vec![0.0; n_frames];
+        evaluator.fetch_energies(&mut fetched).unwrap();
+        assert_eq!(bits(&fetched), bits(&energies), "{what}");
+    }
+
+    /// The start frames of a model, in every copy displaced a little differently.
+    fn displaced(model: &Model, n_frames: usize, by: f64) -> Vec<f64> {
+        let n = 3 * model.n_particles();
+        let start = &model.start_positions()[..n];
+        (0..n * n_frames).map(|i| start[i % n] + by * (i as f64 * 0.7).sin()).collect()
+    }
+
+    /// Without a step: the bits of the CPU's scores and energies.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_that_evaluate_in_one_launch() {
+        if !available() {
+            return;
+        }
+        for (model, by, n_frames) in [
+            (network(), 0.01, &[1, 2, 9, 40][..]),
+            (odd_network(!0), 0.01, &[1, 33]),
+            (Arc::new(Model::load(&fixture("distance_field.safetensors"), None).unwrap()), 0.2, &[1, 9]),
+            (ala2(), 0.003, &[1, 13]),
+        ] {
+            for n_frames in n_frames {
+                let what = format!("{} particles, {n_frames} frames", model.n_particles());
+                let mut evaluator = evaluator(&model, *n_frames);
+                for by in [by, 1.3 * by] {
+                    let positions = match model.start_positions() {
+                        [] => {
+                            (0..3 * model.n_particles() * n_frames).map(|i| by * (i as f64).sin()).collect()
+                        }
+                        _ => displaced(&model, *n_frames, by),
+                    };
+                    assert_evaluates(&what, &model, &mut evaluator, None, &positions);
+                }
+            }
+        }
+        for (kind, n, parameters, scale) in potentials() {
+            let model = analytic(kind, n, 300.0, parameters);
+            for n_frames in [1, 70] {
+                let positions = lattices(n, n_frames, scale);
+                let what = format!("{kind}, {n_frames} frames");
+                assert_evaluates(&what, &model, &mut evaluator(&model, n_frames), None, &positions);
+            }
+        }
+        let (inner, n) = (network(), network().n_particles());
+        let places: Vec<usize> = (0..n).map(|i| 2 * (n - i) - 1).collect();
+        let whole = inner.subset(2 * n + 3, &places).unwrap();
+        let positions: Vec<f64> = (0..9 * whole.n_particles()).map(|i| 0.3 * (i as f64).sin()).collect();
+        assert_evaluates("subset", &whole, &mut evaluator(&whole, 3), None, &positions);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_that_evaluate_in_several_launches() {
+        if !available() {
+            return;
+        }
+        let open = Model::load(&fixture("message_passing_open.safetensors"), None).unwrap();
+        for n_frames in [1, 3] {
+            let mut evaluator = evaluator(&open, n_frames);
+            for by in [0.0, 0.02] {
+                let positions = displaced(&open, n_frames, by);
+                assert_evaluates("open", &open, &mut evaluator, None, &positions);
+            }
+        }
+        let n = open.n_particles();
+        let places: Vec<usize> = (0..n).map(|i| n + 2 - i).collect();
+        let whole = open.subset(n + 4, &places).unwrap();
+        let positions: Vec<f64> =
+            (0..6 * (n + 4)).map(|i| 0.08 * (i / 3) as f64 + 0.2 * (i as f64).sin()).collect();
+        assert_evaluates("subset", &whole, &mut evaluator(&whole, 2), None, &positions);
+
+        // Periodic, where lists are built anew as particles move, and in another cell.
+        let periodic = Model::load(&fixture("message_passing_periodic.safetensors"), None).unwrap();
+        let cell = periodic.start_cell().unwrap();
+        let mut evaluator = evaluator(&periodic, 2);
+        for by in [0.0, 0.01, 0.07, 0.0] {
+            let positions = displaced(&periodic, 2, by);
+            assert_evaluates("periodic", &periodic, &mut evaluator, Some(cell), &positions);
+        }
+        let wider = Cell::new(cell.vectors().map(|v| v.map(|x| 1.01 * x))).unwrap();
+        evaluator.set_cell(Some(wider.clone())).unwrap();
+        assert_evaluates("wider", &periodic, &mut evaluator, Some(&wider), &displaced(&periodic, 2, 0.01));
+        assert!(evaluator.set_cell(None).is_err());
+        // So far away that digits are lost.
+        let mut far = displaced(&periodic, 2, 0.0);
+        far[3 * 11 + 1] = 1e8;
+        write(evaluator.device_positions(), &far);
+        let error = evaluator.enqueue(false).unwrap_err().to_string();
+        assert!(error.contains("the position of particle 11 is"), "{error}");
+        assert_evaluates("back", &periodic, &mut evaluator, Some(&wider), &displaced(&periodic, 2, 0.0));
+    }
+
+    /// Nobody is told to evaluate again.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn lists_of_an_evaluator_get_more_room() {
+        if !available() {
+            return;
+        }
+        let model = dilute();
+        let mut evaluator = evaluator(&model, 1);
+        for scale in [1.0, 0.6, 0.3, 1.0] {
+            let positions: Vec<f64> = model.start_positions().iter().map(|x| scale * x).collect();
+            assert_evaluates(&format!("{scale}"), &model, &mut evaluator, None, &positions);
+        }
+    }
+
     /// The driver of tests/simt ends the program if anything is left at exit.
     #[test]
     #[ignore = "needs a GPU, or the driver of tests/simt"]
@@ -1322,8 +1505,10 @@ mod device {
         for i in 0..1000 {
             let options = Options { device: "cuda".into(), n_replicas: 1 + i % 3, ..options() };
             let mut s = simulation(&network(), options);
+            let mut e = evaluator(&network(), 1 + i % 3);
             if i % 100 == 0 {
                 s.step(2).unwrap();
+                e.enqueue(true).unwrap();
             }
         }
         assert!(free() >= before, "{} bytes were not given back", before - free());

@@ -10,11 +10,21 @@
 """
 
 from diffusim._library import DiffusimError, Status
-from diffusim.core import Domain, Model, Simulation, Statistics, describe_device, devices
+from diffusim.core import Domain, Evaluator, Model, Simulation, Statistics, describe_device, devices
 
 cmake_prefix_path: str = __path__[0]  # where CMake's find_package(diffusim) finds this library
 
-__all__ = ["DiffusimError", "Domain", "Model", "Simulation", "Statistics", "Status", "describe_device", "devices"]
+__all__ = [
+    "DiffusimError",
+    "Domain",
+    "Evaluator",
+    "Model",
+    "Simulation",
+    "Statistics",
+    "Status",
+    "describe_device",
+    "devices",
+]
 
 
 def __getattr__(name: str) -> str:

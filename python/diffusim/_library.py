@@ -113,6 +113,18 @@ class SimulationOptions(Structure):
     ]
 
 
+class EvaluatorOptions(Structure):
+    """diffusim_evaluator_options_t"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("n_frames", c_size_t),
+        ("device", c_char_p),
+        ("cuda_context", c_void_p),
+        ("cuda_stream", c_void_p),
+    ]
+
+
 class SimulationStatistics(Structure):
     """diffusim_statistics_t"""
 
@@ -225,6 +237,15 @@ CALLS = {
     ],
     "diffusim_domain_step": [c_void_p, c_uint64, *4 * (_DOUBLES,), c_size_t],
     "diffusim_domain_statistics": [c_void_p, POINTER(SimulationStatistics)],
+    "diffusim_evaluator_options_init": [POINTER(EvaluatorOptions), c_size_t],
+    "diffusim_evaluator_create": [c_void_p, POINTER(EvaluatorOptions), POINTER(c_void_p)],
+    "diffusim_evaluator_set_cell": [c_void_p, _DOUBLES],
+    "diffusim_evaluator_device_positions": [c_void_p, POINTER(c_uint64)],
+    "diffusim_evaluator_device_scores": [c_void_p, POINTER(c_uint64)],
+    "diffusim_evaluator_device_energies": [c_void_p, POINTER(c_uint64)],
+    "diffusim_evaluator_enqueue": [c_void_p, c_int32],
+    "diffusim_evaluator_synchronize": [c_void_p],
+    "diffusim_evaluator_get_energies": [c_void_p, _DOUBLES, c_size_t],
     "diffusim_spring_from_time_step": [c_double, c_double, c_double, _DOUBLES],
     "diffusim_time_step_from_spring": [c_double, c_double, c_double, _DOUBLES],
     "diffusim_diffusion_from_friction_rate": [c_double, c_double, c_double, _DOUBLES],
@@ -241,6 +262,7 @@ OTHERS = {
     "diffusim_model_free": (None, [c_void_p]),
     "diffusim_simulation_free": (None, [c_void_p]),
     "diffusim_domain_free": (None, [c_void_p]),
+    "diffusim_evaluator_free": (None, [c_void_p]),
 }
 
 

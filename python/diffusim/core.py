@@ -33,6 +33,7 @@ import numpy as np
 from diffusim import _library
 from diffusim._library import (
     DiffusimError,
+    EvaluatorOptions,
     ExchangeCallback,
     ModelOptions,
     SampleOptions,
@@ -870,6 +871,73 @@ class Simulation:
         native.allow_unstable = bool(options["allow_unstable"])
         native.cuda_context, native.cuda_stream = options["cuda_context"], options["cuda_stream"]
         return native, keep
+
+
+class Evaluator:
+    """Scores and energies of frames that lie on a GPU, for a program that moves the particles itself there.
+
+    Positions are written where `device_positions` says, by kernels on the same stream; `enqueue` starts the evaluation
+    and does not wait. The results are those of `Model.evaluate`, bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike,
+        n_frames: int = 1,
+        device: str = "cuda",
+        cuda_context: int | None = None,
+        cuda_stream: int | None = None,
+    ):
+        """For `n_frames` frames at a time; the other arguments are as for a Simulation."""
+        self.model = model if isinstance(model, Model) else Model(model)
+        _expect_whole("n_frames", n_frames, 2**64)
+        self.n_frames = n_frames
+        options = EvaluatorOptions()
+        _library.call("diffusim_evaluator_options_init", byref(options), sizeof(options))
+        options.n_frames, options.device = n_frames, device.encode()
+        options.cuda_context, options.cuda_stream = cuda_context, cuda_stream
+        self._handle = c_void_p()
+        _library.call("diffusim_evaluator_create", self.model._handle, byref(options), byref(self._handle))
+        weakref.finalize(self, _library.library().diffusim_evaluator_free, self._handle)
+
+    def set_cell(self, cell: np.ndarray | None) -> None:
+        """Vectors [3, 3] (nm) of the periodic cell of all frames that are enqueued from now on."""
+        _library.call("diffusim_evaluator_set_cell", self._handle, _cell(cell))
+
+    def _device_pointer(self, of: str) -> int:
+        place = c_uint64()
+        _library.call(f"diffusim_evaluator_device_{of}", self._handle, byref(place))
+        return place.value
+
+    @property
+    def device_positions(self) -> int:
+        """Address on the GPU of the frames, float64 [n_frames, n_particles, 3] in nm, to write to; zeros at first."""
+        return self._device_pointer("positions")
+
+    @property
+    def device_scores(self) -> int:
+        """Address on the GPU of their scores, float64 [n_frames, n_particles, 3] in 1/nm."""
+        return self._device_pointer("scores")
+
+    @property
+    def device_energies(self) -> int:
+        """Address on the GPU of their energies, float64 [n_frames] in kT of the training temperature."""
+        return self._device_pointer("energies")
+
+    def enqueue(self, with_energies: bool = False) -> None:
+        """Start the evaluation of the frames that lie on the GPU."""
+        _library.call("diffusim_evaluator_enqueue", self._handle, with_energies)
+
+    def synchronize(self) -> None:
+        """Wait for what was enqueued."""
+        _library.call("diffusim_evaluator_synchronize", self._handle)
+
+    @property
+    def energies(self) -> np.ndarray:
+        """[n_frames] in kT of the training temperature, as they were asked for last; waits."""
+        energies = np.empty(self.n_frames)
+        _library.call("diffusim_evaluator_get_energies", self._handle, _doubles(energies), energies.size)
+        return energies
 
 
 def devices() -> list[str]:

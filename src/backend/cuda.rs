@@ -3,11 +3,15 @@
 //!
 //! One launch takes all steps of a [`Job`], or a step takes several ([`launches`]); `kernels/advance.cuh` and
 //! `kernels/launches.cuh` are twins of the loop in `cpu.rs`, and add in the same order: positions have the bits of the CPU's.
-//! This is the only file that knows cudarc.
+//! An [`Evaluator`] takes no steps. This is the only file that knows cudarc.
 
+mod evaluator;
 mod image;
 mod launches;
+mod network;
 mod tensor;
+
+pub use evaluator::Evaluator;
 
 use super::{Attachment, Backend, Failure, Job, MatmulPrecision, Placement, Replicas};
 use crate::adapter::{Adapter, Inertia, ParticleStep, Tuning};
@@ -17,10 +21,11 @@ use crate::model::{Frames, KernelModel, ScoreModel};
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
-    DriverError, LaunchConfig, PushKernelArg, result, sys,
+    DriverError, LaunchArgs, LaunchConfig, PushKernelArg, ValidAsZeroBits, result, sys,
 };
 use cudarc::nvrtc::{Ptx, sys as nvrtc};
 use launches::Launches;
+use network::{Network, Part};
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -37,11 +42,34 @@ const WARP: usize = 32;
 /// Kernels of the distance network: name, how many frames a block works on and a thread holds at least, and roughly what a step
 /// of such a block costs, by the estimate in kernels/distance.cuh.
 const DISTANCE_KERNELS: [(&str, usize, usize, usize); 3] =
-    [("advance_distance_1", 1, 1, 1), ("advance_distance_8", 8, 4, 2), ("advance_distance_32", 32, 4, 7)];
-/// The same with products on tensor cores, which take eight frames and more; costs by the estimate in kernels/distance_high.cuh.
+    [("distance_1", 1, 1, 1), ("distance_8", 8, 4, 2), ("distance_32", 32, 4, 7)];
+/// The same with products on tensor cores, for steps of eight frames and more; costs by the estimate in kernels/distance_high.cuh.
 const HIGH_KERNELS: [(&str, usize, usize, usize); 2] =
-    [("advance_distance_high_8", 8, 4, 1), ("advance_distance_high_32", 32, 4, 3)];
-const ANALYTIC_KERNEL: &str = "advance_analytic";
+    [("distance_high_8", 8, 4, 1), ("distance_high_32", 32, 4, 3)];
+const ANALYTIC_KERNEL: &str = "analytic";
+
+/// What is done with a model, for which the kernels above have a prefix.
+#[derive(Clone, Copy)]
+enum Task {
+    Steps(Adapter),
+    /// Scores and energies.
+    Evaluation,
+}
+
+impl Task {
+    const PREFIXES: [&str; 2] = ["advance", "evaluate"];
+
+    fn kernel(self, name: &str) -> String {
+        let [steps, evaluation] = Self::PREFIXES;
+        let prefix = if matches!(self, Task::Steps(_)) { steps } else { evaluation };
+        format!("{prefix}_{name}")
+    }
+
+    /// Whether energies may be asked for.
+    fn has_energies(self) -> bool {
+        matches!(self, Task::Steps(Adapter::Mala) | Task::Evaluation)
+    }
+}
 
 // ---- what kernels and host have in common -------------------------------------------------------------------------------
 
@@ -163,10 +191,11 @@ unsafe impl DeviceRepr for DeviceAnalytic {}
 unsafe impl DeviceRepr for DeviceDistance {}
 unsafe impl DeviceRepr for ParticleStep {}
 unsafe impl DeviceRepr for Tuning {}
-unsafe impl DeviceRepr for launches::Clock {}
+unsafe impl DeviceRepr for evaluator::DeviceEvaluation {}
 unsafe impl DeviceRepr for launches::DeviceLaunches {}
-unsafe impl DeviceRepr for launches::DeviceMessagePassing {}
-unsafe impl DeviceRepr for launches::Space {}
+unsafe impl DeviceRepr for network::Clock {}
+unsafe impl DeviceRepr for network::DeviceMessagePassing {}
+unsafe impl DeviceRepr for network::Space {}
 unsafe impl DeviceRepr for LayerArrays {}
 unsafe impl DeviceRepr for BlockArrays {}
 
@@ -176,7 +205,14 @@ struct Workspace {
 }
 
 impl Workspace {
-    /// What `advance` needs for `frames` frames of `n_particles`.
+    /// What `evaluate` or `advance` needs for `frames` frames of `n_particles`.
+    fn new(task: Task, frames: usize, n_particles: usize) -> Self {
+        match task {
+            Task::Steps(adapter) => Self::of_steps(frames, n_particles, adapter),
+            Task::Evaluation => Workspace { bytes: 0 }.part(frames * n_particles, 24),
+        }
+    }
+
     fn of_steps(frames: usize, n_particles: usize, adapter: Adapter) -> Self {
         let n = frames * n_particles;
         let steps = Workspace { bytes: 0 }.part(1, 4).part(1, 8).part(1, STEPS_BYTES);
@@ -342,7 +378,7 @@ pub(super) fn describe(index: usize) -> Result<String> {
         // Safety: `device` is of this driver.
         let memory = unsafe { result::device::total_mem(device) }?;
         let name = result::device::get_name(device)?;
-        let graphs = if launches::records() { "on" } else { "off" };
+        let graphs = if network::records() { "on" } else { "off" };
         Ok(format!(
             "cuda:{index}: {name}, compute capability {major}.{minor}, {} GiB, CUDA graphs {graphs}, kernels: {}",
             memory >> 30,
@@ -511,16 +547,13 @@ impl Gpu {
             get(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let image::Loaded { module, words } = image::load(&context, capability)?;
-        for name in DISTANCE_KERNELS
-            .iter()
-            .chain(&HIGH_KERNELS)
-            .map(|kernel| kernel.0)
-            .chain([ANALYTIC_KERNEL])
-            .chain(Launches::LARGE)
-        {
+        let models = DISTANCE_KERNELS.map(|kernel| kernel.0).into_iter().chain([ANALYTIC_KERNEL]);
+        let with_prefix = models.flat_map(|name| Task::PREFIXES.map(|prefix| format!("{prefix}_{name}")));
+        let high = HIGH_KERNELS.map(|kernel| format!("advance_{}", kernel.0));
+        for name in with_prefix.chain(high).chain(Network::LARGE.map(String::from)) {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             module
-                .load_function(name)
+                .load_function(&name)
                 .and_then(|function| function.set_attribute(attribute, shared))
                 .during("loading the kernels")?;
         }
@@ -553,7 +586,7 @@ enum Work {
     Launches(Box<Launches>),
 }
 
-/// A kernel that takes many steps.
+/// A kernel that takes many steps, or evaluates, in one launch.
 struct Persistent {
     model: DeviceModel,
     scratch: Option<CudaSlice<u8>>,
@@ -566,10 +599,82 @@ struct Persistent {
 /// All replicas of a simulation on one GPU.
 pub struct Cuda {
     index: usize,
+    held: Ours<Held>,
+}
+
+/// Something of a GPU that works on a stream.
+trait OnStream {
+    fn stream(&self) -> &CudaStream;
+}
+
+/// What is held of a GPU, let go of in its context and by the process that holds it: a child made by fork() can do nothing with a
+/// GPU of its parent, not even let go of it.
+struct Ours<T: OnStream> {
     /// Taken out by drop, which has the caller's context to keep.
-    held: Option<Held>,
-    /// The process that it is good for: a child made by fork() can do nothing with a GPU of its parent, not even let go of it.
+    held: Option<T>,
     process: u32,
+}
+
+impl<T: OnStream> Ours<T> {
+    fn new(held: T) -> Self {
+        Ours { held: Some(held), process: std::process::id() }
+    }
+
+    /// What is held, where this process may use it.
+    fn get(&mut self) -> Result<&mut T> {
+        if self.process != std::process::id() {
+            bail!(
+                Device,
+                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
+            );
+        }
+        Ok(self.held.as_mut().expect("there until dropped"))
+    }
+
+    /// The same, to look at.
+    fn look(&self) -> &T {
+        self.held.as_ref().expect("there until dropped")
+    }
+}
+
+impl<T: OnStream> Drop for Ours<T> {
+    fn drop(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        if self.process != std::process::id() {
+            return std::mem::forget(held);
+        }
+        let callers = CallersContext::keep();
+        // Also makes its context current, in which its buffers are freed. An error here has nobody left to tell it to.
+        let _ = held.stream().synchronize();
+        drop(held);
+        drop(callers);
+    }
+}
+
+impl OnStream for Held {
+    fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+}
+
+/// GPU `index`, which has passed [`probe`], and a stream of its own there, or a caller's.
+fn open(index: usize, attachment: Option<Attachment>) -> Result<(Arc<Gpu>, Arc<CudaStream>)> {
+    let Some(Attachment { context, stream }) = attachment else {
+        let gpu = Gpu::attach(index)?;
+        let stream = gpu.context.new_stream().during("making a stream")?;
+        return Ok((gpu, stream));
+    };
+    let gpu = Arc::new(Gpu::borrow(index, context as sys::CUcontext)?);
+    // Safety: the caller vouches for its stream.
+    let stream = unsafe { gpu.context.wrap_borrowed_stream(stream as sys::CUstream) };
+    Ok((gpu, stream))
+}
+
+/// A model as its kernel reads it, where it has one.
+fn kernel_of(model: &dyn ScoreModel, index: usize) -> Result<KernelModel> {
+    model.kernel().map_err(|what| {
+        Error::Unsupported(format!("device 'cuda:{index}' has no kernel for {what}; use device 'cpu'"))
+    })
 }
 
 /// What a simulation holds of its GPU.
@@ -620,7 +725,7 @@ impl Watch {
 
 /// How the replicas are laid out over blocks.
 struct Plan {
-    kernel: &'static str,
+    kernel: String,
     frames: usize,
     n_threads: usize,
     workspace: usize,
@@ -631,11 +736,30 @@ struct Plan {
     precision: MatmulPrecision,
 }
 
+/// Blocks on a multiprocessor at a time are counted up to here.
+const MOST_BLOCKS: usize = 4;
+
 impl Plan {
-    /// `None` for models that take several launches for a step.
-    fn new(gpu: &Gpu, model: &KernelModel, n_replicas: usize, placement: &Placement) -> Option<Self> {
-        let (adapter, precision) = (placement.adapter, placement.matmul_precision);
-        let steps = |frames: usize| Workspace::of_steps(frames, model.n_particles, adapter);
+    /// Shared memory of a block.
+    fn shared_bytes(&self) -> usize {
+        if self.shared { self.workspace + self.resident.1 } else { 0 }
+    }
+
+    /// Blocks that run at a time.
+    fn n_running(&self, gpu: &Gpu) -> usize {
+        let each = gpu.shared_bytes / self.shared_bytes().max(1);
+        gpu.n_multiprocessors * each.clamp(1, MOST_BLOCKS)
+    }
+
+    /// `None` for models that take several launches.
+    fn new(
+        gpu: &Gpu,
+        model: &KernelModel,
+        n_replicas: usize,
+        task: Task,
+        precision: MatmulPrecision,
+    ) -> Option<Self> {
+        let own = |frames: usize| Workspace::new(task, frames, model.n_particles);
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         Some(match &model.kernel {
             Kernel::MessagePassing(_) => return None,
@@ -644,9 +768,9 @@ impl Plan {
                 // Full warps, but no multiprocessor idle.
                 let frames = (4 * WARP / model.n_particles).clamp(1, 4 * WARP);
                 let frames = frames.min(n_replicas.div_ceil(gpu.n_multiprocessors));
-                let workspace = steps(frames).and_analytic(frames, n_components).bytes;
+                let workspace = own(frames).and_analytic(frames, n_components).bytes;
                 Plan {
-                    kernel: ANALYTIC_KERNEL,
+                    kernel: task.kernel(ANALYTIC_KERNEL),
                     frames,
                     n_threads: whole_warps(frames * model.n_particles),
                     workspace,
@@ -656,14 +780,13 @@ impl Plan {
                 }
             }
             Kernel::Distance(arrays) => {
-                let with_energy = adapter == Adapter::Mala;
                 let kernels = match precision {
                     MatmulPrecision::Highest => &DISTANCE_KERNELS[..],
                     MatmulPrecision::High => &HIGH_KERNELS,
                 };
                 let workspace = |frames: usize| {
                     let n_members = model.members.len();
-                    steps(frames).and_distance(frames, n_members, arrays, with_energy, precision).bytes
+                    own(frames).and_distance(frames, n_members, arrays, task.has_energies(), precision).bytes
                 };
                 // As many blocks as there are multiprocessors run at a time. Where no work space fits, the smallest does best.
                 let cost = |(_, frames, _, cost): &(&str, usize, usize, usize)| {
@@ -691,6 +814,7 @@ impl Plan {
                 // Every thread gets as many sums of the widest layer as any other.
                 let sums = widest(arrays, precision) * (frames / tile);
                 let n_threads = whole_warps(sums.div_ceil(sums.div_ceil(MAX_THREADS)));
+                let kernel = task.kernel(kernel);
                 Plan { kernel, frames, n_threads, workspace, shared, resident, precision }
             }
         })
@@ -705,10 +829,7 @@ impl Cuda {
         index: usize,
         largest_score: f64,
     ) -> Result<Self> {
-        let without = |what| {
-            Error::Unsupported(format!("device 'cuda:{index}' has no kernel for {what}; use device 'cpu'"))
-        };
-        let model = model.kernel().map_err(without)?;
+        let model = kernel_of(model, index)?;
         if placement.matmul_precision == MatmulPrecision::High && !matches!(model.kernel, Kernel::Distance(_))
         {
             bail!(
@@ -718,40 +839,17 @@ impl Cuda {
         }
         probe(index)?;
         let _callers = CallersContext::keep();
-        let held = Some(Held::new(&model, placement, index, largest_score)?);
-        Ok(Cuda { index, held, process: std::process::id() })
-    }
-}
-
-impl Drop for Cuda {
-    fn drop(&mut self) {
-        let Some(held) = self.held.take() else { return };
-        if self.process != std::process::id() {
-            return std::mem::forget(held);
-        }
-        let callers = CallersContext::keep();
-        // Also makes its context current, in which its buffers are freed. An error here has nobody left to tell it to.
-        let _ = held.stream.synchronize();
-        drop(held);
-        drop(callers);
+        Ok(Cuda { index, held: Ours::new(Held::new(&model, placement, index, largest_score)?) })
     }
 }
 
 impl Held {
     fn new(model: &KernelModel, placement: &Placement, index: usize, largest_score: f64) -> Result<Self> {
-        let gpu = match placement.attachment {
-            None => Gpu::attach(index)?,
-            Some(attachment) => Arc::new(Gpu::borrow(index, attachment.context as sys::CUcontext)?),
-        };
+        let (gpu, stream) = open(index, placement.attachment)?;
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
-        let stream = match placement.attachment {
-            None => gpu.context.new_stream().during("making a stream")?,
-            // Safety: the caller vouches for its stream.
-            Some(Attachment { stream, .. }) => unsafe {
-                gpu.context.wrap_borrowed_stream(stream as sys::CUstream)
-            },
-        };
-        let (work, n_reports) = match (&model.kernel, Plan::new(&gpu, model, n_replicas, placement)) {
+        let task = Task::Steps(placement.adapter);
+        let plan = Plan::new(&gpu, model, n_replicas, task, placement.matmul_precision);
+        let (work, n_reports) = match (&model.kernel, plan) {
             (Kernel::MessagePassing(arrays), _) => {
                 let launches = Launches::new(&gpu, &stream, model, arrays, n_replicas, placement.adapter)?;
                 (Work::Launches(Box::new(launches)), n_replicas)
@@ -805,7 +903,11 @@ impl Held {
         self.watch.enqueued(job.n_steps);
         let device_job = self.prepare(job, replicas, scale).during("taking steps")?;
         match &mut self.work {
-            Work::Persistent(work) => work.launch(&self.stream, &device_job).during("taking steps")?,
+            Work::Persistent(work) => {
+                let (scratch, scratch_bytes) = work.scratch(&self.stream);
+                let device_job = DeviceJob { scratch, scratch_bytes, ..device_job };
+                work.launch(&self.stream, &device_job).during("taking steps")?;
+            }
             Work::Launches(work) => work.enqueue(&self.stream, device_job, job.cell, !job.continues)?,
         }
         self.is_ahead = true;
@@ -952,8 +1054,7 @@ impl Persistent {
             }
             _ => None,
         };
-        let kernel = gpu.module.load_function(plan.kernel).during("loading the kernels")?;
-        let shared = if plan.shared { plan.workspace + plan.resident.1 } else { 0 };
+        let kernel = gpu.module.load_function(&plan.kernel).during("loading the kernels")?;
         let scratch = match plan.shared {
             true => None,
             // Safety: written before it is read.
@@ -970,19 +1071,24 @@ impl Persistent {
             launch: LaunchConfig {
                 grid_dim: (n_blocks as u32, 1, 1),
                 block_dim: (plan.n_threads as u32, 1, 1),
-                shared_mem_bytes: shared as u32,
+                shared_mem_bytes: plan.shared_bytes() as u32,
             },
         })
     }
 
-    fn launch(&self, stream: &Arc<CudaStream>, job: &DeviceJob) -> std::result::Result<(), DriverError> {
-        let job = DeviceJob {
-            scratch: self.scratch.as_ref().map_or(0, |s| address(s, stream)),
-            scratch_bytes: self.scratch_bytes as u64,
-            ..*job
-        };
+    /// Where the work space lies that is not in shared memory, and its bytes for each block.
+    fn scratch(&self, stream: &CudaStream) -> (u64, u64) {
+        (self.scratch.as_ref().map_or(0, |s| address(s, stream)), self.scratch_bytes as u64)
+    }
+
+    /// Launch the kernel on a job of its own kind.
+    fn launch(
+        &self,
+        stream: &Arc<CudaStream>,
+        job: &impl DeviceRepr,
+    ) -> std::result::Result<(), DriverError> {
         let mut launch = stream.launch_builder(&self.kernel);
-        launch.arg(&job);
+        launch.arg(job);
         match &self.model.argument {
             Argument::Analytic(model) => launch.arg(model),
             Argument::Distance(model) => launch.arg(&**model),
@@ -992,22 +1098,18 @@ impl Persistent {
     }
 }
 
-/// Launch one kernel of those that a step takes: so many blocks, threads and bytes of shared memory.
-fn launch_part(
-    stream: &Arc<CudaStream>,
-    function: &CudaFunction,
-    [n_blocks, n_threads, shared]: [usize; 3],
-    launches: &launches::DeviceLaunches,
-    model: &launches::DeviceMessagePassing,
-    stage: u32,
-    block: u32,
+/// Launch one kernel of those that a score, a step or an evaluation takes, with the arguments that `push` gives it.
+fn launch<'a>(
+    stream: &'a Arc<CudaStream>,
+    part: &'a Part,
+    push: impl for<'b> FnOnce(&'b mut LaunchArgs<'a>) -> &'b mut LaunchArgs<'a>,
 ) -> std::result::Result<(), DriverError> {
-    let mut launch = stream.launch_builder(function);
-    launch.arg(launches).arg(model).arg(&stage).arg(&block);
+    let mut launch = stream.launch_builder(&part.function);
+    let _ = push(&mut launch);
     let size = LaunchConfig {
-        grid_dim: (n_blocks as u32, 1, 1),
-        block_dim: (n_threads as u32, 1, 1),
-        shared_mem_bytes: shared as u32,
+        grid_dim: (part.n_blocks as u32, 1, 1),
+        block_dim: (part.n_threads as u32, 1, 1),
+        shared_mem_bytes: part.shared as u32,
     };
     // Safety: the arguments are those of the kernel, field by field, and every buffer is as long as the kernel reads it.
     unsafe { launch.launch(size) }.map(drop)
@@ -1032,26 +1134,16 @@ impl Graph {
     }
 
     fn replay(&self, stream: &CudaStream) -> std::result::Result<(), DriverError> {
+        stream.context().bind_to_thread()?;
         // Safety: both live, in the same context, which is current on this thread.
         unsafe { result::graph::launch(self.0.cu_graph_exec(), stream.cu_stream()) }
     }
 }
 
 impl Cuda {
-    /// What is held of the GPU, where this process may use it.
-    fn held(&mut self) -> Result<&mut Held> {
-        if self.process != std::process::id() {
-            bail!(
-                Device,
-                "a GPU cannot be used across fork(); create the simulation in the process that runs it, or use device 'cpu'"
-            );
-        }
-        Ok(self.held.as_mut().expect("there until dropped"))
-    }
-
     /// Do something that waits for the GPU.
     fn waited<T>(&mut self, work: impl FnOnce(&mut Held) -> Result<T>) -> Result<T> {
-        let held = self.held()?;
+        let held = self.held.get()?;
         let _callers = CallersContext::keep();
         work(held).map_err(|error| held.failed(error))
     }
@@ -1068,13 +1160,13 @@ impl Backend for Cuda {
     }
 
     fn enqueue(&mut self, job: &Job, replicas: &Replicas, scale: Option<f64>) -> Result<()> {
-        let held = self.held()?;
+        let held = self.held.get()?;
         let _callers = CallersContext::keep();
         held.enqueue(job, replicas, scale).map_err(|error| held.failed(error))
     }
 
     fn device_positions(&mut self, replicas: Option<&Replicas>) -> Result<u64> {
-        let held = self.held()?;
+        let held = self.held.get()?;
         let _callers = CallersContext::keep();
         if let Some(replicas) = replicas {
             held.send(replicas).during("taking positions")?;
@@ -1084,7 +1176,7 @@ impl Backend for Cuda {
     }
 
     fn device_forces(&mut self) -> Result<u64> {
-        let held = self.held()?;
+        let held = self.held.get()?;
         let _callers = CallersContext::keep();
         let n = held.positions.len();
         let forces = match held.bias.take() {
@@ -1095,7 +1187,7 @@ impl Backend for Cuda {
     }
 
     fn device_velocities(&mut self) -> Result<u64> {
-        let held = self.held()?;
+        let held = self.held.get()?;
         let Some(velocities) = &held.velocities else {
             bail!(InvalidArgument, "the replicas have no velocities on the GPU");
         };
@@ -1103,7 +1195,7 @@ impl Backend for Cuda {
     }
 
     fn fetch(&mut self, mut replicas: Replicas) -> std::result::Result<u64, Failure> {
-        let held = self.held().map_err(Failure::Other)?;
+        let held = self.held.get().map_err(Failure::Other)?;
         let _callers = CallersContext::keep();
         let fetched = held.had_room().and_then(|had_room| match (had_room, &held.work) {
             (false, Work::Launches(work)) => Err(work.out_of_room()),
@@ -1147,11 +1239,11 @@ impl Backend for Cuda {
     }
 
     fn largest_score(&self) -> f64 {
-        self.held.as_ref().map_or(0.0, |held| held.largest_score)
+        self.held.look().largest_score
     }
 
     fn status(&self) -> String {
-        let Some(held) = &self.held else { return String::new() };
+        let held = self.held.look();
         let how = match &held.work {
             Work::Persistent(work) => match work.precision {
                 MatmulPrecision::Highest => "one launch for many steps".into(),

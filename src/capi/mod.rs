@@ -11,6 +11,7 @@
 mod conversions;
 mod device;
 mod domain;
+mod evaluator;
 mod model;
 mod simulation;
 

@@ -3,7 +3,7 @@
 use super::model::{cell_from, diffusim_model_t};
 use super::*;
 use crate::adapter::Adapter;
-use crate::backend::{Attachment, MatmulPrecision};
+use crate::backend::MatmulPrecision;
 use crate::sampler::{Jacobian, Options, Sampler, Simulation, Statistics, StepSize};
 use crate::schedule::{End, Mobility, NoiseSchedule, SpringSchedule, TemperatureSchedule};
 use std::borrow::Cow;
@@ -231,9 +231,6 @@ pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particle
              DIFFUSIM_LANGEVIN"
         ),
     };
-    if c.cuda_context.is_null() && !c.cuda_stream.is_null() {
-        bail!(InvalidArgument, "cuda_stream was given without the cuda_context it belongs to; give both");
-    }
     let spring_schedule = array(c.spring_schedule, c.n_spring_schedule, "spring_schedule")?;
     let noise_schedule = array(c.noise_schedule, c.n_noise_schedule, "noise_schedule")?;
     let temperature_schedule =
@@ -293,8 +290,7 @@ pub(super) unsafe fn convert(c: *const diffusim_simulation_options_t, n_particle
         },
         window: (c.window != 0).then_some(c.window),
         tolerance: (c.tolerance != -1.0).then_some(c.tolerance),
-        attachment: (!c.cuda_context.is_null())
-            .then(|| Attachment { context: c.cuda_context.addr(), stream: c.cuda_stream.addr() }),
+        attachment: evaluator::attachment(c.cuda_context, c.cuda_stream)?,
         matmul_precision: if c.matmul_precision.is_null() {
             MatmulPrecision::default()
         } else {

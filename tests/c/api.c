@@ -322,6 +322,49 @@ static void simulations(const diffusim_model_t* network) {
     FAILS(diffusim_simulation_step(NULL, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "simulation is NULL");
 }
 
+/* On the GPU, where there is one. */
+static void evaluators(const diffusim_model_t* network) {
+    diffusim_evaluator_options_t options;
+    OK(diffusim_evaluator_options_init(&options, sizeof options));
+    diffusim_evaluator_t* evaluator = NULL;
+    options.device = "cpu";
+    FAILS(diffusim_evaluator_create(network, &options, &evaluator), DIFFUSIM_ERROR_UNSUPPORTED, "device is 'cpu'");
+    options.device = "cuda:77";
+    FAILS(diffusim_evaluator_create(network, &options, &evaluator), DIFFUSIM_ERROR_UNSUPPORTED, "device 'cuda:77'");
+    options.device = NULL;
+    options.n_frames = 0;
+    FAILS(diffusim_evaluator_create(network, &options, &evaluator), DIFFUSIM_ERROR_INVALID_ARGUMENT, "n_frames is 0");
+    options.n_frames = 2;
+    options.cuda_stream = &options;
+    FAILS(diffusim_evaluator_create(network, &options, &evaluator), DIFFUSIM_ERROR_INVALID_ARGUMENT,
+          "without the cuda_context");
+    options.cuda_stream = NULL;
+    diffusim_evaluator_free(NULL);
+    FAILS(diffusim_evaluator_enqueue(NULL, 1), DIFFUSIM_ERROR_INVALID_ARGUMENT, "evaluator is NULL");
+    if (diffusim_evaluator_create(network, &options, &evaluator) != DIFFUSIM_OK) {
+        TRUE(strstr(diffusim_last_error(), "device 'cuda:0'") != NULL);
+        return;
+    }
+    uint64_t places[3] = {0, 0, 0};
+    OK(diffusim_evaluator_device_positions(evaluator, &places[0]));
+    OK(diffusim_evaluator_device_scores(evaluator, &places[1]));
+    OK(diffusim_evaluator_device_energies(evaluator, &places[2]));
+    TRUE(places[0] != 0 && places[1] != places[0] && places[2] != places[1]);
+    /* Nothing but zeros has been put there. */
+    const double zeros[30] = {0.0};
+    double scores[30], expected[2], energies[2];
+    OK(diffusim_evaluator_enqueue(evaluator, 0));
+    OK(diffusim_evaluator_synchronize(evaluator));
+    OK(diffusim_evaluator_enqueue(evaluator, 1));
+    OK(diffusim_evaluator_get_energies(evaluator, energies, 2));
+    OK(diffusim_model_evaluate(network, zeros, 2, scores, expected));
+    TRUE(memcmp(energies, expected, sizeof energies) == 0);
+    FAILS(diffusim_evaluator_get_energies(evaluator, energies, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 2");
+    const double cell[9] = {4.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 4.0};
+    FAILS(diffusim_evaluator_set_cell(evaluator, cell), DIFFUSIM_ERROR_MISMATCH, "no periodic cell");
+    diffusim_evaluator_free(evaluator);
+}
+
 static void devices(void) {
     const char* description = NULL;
     OK(diffusim_device_describe("cpu", &description));
@@ -651,6 +694,7 @@ int main(int argc, char** argv) {
     analytic_and_callback();
     blends(network);
     devices();
+    evaluators(network);
     periodic(argv[2], network);
     domains(argv[2]);
     diffusim_model_free(network);

@@ -65,6 +65,27 @@ for model, sentence in (
 """)
 
 
+def test_an_evaluator(python):
+    """Of frames that were not moved from where they are at first."""
+    python(f"""
+import numpy as np, diffusim
+model = diffusim.Model({str(SMALL)!r})
+evaluator = diffusim.Evaluator(model, n_frames=3)
+assert len({{evaluator.device_positions, evaluator.device_scores, evaluator.device_energies}}) == 3
+evaluator.enqueue()
+evaluator.synchronize()
+evaluator.enqueue(with_energies=True)
+assert (evaluator.energies == model.evaluate(np.zeros((3, model.n_particles, 3)))[1]).all()
+for device, sentence in (("cpu", "for frames on a GPU"), ("cuda:77", "device 'cuda:77' is not there")):
+    try:
+        diffusim.Evaluator(model, device=device)
+    except diffusim.DiffusimError as error:
+        assert sentence in str(error), error
+    else:
+        raise AssertionError(device)
+""")
+
+
 def test_a_fluid(python):
     """The message-passing network in a periodic cell."""
     python(f"""

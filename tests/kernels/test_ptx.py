@@ -34,6 +34,10 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "advance_distance_32",
         "advance_distance_high_8",
         "advance_distance_high_32",
+        "evaluate_analytic",
+        "evaluate_distance_1",
+        "evaluate_distance_8",
+        "evaluate_distance_32",
         "step_begin",
         "neighbor_boxes",
         "neighbor_list",
@@ -42,6 +46,8 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "step_score",
         "step_move",
         "step_settle",
+        "evaluation_begin",
+        "evaluation_end",
     }
 
 

@@ -49,7 +49,8 @@ def test_every_function_and_struct_is_declared_as_in_the_header():
     known = {name: len(arguments) for name, arguments in _library.CALLS.items()}
     known |= {name: len(arguments) for name, (_, arguments) in _library.OTHERS.items()}
     assert known == declared
-    for struct in (_library.ModelOptions, _library.SimulationOptions, _library.SimulationStatistics):
+    structs = (_library.ModelOptions, _library.SimulationOptions, _library.EvaluatorOptions)
+    for struct in (*structs, _library.SimulationStatistics):
         body = re.search(r"typedef struct \{([^{}]*)\} " + struct.__doc__, header)[1]
         names = re.findall(r"(\w+);", body)
         assert names == [name for name, _ in struct._fields_]

@@ -78,8 +78,7 @@ def load_fixture() -> tuple[DistanceNetwork, Weights, model_file.ModelFile, dict
         h["harmonic"],
         h["n_frequencies"],
     )
-    layers = tuple((tensors[f"layers.{i}.weight"], tensors[f"layers.{i}.bias"]) for i in range(len(h["hidden"]) + 1))
-    return network, Weights(tensors["feature_mean"], tensors["feature_spread"], layers), header, tensors
+    return network, network.weights(tensors), header, tensors
 
 
 # The network
@@ -761,6 +760,57 @@ def test_the_example_in_the_manual_is_a_good_file(tmp_path):
     (tmp_path / "train.toml").write_text(example)
     data, settings = config.load(tmp_path / "train.toml", {})
     assert data.select == "not element H" and settings.temperature == 300.0
+
+
+# Starting from a model
+
+
+def write_model(path: Path, snapshots: Snapshots, **changes) -> Path:
+    settings = choices.complete(small_settings(**{"quadruplets": None, "steps": 10} | changes), snapshots)
+    network = network_for(settings, snapshots)
+    result = trainer.train(network, Frames(snapshots.positions, snapshots.cells), settings)
+    model_file.write(path, *export.model_of(snapshots, settings, network, result, {}))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["distance", "message-passing"])
+def test_training_starts_from_a_model(kind, snapshots, tmp_path):
+    shape = {"model": kind, "hidden": (8, 8), "fokker_planck_weight": 0.0}
+    first = write_model(tmp_path / "first.safetensors", snapshots, **shape, steps=30, cutoff=0.9)
+    shape = dict.fromkeys(("hidden", "noise_min", "noise_max", "noise_simulation"))
+    then = {"start_from": str(first), "learning_rate": 1e-12, "seed": 6, "fokker_planck_weight": 0.0, **shape}
+    second = write_model(tmp_path / "second.safetensors", snapshots, **then)
+    one, two = (model_file.read(path) for path in (first, second))
+    assert (one.kind, one.hyperparameters, one.noise_levels.min) == (kind, two.hyperparameters, two.noise_levels.min)
+    one, two = (model_file.read_tensors(path) for path in (first, second))
+    for name in one.keys() - {"start_positions"}:
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_start_that_does_not_fit_is_refused(snapshots, tmp_path):
+    first = write_model(tmp_path / "first.safetensors", snapshots)
+
+    def complete(some: Snapshots, **changes):
+        settings = choices.complete(config.TrainingSettings(**{"start_from": str(first)} | changes), some)
+        return network_for(settings, some)
+
+    with pytest.raises(
+        config.SettingsError, match=r"--hidden is \(7, 9\), but --start-from .* has \(16, 12\). Leave it"
+    ):
+        complete(snapshots, hidden=(7, 9))
+    swapped = replace(snapshots, particles=snapshots.particles[::-1])
+    with pytest.raises(config.SettingsError, match="C C O N .* Start from a model of the same particles in the same"):
+        complete(swapped)
+    with pytest.raises(config.SettingsError, match="absent.safetensors: there is no such file"):
+        complete(snapshots, start_from="absent.safetensors")
+    analytic = tmp_path / "analytic.safetensors"
+    model_file.write(analytic, model_file.ModelFile("double-well", 1, 300.0, {}))
+    with pytest.raises(config.SettingsError, match="is an analytic model, double-well, which has no weights to train"):
+        complete(snapshots, start_from=str(analytic))
+    fluid = write_model(tmp_path / "fluid.safetensors", snapshots, model="message-passing", hidden=(8,), cutoff=0.9)
+    argon = replace(snapshots, particles=[replace(p, element="Ar") for p in snapshots.particles])
+    with pytest.raises(config.SettingsError, match="knows the species C N O, the snapshots have Ar too"):
+        complete(argon, start_from=str(fluid))
 
 
 # Networks

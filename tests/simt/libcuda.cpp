@@ -87,6 +87,10 @@ Kernel kernels[] = {
     {"advance_distance_32", capture<advance_distance_32>},
     {"advance_distance_high_8", capture<advance_distance_high_8>},
     {"advance_distance_high_32", capture<advance_distance_high_32>},
+    {"evaluate_analytic", capture<evaluate_analytic>},
+    {"evaluate_distance_1", capture<evaluate_distance_1>},
+    {"evaluate_distance_8", capture<evaluate_distance_8>},
+    {"evaluate_distance_32", capture<evaluate_distance_32>},
     {"step_begin", capture<step_begin>},
     {"neighbor_boxes", capture<neighbor_boxes>},
     {"neighbor_list", capture<neighbor_list>},
@@ -95,6 +99,8 @@ Kernel kernels[] = {
     {"step_score", capture<step_score>},
     {"step_move", capture<step_move>},
     {"step_settle", capture<step_settle>},
+    {"evaluation_begin", capture<evaluation_begin>},
+    {"evaluation_end", capture<evaluation_end>},
 };
 
 struct Stream {
@@ -433,6 +439,12 @@ API cuMemcpyHtoD_v2(std::uint64_t to, const void* from, std::size_t bytes) {
     if (!usable() || !owned(to, bytes))
         return INVALID_VALUE;
     return std::memcpy(pointer<void>(to), from, bytes), SUCCESS;
+}
+API cuMemcpyDtoH_v2(void* to, std::uint64_t from, std::size_t bytes) {
+    ONE_AT_A_TIME;
+    if (!usable() || !owned(from, bytes))
+        return INVALID_VALUE;
+    return std::memcpy(to, pointer<void>(from), bytes), SUCCESS;
 }
 API cuMemcpyDtoHAsync_v2(void* to, std::uint64_t from, std::size_t bytes, Stream* stream) {
     ONE_AT_A_TIME;

@@ -72,9 +72,11 @@ API nvrtcCompileProgram(Program* program, int n, const char** options) {
     std::string names;
     std::istringstream lines(program->source);
     for (std::string line; std::getline(lines, line);)
-        for (const std::string macro : {"KERNEL(", "PART("})
+        for (const std::string macro : {"KERNELS(", "OF_SCORE(", "OF_BLOCK(", "OF_STEP(", "OF_EVALUATION("})
             if (line.rfind(macro, 0) == 0)
-                names += ".text." + line.substr(macro.size(), line.find(',') - macro.size()) + '\0';
+                for (const std::string verb : {"advance_", "evaluate_"})
+                    names += ".text." + (macro == "KERNELS(" ? verb : "") +
+                             line.substr(macro.size(), line.find(',') - macro.size()) + '\0';
     Elf64_Ehdr header = {};
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_machine = EM_CUDA;

@@ -48,6 +48,7 @@ def train(
     pressure: Annotated[float | None, _option("pressure")] = None,
     held_out: Annotated[float | None, _option("held_out")] = None,
     model: Annotated[str | None, _option("model")] = None,
+    start_from: Annotated[Path | None, _option("start_from", "random weights")] = None,
     hidden: Annotated[str | None, _option("hidden")] = None,
     cutoff: Annotated[float | None, _option("cutoff")] = None,
     quadruplets: Annotated[str | None, _option("quadruplets", "from the bonds")] = None,
@@ -76,7 +77,7 @@ def train(
 ) -> None:
     """Train a score model on snapshots of a molecule and write it as a model file. docs/training.md explains it all."""
     flags = {name: value for name, value in locals().items() if name in SETTINGS and value is not None}
-    for name in ("snapshots", "topology", "beads"):
+    for name in configuration.PATHS:
         if name in flags:
             flags[name] = str(flags[name])
     for name in ("hidden", "quadruplets", "symmetries"):

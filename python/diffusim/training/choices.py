@@ -5,6 +5,7 @@ from math import lcm, sqrt
 
 import numpy as np
 
+from diffusim import model_file
 from diffusim.snapshots import Snapshots, nearest_distances
 from diffusim.training.config import AUTO, Permutation, Quadruplet, SettingsError, TrainingSettings
 
@@ -29,6 +30,8 @@ def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettin
     64 sqrt(n_particles) wide, which is what sufficed for 4 to 10 particles.
     """
     n = snapshots.n_particles
+    if settings.start_from is not None:
+        settings = _as_started(settings, snapshots)
     if settings.model == "distance" and snapshots.cells is not None:
         raise SettingsError(
             "--periodic needs --model message-passing: the distance network knows one molecule and no cell."
@@ -63,6 +66,38 @@ def complete(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettin
     for permutation in settings.symmetries:
         _check_symmetry(permutation, snapshots)
     return settings
+
+
+def _as_started(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettings:
+    """The settings of the network that training starts from, which is of the same particles."""
+    file = settings.start_from
+    try:
+        start = model_file.read(file)
+    except FileNotFoundError:
+        raise SettingsError(f"--start-from {file}: there is no such file.") from None
+    shape, noise = start.hyperparameters, start.noise_levels
+    if start.kind == "distance":
+        theirs = {"hidden": tuple(shape["hidden"]), "quadruplets": tuple(map(tuple, shape["quadruplets"]))}
+        ours, learned = (
+            [p.element or p.name for p in particles] for particles in (snapshots.particles, start.particles)
+        )
+        if ours != learned:
+            raise SettingsError(
+                f"--start-from {file} is of {len(learned)} particles, {' '.join(learned)}, the snapshots are of "
+                f"{len(ours)}, {' '.join(ours)}. Start from a model of the same particles in the same order."
+            )
+    elif start.kind == "message-passing":
+        theirs = {"hidden": (shape["width"],) * shape["n_blocks"], "cutoff": shape["cutoff"]}
+    else:
+        raise SettingsError(f"--start-from {file} is an analytic model, {start.kind}, which has no weights to train.")
+    theirs |= {"noise_min": noise.min, "noise_max": noise.max}
+    for name, value in theirs.items():
+        if getattr(settings, name) not in (None, value):
+            raise SettingsError(
+                f"--{name.replace('_', '-')} is {getattr(settings, name)}, but --start-from {file} has {value}. "
+                "Leave it out."
+            )
+    return replace(settings, model=start.kind, **theirs)
 
 
 def _with_noise_levels(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettings:

@@ -16,6 +16,7 @@ Permutation = tuple[tuple[int, ...], ...]  # in cycles
 
 MODELS = ("distance", "message-passing")
 AUTO = "auto"
+PATHS = ("snapshots", "topology", "beads", "start_from")
 COMMENTS_AT = 34  # column of the comments in a file that is written
 SECTIONS = {
     "data": "The snapshots. Paths are relative to this file.",
@@ -60,6 +61,7 @@ class TrainingSettings:
     )
     held_out: float = _setting(0.05, "data", "Fraction of the frames that is kept for validation.")
     model: str = _setting("distance", "model", "distance (one molecule) or message-passing (anything).")
+    start_from: str | None = _setting(None, "model", "Model file whose network and weights training starts from.")
     hidden: tuple[int, ...] | None = _setting(None, "model", "Widths of the layers, such as 192-192-192.")
     cutoff: float | None = _setting(None, "model", "Range of a message-passing model, nm.")
     quadruplets: tuple[Quadruplet, ...] | None = _setting(
@@ -179,7 +181,7 @@ def _read(config: Path) -> dict:
                 right = known[name].metadata["section"]
                 raise SettingsError(f"{config} sets '{name}' in [{section}]; it belongs into [{right}].")
             chosen[name] = value
-    for name in ("snapshots", "topology", "beads"):
+    for name in PATHS:
         if name in chosen:
             chosen[name] = str(config.parent / chosen[name])
     return chosen
@@ -188,7 +190,7 @@ def _read(config: Path) -> dict:
 def to_toml(data: DataSettings, training: TrainingSettings, folder: Path) -> str:
     """The settings as a commented TOML file to lie in `folder`; what is still open is commented out."""
     values = asdict(data) | asdict(training)
-    for name in ("snapshots", "topology", "beads"):
+    for name in PATHS:
         if values[name] is not None:
             values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
     return "\n".join(_toml_lines(values))

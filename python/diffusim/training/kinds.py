@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import numpy as np
 
+from diffusim import model_file
 from diffusim.snapshots import Snapshots, closest_distances, most_neighbours
 from diffusim.training.config import SettingsError, TrainingSettings
 from diffusim.training.network import DistanceNetwork
@@ -47,6 +48,9 @@ class Network(Protocol):
     def tensors(self, weights: Weights) -> dict[str, np.ndarray]:
         """The tensors of the model file."""
 
+    def weights(self, tensors: dict[str, np.ndarray]) -> Weights:
+        """The weights in the tensors of a model file, the inverse of `tensors`."""
+
     def descriptors(self, positions: np.ndarray) -> np.ndarray:
         """What tells frames [n_frames, n_particles, 3] apart, [n_frames, n]; start frames are spread over it."""
 
@@ -74,37 +78,57 @@ class MessagePassing:
 
 
 def network_of(settings: TrainingSettings, snapshots: Snapshots) -> Network:
-    """The network that complete `settings` ask for."""
+    """The network that complete `settings` ask for, or that they start from."""
+    shape = {"noise_min": settings.noise_min, "noise_max": settings.noise_max}
+    if settings.start_from is not None:
+        shape |= {
+            name: _tuple(value)
+            for name, value in model_file.read(settings.start_from).hyperparameters.items()
+            if name != "activation"
+        }
     if settings.model == "message-passing":
-        return _message_passing(settings, snapshots)
-    return DistanceNetwork(
-        snapshots.n_particles, settings.quadruplets, settings.noise_min, settings.noise_max, settings.hidden
-    )
+        return _message_passing(settings, snapshots, shape)
+    shape = {"quadruplets": settings.quadruplets, "hidden": settings.hidden} | shape
+    return DistanceNetwork(snapshots.n_particles, **shape)
 
 
-def _message_passing(settings: TrainingSettings, snapshots: Snapshots) -> MessagePassing:
-    """A block of features for each width in `hidden`; species are elements, or names where there are none."""
+def _message_passing(settings: TrainingSettings, snapshots: Snapshots, shape: dict) -> MessagePassing:
+    """A block of features for each width in `hidden`; species are elements, or names where there are none. `shape` is
+    what is known already."""
     try:
         from diffusim.training.message_passing import MessagePassingNetwork
     except ImportError:
         raise SettingsError("--model message-passing is not in this version of diffusim; use distance.") from None
     names = [p.element or p.name for p in snapshots.particles]
-    species = tuple(sorted(set(names)))
+    species = shape.get("species", tuple(sorted(set(names))))
+    unknown = sorted(set(names) - set(species))
+    if unknown:
+        raise SettingsError(
+            f"--start-from {settings.start_from} knows the species {' '.join(species)}, the snapshots have "
+            f"{' '.join(unknown)} too. Start from a model that knows them."
+        )
+    chosen = {
+        "species": species,
+        "cutoff": settings.cutoff,
+        "width": settings.hidden[0],
+        "n_blocks": len(settings.hidden),
+        "chiral": bool(snapshots.bonds),
+    }
+    if "repulsion" not in shape:
+        chosen["repulsion"] = _repulsion(snapshots, species, names, settings.cutoff)
     within = most_neighbours(snapshots.positions, snapshots.cells, settings.cutoff + 4 * settings.noise_max)
     return MessagePassing(
         MessagePassingNetwork(
-            species=species,
             particles=tuple(species.index(name) for name in names),
-            cutoff=settings.cutoff,
-            noise_min=settings.noise_min,
-            noise_max=settings.noise_max,
             max_neighbors=min(round(SPARE_NEIGHBOURS * within) + 2, snapshots.n_particles - 1),
-            width=settings.hidden[0],
-            n_blocks=len(settings.hidden),
-            chiral=bool(snapshots.bonds),
-            repulsion=_repulsion(snapshots, species, names, settings.cutoff),
+            **(chosen | shape),
         )
     )
+
+
+def _tuple(value: Any) -> Any:
+    """Lists of a file as tuples."""
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _repulsion(snapshots: Snapshots, species: tuple, names: list, cutoff: float) -> tuple | None:

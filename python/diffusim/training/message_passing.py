@@ -127,6 +127,10 @@ class MessagePassingNetwork:
         """The tensors of the model file."""
         return {name: np.asarray(weights[name], dtype=np.float32) for name in self.shapes()}
 
+    def weights(self, tensors: dict[str, np.ndarray]) -> Weights:
+        """The weights in the tensors of a model file."""
+        return {name: jnp.asarray(tensors[name]) for name in self.shapes()}
+
     def energy(
         self,
         weights: Weights,

@@ -116,6 +116,14 @@ class DistanceNetwork:
             tensors |= {f"layers.{i}.weight": np.asarray(w).astype(WEIGHT_TYPE), f"layers.{i}.bias": b}
         return {name: np.asarray(array) for name, array in tensors.items()}
 
+    def weights(self, tensors: dict[str, np.ndarray]) -> Weights:
+        """The weights in the tensors of a model file."""
+        layers = (
+            tuple(jnp.asarray(tensors[f"layers.{i}.{part}"]) for part in ("weight", "bias"))
+            for i in range(len(self.hidden) + 1)
+        )
+        return Weights(*(jnp.asarray(tensors[f"feature_{part}"]) for part in ("mean", "spread")), tuple(layers))
+
     def descriptors(self, positions: np.ndarray) -> np.ndarray:
         """What tells frames [n_frames, n_particles, 3] apart, [n_frames, n]: the features, all in nm."""
         descriptors = np.array(self.features_of_all(positions), dtype=np.float64)

@@ -170,8 +170,11 @@ def train(
         ),
         volumes=_volumes(settings, training),
     )
-    permuted = _permuted(training, constants.permutations, key_permutations)
-    weights = network.initial_weights(key_start, np.asarray(permuted.positions))
+    if settings.start_from is None:
+        permuted = _permuted(training, constants.permutations, key_permutations)
+        weights = network.initial_weights(key_start, np.asarray(permuted.positions))
+    else:
+        weights = network.weights(model_file.read_tensors(settings.start_from))
     state = _initial_state(settings, weights, _started(settings, constants, key_chains))
     if resume:
         state = _load_checkpoint(checkpoint, state, fingerprint)
@@ -478,6 +481,8 @@ def _fingerprint(settings: TrainingSettings, frames: Frames) -> dict:
     for array in frames:
         if array is not None:
             digest.update(np.ascontiguousarray(array))
+    if settings.start_from is not None:
+        digest.update(model_file.read(settings.start_from).weights_sha256.encode())
     return as_dict(settings) | {"snapshots": digest.hexdigest()}
 
 

@@ -28,7 +28,7 @@ macro_rules! sources {
 }
 
 /// The source of the kernels: the file that is compiled, and those that it includes.
-pub(super) const SOURCES: [(&str, &str); 17] = sources![
+pub(super) const SOURCES: [(&str, &str); 18] = sources![
     "diffusim.cu",
     "adapter.cuh",
     "advance.cuh",
@@ -36,6 +36,7 @@ pub(super) const SOURCES: [(&str, &str); 17] = sources![
     "distance.cuh",
     "distance_high.cuh",
     "em.cuh",
+    "evaluate.cuh",
     "heun.cuh",
     "lane.cuh",
     "langevin.cuh",
