@@ -204,6 +204,10 @@ typedef struct {
   void *cuda_context;
   // CUstream of that context, on which everything is enqueued; NULL = its default stream.
   void *cuda_stream;
+  // "highest": the same bits on every device; on a GPU also "high": on its tensor cores, each number split in two of half
+  // precision, nearly as accurate, with bits that only GPUs of that kind have; for models of kind distance whose hidden weights
+  // are bfloat16. NULL = "highest".
+  const char *matmul_precision;
 } diffusim_simulation_options_t;
 
 // What the caller's program does between processes: `rows` `[n_particles][width]` come with those of the domain's own particles

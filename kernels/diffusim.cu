@@ -13,8 +13,9 @@
         SHARED_MEMORY(shared);                                                                                         \
         VERB(job, model, job.scratch ? job.scratch + blockIdx.x * job.scratch_bytes : shared);                         \
     }
+#define STEPS(NAME, MODEL) KERNEL(advance, Job, NAME, MODEL)
 #define KERNELS(NAME, MODEL)                                                                                           \
-    KERNEL(advance, Job, NAME, MODEL)                                                                                  \
+    STEPS(NAME, MODEL)                                                                                                 \
     KERNEL(evaluate, Evaluation, NAME, MODEL)
 
 // A part of a score, of a step, of an evaluation.
@@ -41,8 +42,8 @@ KERNELS(analytic, Analytic)
 KERNELS(distance_1, Distance1)
 KERNELS(distance_8, Distance8)
 KERNELS(distance_32, Distance32)
-KERNEL(advance, Job, distance_high_8, DistanceHigh8)
-KERNEL(advance, Job, distance_high_32, DistanceHigh32)
+STEPS(distance_high_8, DistanceHigh8)
+STEPS(distance_high_32, DistanceHigh32)
 
 OF_SCORE(neighbor_boxes, SHARED_MEMORY(shared); model.list.fill_boxes(positions, shared);)
 OF_SCORE(neighbor_list, const unsigned i = (blockIdx.x * blockDim.x + threadIdx.x) / 32;

@@ -5,8 +5,8 @@
 // distance.cuh, in single precision.
 //
 // What that should cost (data sheets again, not measured): the network of examples/ala2 takes 10.9 million products of
-// half precision for the scores of 32 frames, 2,048 a cycle. More time goes by in shared memory, which gives 128 bytes a
-// cycle.
+// half precision for the scores of 32 frames, 2,048 a cycle. More time goes by in shared memory, which gives 128 bytes
+// a cycle.
 //
 // FRAMES = 8: 0.34 MB of weights and 0.17 MB of activations, read again for every 32 units, are 4,000 cycles, 2.4 us a
 // step of 1,056 replicas.

@@ -596,7 +596,7 @@ mod device {
         }
         for n_replicas in [3, 50] {
             let [scores, energies] = errors_of_high(&ala2(), n_replicas);
-            println!("errors with {n_replicas} replicas: scores {scores:.1e?}, energies {energies:.1e?} kT");
+            println!("errors with {n_replicas} replicas: scores {scores:?}, energies {energies:?} kT");
             assert!(scores[0] > 1e-9 && scores[0] < 2e-6 && scores[1] < 1e-5, "{scores:?}");
             assert!(energies[0] < 2e-5 && energies[1] < 1e-4, "{energies:?}");
         }

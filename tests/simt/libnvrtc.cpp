@@ -9,6 +9,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -69,14 +70,22 @@ API nvrtcCompileProgram(Program* program, int n, const char** options) {
     }
     if (!program->is_whole(program->source))
         return COMPILATION;
+    // Of kernels/diffusim.cu, and how the names of their kernels begin.
+    const std::pair<std::string, std::vector<std::string>> MACROS[] = {
+        {"KERNELS(", {"advance_", "evaluate_"}},
+        {"STEPS(", {"advance_"}},
+        {"OF_SCORE(", {""}},
+        {"OF_BLOCK(", {""}},
+        {"OF_STEP(", {""}},
+        {"OF_EVALUATION(", {""}},
+    };
     std::string names;
     std::istringstream lines(program->source);
     for (std::string line; std::getline(lines, line);)
-        for (const std::string macro : {"KERNELS(", "OF_SCORE(", "OF_BLOCK(", "OF_STEP(", "OF_EVALUATION("})
+        for (const auto& [macro, verbs] : MACROS)
             if (line.rfind(macro, 0) == 0)
-                for (const std::string verb : {"advance_", "evaluate_"})
-                    names += ".text." + (macro == "KERNELS(" ? verb : "") +
-                             line.substr(macro.size(), line.find(',') - macro.size()) + '\0';
+                for (const std::string& verb : verbs)
+                    names += ".text." + verb + line.substr(macro.size(), line.find(',') - macro.size()) + '\0';
     Elf64_Ehdr header = {};
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_machine = EM_CUDA;
