@@ -220,6 +220,18 @@ fn a_gpu_that_cannot_be_used_is_a_sentence() {
         output.status.success() && text.contains("while taking steps: CUDA_ERROR_LAUNCH_FAILED"),
         "{text}"
     );
+    let not_recorded = ("SIMT_CAPTURE", "900");
+    for (settings, sentence) in [
+        (
+            &[not_recorded][..],
+            "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED; set DIFFUSIM_CUDA_GRAPHS=0, and they are made",
+        ),
+        (&[not_recorded, ("DIFFUSIM_CUDA_GRAPHS", "0")], "no error"),
+    ] {
+        let output = with_driver(&folder, "sentence::of_a_graph", settings);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains(sentence), "{settings:?}: {text}");
+    }
     let output = with_driver(&folder, "sentence::of_a_description", &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("cuda:0: host, compute capability 9.0, 1 GiB"), "{text}");
@@ -396,6 +408,22 @@ mod sentence {
         cpu.step(100).unwrap();
         gpu.step(100).unwrap();
         assert_eq!(gpu.checkpoint(), cpu.checkpoint());
+    }
+
+    #[test]
+    #[ignore = "run by a_gpu_that_cannot_be_used_is_a_sentence"]
+    fn of_a_graph() {
+        let options = Options {
+            device: "cuda".into(),
+            step_size: StepSize::EffectiveStep(2.3e-7),
+            allow_unstable: true,
+            ..Options::default()
+        };
+        let model = Arc::new(Model::load(&fixture("message_passing_open.safetensors"), None).unwrap());
+        match simulation(&model, options).step(1) {
+            Ok(()) => println!("no error"),
+            Err(error) => println!("{error}"),
+        }
     }
 
     #[test]

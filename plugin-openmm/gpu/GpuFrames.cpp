@@ -55,6 +55,7 @@ void GpuFrames::compile() {
     giveForcesKernel = create("giveForces");
     giveForcesKernel->addArg(cc.getPaddedNumAtoms());
     addRest(giveForcesKernel, cc.getLongForceBuffer());
+    giveForcesKernel->addArg(1.0); // the unit
     takePositionsKernel = create("takePositions");
     takePositionsKernel->addArg(0);
     addPlaces(takePositionsKernel);
@@ -98,19 +99,22 @@ void GpuFrames::execute(ComputeKernel& kernel, int coreArgument, CoreArray core,
 }
 
 /** With argument 1 of the kernel: whether the core's array holds what it may keep. */
-void GpuFrames::import(ComputeKernel& kernel, int coreArgument, CoreArray core) {
-    const bool keep = !core.host || !core.host->empty();
+void GpuFrames::import(ComputeKernel& kernel, int coreArgument, CoreArray core, bool keep) {
     kernel->setArg(1, static_cast<int>(keep));
     execute(kernel, coreArgument, core, keep ? TO_GPU | FROM_GPU : FROM_GPU);
 }
 
-void GpuFrames::importPositions(CoreArray core) {
+void GpuFrames::takePositions(CoreArray core, bool keep) {
     ContextSelector selector(cc);
     compile();
     updateCells();
     setBox(takePositionsKernel, 2);
-    import(takePositionsKernel, 10, core);
+    import(takePositionsKernel, 10, core, keep);
 }
+
+void GpuFrames::importPositions(CoreArray core) { takePositions(core, core.isFilled()); }
+
+void GpuFrames::readPositions(CoreArray core) { takePositions(core, false); }
 
 void GpuFrames::exportPositions(CoreArray core) {
     ContextSelector selector(cc);
@@ -123,7 +127,7 @@ void GpuFrames::exportPositions(CoreArray core) {
 void GpuFrames::importVelocities(CoreArray core) {
     ContextSelector selector(cc);
     compile();
-    import(takeVelocitiesKernel, 3, core);
+    import(takeVelocitiesKernel, 3, core, core.isFilled());
 }
 
 void GpuFrames::exportVelocities(CoreArray core) {
@@ -138,9 +142,10 @@ void GpuFrames::readForces(CoreArray core) {
     execute(takeForcesKernel, 3, core, FROM_GPU);
 }
 
-void GpuFrames::addForces(CoreArray core) {
+void GpuFrames::addForces(CoreArray core, double unit) {
     ContextSelector selector(cc);
     compile();
+    giveForcesKernel->setArg(5, unit);
     execute(giveForcesKernel, 3, core, TO_GPU);
 }
 

@@ -21,11 +21,12 @@ public:
 
     const Gpu* getGpu() const override { return gpu.get(); }
     void importPositions(CoreArray core) override;
+    void readPositions(CoreArray core) override;
     void exportPositions(CoreArray core) override;
     void importVelocities(CoreArray core) override;
     void exportVelocities(CoreArray core) override;
     void readForces(CoreArray core) override;
-    void addForces(CoreArray core) override;
+    void addForces(CoreArray core, double unit) override;
     void reorder(CoreArray positions) override;
 
 private:
@@ -35,7 +36,8 @@ private:
     void compile();
     void updateCells();
     void setBox(OpenMM::ComputeKernel& kernel, int firstArgument);
-    void import(OpenMM::ComputeKernel& kernel, int coreArgument, CoreArray core);
+    void takePositions(CoreArray core, bool keep);
+    void import(OpenMM::ComputeKernel& kernel, int coreArgument, CoreArray core, bool keep);
     void execute(OpenMM::ComputeKernel& kernel, int coreArgument, CoreArray core, int copies);
 
     OpenMM::ComputeContext& cc;

@@ -95,10 +95,10 @@ KERNEL void takeForces(int n, int paddedNumAtoms, GLOBAL const int* RESTRICT ato
 }
 
 KERNEL void giveForces(int n, int paddedNumAtoms, GLOBAL const int* RESTRICT atomIndex, GLOBAL const double* RESTRICT core,
-        GLOBAL mm_ulong* RESTRICT force) {
+        GLOBAL mm_ulong* RESTRICT force, double unit) {
     for (int i = GLOBAL_ID; i < n; i += GLOBAL_SIZE)
         for (int axis = 0; axis < 3; axis++) // other Forces may be at work on another stream
-            ATOMIC_ADD(&force[i+axis*paddedNumAtoms], (mm_ulong) (mm_long) (core[3*atomIndex[i]+axis]*4294967296.0));
+            ATOMIC_ADD(&force[i+axis*paddedNumAtoms], (mm_ulong) (mm_long) (unit*core[3*atomIndex[i]+axis]*4294967296.0));
 }
 )KERNELS";
 

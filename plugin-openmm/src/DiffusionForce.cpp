@@ -1,5 +1,6 @@
 #include "DiffusionForce.h"
 #include "DiffusionForceImpl.h"
+#include "messages.h"
 #include "openmm/OpenMMException.h"
 #include "openmm/internal/ContextImpl.h"
 #include "openmm/reference/ReferencePlatform.h"
@@ -39,12 +40,58 @@ double DiffusionForceImpl::calcForcesAndEnergy(ContextImpl& context, bool includ
         return 0;
     if (!frames)
         return CustomCPPForceImpl::calcForcesAndEnergy(context, includeForces, includeEnergy, groups);
-    positions.clear();
-    frames->importPositions(positions);
+    if (isOnGpu())
+        return evaluateOnGpu(context, includeForces, includeEnergy);
+    frames->readPositions(positions);
     const double energy = evaluate(context, positions.data());
     if (includeForces)
-        frames->addForces(forces);
+        frames->addForces(forces, 1.0);
     return energy;
+}
+
+/** Whether the core computes on the platform's GPU: where it can, which is found out when something is asked for. */
+bool DiffusionForceImpl::isOnGpu() {
+    const GpuFramesKernel::Gpu* gpu = frames->getGpu();
+    if (isPlaced || !gpu)
+        return evaluator != nullptr;
+    isPlaced = true;
+    const std::string device = "cuda:" + std::to_string(gpu->index);
+    diffusim::evaluator_options options;
+    options.n_frames = fitted.copies;
+    options.device = device.c_str();
+    options.cuda_context = gpu->context;
+    options.cuda_stream = gpu->stream;
+    try {
+        evaluator = std::make_unique<diffusim::evaluator>(*fitted.model, options);
+    } catch (const diffusim::error& error) {
+        if (error.status() != DIFFUSIM_ERROR_UNSUPPORTED)
+            throw;
+        warn(
+            std::string("the learned energy is computed on the CPU, and positions and forces pass through the host: ") +
+            error.what());
+    }
+    return evaluator != nullptr;
+}
+
+/** As evaluate(), of what the Context holds, whose forces it adds to. Nobody waits, but for an energy. */
+double DiffusionForceImpl::evaluateOnGpu(ContextImpl& context, bool includeForces, bool includeEnergy) {
+    const double unit = energyUnit(*fitted.model);
+    if (fitted.model->is_periodic()) {
+        Vec3 box[3];
+        context.getPeriodicBoxVectors(box[0], box[1], box[2]);
+        const std::vector<double> current(&box[0][0], &box[0][0] + 9);
+        if (cell != current)
+            evaluator->set_cell(current.data());
+        cell = current;
+    }
+    frames->readPositions(evaluator->device_positions());
+    evaluator->enqueue(includeEnergy);
+    if (includeForces)
+        frames->addForces(evaluator->device_scores(), unit);
+    if (!includeEnergy)
+        return 0;
+    energies = evaluator->energies();
+    return unit * std::accumulate(energies.begin(), energies.end(), 0.0);
 }
 
 double DiffusionForceImpl::computeForce(ContextImpl& context, const std::vector<Vec3>& positions,

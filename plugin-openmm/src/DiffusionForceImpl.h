@@ -7,6 +7,7 @@
 #include "GpuFrames.h"
 #include "openmm/internal/CustomCPPForceImpl.h"
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,10 +32,15 @@ private:
     const DiffusionForce& owner;
     FittedModel fitted;
     double evaluate(OpenMM::ContextImpl& context, const double* positions);
+    double evaluateOnGpu(OpenMM::ContextImpl& context, bool includeForces, bool includeEnergy);
+    bool isOnGpu();
 
     OpenMM::Kernel framesKernel;
-    GpuFramesKernel* frames = nullptr; // where the platform has one
-    std::vector<double> positions;     // on such a platform
+    GpuFramesKernel* frames = nullptr;              // where the platform has one
+    std::vector<double> positions;                  // on such a platform
+    std::unique_ptr<diffusim::evaluator> evaluator; // where the core computes on the platform's GPU
+    bool isPlaced = false;                          // it is known whether it does
+    std::vector<double> cell;                       // of the evaluator
     std::vector<double> forces, energies;
     bool muted = false;
 };

@@ -18,6 +18,8 @@ namespace diffusim_openmm {
 struct CoreArray {
     CoreArray(std::uint64_t device) : device(device) {}
     CoreArray(std::vector<double>& host) : host(&host) {}
+    /** A vector may be empty yet. */
+    bool isFilled() const { return !host || !host->empty(); }
 
     std::uint64_t device = 0; // CUdeviceptr, of the platform's context and stream
     std::vector<double>* host = nullptr;
@@ -46,14 +48,16 @@ public:
 
     /** nm. A vector that is empty is given everything. */
     virtual void importPositions(CoreArray core) = 0;
+    /** nm; everything, whatever the core has. */
+    virtual void readPositions(CoreArray core) = 0;
     virtual void exportPositions(CoreArray core) = 0;
     /** nm/ps. A vector that is empty is given everything. */
     virtual void importVelocities(CoreArray core) = 0;
     virtual void exportVelocities(CoreArray core) = 0;
     /** kJ/(mol nm); those that the Context has computed last. */
     virtual void readForces(CoreArray core) = 0;
-    /** To those that the Context is computing. */
-    virtual void addForces(CoreArray core) = 0;
+    /** To those that the Context is computing: `unit` kJ/(mol nm) times the core's. */
+    virtual void addForces(CoreArray core, double unit) = 0;
     /** Let the Context order its atoms anew where it is time to; the positions are those that were exported last. */
     virtual void reorder(CoreArray positions) = 0;
 };

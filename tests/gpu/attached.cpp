@@ -33,6 +33,9 @@ public:
     void importPositions(CoreArray core) override {
         by(core, [this](CoreArray array) { GpuFrames::importPositions(array); });
     }
+    void readPositions(CoreArray core) override {
+        by(core, [this](CoreArray array) { GpuFrames::readPositions(array); });
+    }
     void exportPositions(CoreArray core) override {
         by(core, [this](CoreArray array) { GpuFrames::exportPositions(array); });
     }
@@ -44,6 +47,9 @@ public:
     }
     void readForces(CoreArray core) override {
         by(core, [this](CoreArray array) { GpuFrames::readForces(array); });
+    }
+    void addForces(CoreArray core, double unit) override {
+        by(core, [this, unit](CoreArray array) { GpuFrames::addForces(array, unit); });
     }
 
 private:

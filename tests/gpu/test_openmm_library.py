@@ -106,23 +106,25 @@ def test_the_core_in_the_context_of_the_platform(elsewhere):
     printed = run(
         f"""
 import pytest
-print("status", int(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "OpenCL and mixed", {str(tests)!r}])))
+which = "OpenCL and (mixed or kernel)"
+print("status", int(pytest.main(["-q", "-p", "no:cacheprovider", "-k", which, {str(tests)!r}])))
 """,
         elsewhere,
     )
-    assert "16 passed" in printed and "status 0" in printed, printed
+    assert "19 passed" in printed and "status 0" in printed, printed
     # Which would not fail if the core were on the CPU.
-    printed = run(
-        f"""
+    for call, what in (("step(1)", "taking steps"), ("context.getState(forces=True)", "evaluating frames")):
+        printed = run(
+            f"""
 import diffusim.openmm as dm
 simulation = dm.simulation({str(NETWORK)!r}, stepSize=0.0052, platform="OpenCL")
 try:
-    simulation.step(1)
+    simulation.{call}
 except Exception as error:
     print(error)
 del simulation
 """,
-        elsewhere,
-        SIMT_FAIL_LAUNCH="1",
-    )
-    assert "the GPU failed while taking steps" in printed
+            elsewhere,
+            SIMT_FAIL_LAUNCH="1",
+        )
+        assert f"the GPU failed while {what}" in printed

@@ -7,6 +7,7 @@ installed (Debian: pocl-opencl-icd).
 import ctypes
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from openmm import unit  # noqa: E402
 import diffusim  # noqa: E402
 from systems import NETWORK, TRAINED, analytic, beads, network_integrator, positions_of  # noqa: E402
 
+PERIODIC = NETWORK.parent / "message_passing_periodic.safetensors"
 PRECISIONS = ("single", "mixed", "double")
 ROUNDING = {"single": 2.0**-23, "mixed": 2.0**-46, "double": 0.0}  # of a coordinate below 4 nm
 UNDER_FORCES = {"single": 2e-6, "mixed": 2e-6, "double": 2e-8}  # nm: forces are rounded, and a network is in float32
@@ -249,6 +251,75 @@ def test_a_learned_force_under_another_integrator(gpu, precision):
     assert other.getPotentialEnergy()._value == pytest.approx(one.getPotentialEnergy()._value, abs=1e-2)
 
 
+def energy_and_forces(context) -> tuple[float, np.ndarray]:
+    state = context.getState(energy=True, forces=True)
+    return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+
+
+def test_a_learned_force_adds_to_the_others(gpu, precision):
+    """Its energy is that of Reference, its forces but for the platform's fixed point, and what a State rounds."""
+    system, positions = molecules()
+    force = dm.DiffusionForce(NETWORK, copies=3)
+    force.setForceGroup(3)
+    system.addForce(force)
+    contexts = both(gpu, precision, system, lambda: openmm.VerletIntegrator(0.0004), positions)
+    alone = [energy_and_forces(context) for context in contexts]
+    assert alone[1][0] == pytest.approx(alone[0][0], rel=1e-14)
+    rounding = 2.0**-31 if precision == "double" else 1e-7 * np.abs(alone[0][1]).max()
+    assert np.abs(alone[1][1] - alone[0][1]).max() <= rounding
+    bond = openmm.HarmonicBondForce()
+    bond.addBond(0, 6, 0.37, 4310.0)
+    system.addForce(bond)
+    other = on(gpu, precision, system, openmm.VerletIntegrator(0.0004), positions)
+    by_bond = other.getState(forces=True, groups={0}).getForces(asNumpy=True)._value
+    assert np.abs(by_bond).max() > 10
+    together = other.getState(forces=True).getForces(asNumpy=True)._value
+    assert np.abs(together - by_bond - alone[1][1]).max() <= 20 * rounding
+
+
+def test_a_learned_force_in_a_periodic_box(gpu, precision):
+    """Of atoms that the Context reorders and wraps, whose lists of neighbours are built anew, and in another box."""
+    model = diffusim.Model(PERIODIC)
+    system, start = dm.system(model), model.start_positions[0].astype(np.float32).astype(float)
+    system.addForce(dm.DiffusionForce(PERIODIC))
+    other = openmm.CustomNonbondedForce("0.31*(1-r/0.5)^2")
+    other.setNonbondedMethod(openmm.CustomNonbondedForce.CutoffPeriodic)
+    other.setCutoffDistance(0.5)
+    for _ in range(model.n_particles):
+        other.addParticle()
+    system.addForce(other)
+    contexts = both(gpu, precision, system, lambda: openmm.VerletIntegrator(0.0004), start)
+    for context in contexts:
+        context.setVelocitiesToTemperature(300.0, 5)
+    moved = start + 0.04 * np.sin(np.arange(start.size)).reshape(start.shape)
+    for box, positions in ((model.start_cell, moved), (1.03 * model.start_cell, 1.03 * moved)):
+        for context in contexts:
+            context.setPeriodicBoxVectors(*box)
+            context.setPositions(positions.astype(np.float32).astype(float))
+            context.getIntegrator().step(10)
+        (energy, forces), (other_energy, other_forces) = map(energy_and_forces, contexts)
+        assert other_energy == pytest.approx(energy, abs=1e-2)
+        assert np.abs(other_forces - forces).max() < 1e-3 * np.abs(forces).max()
+        assert largest_difference(contexts) < 1e-5
+
+
+def test_a_learned_force_that_has_no_kernel(gpu):
+    """A blend is computed on the CPU, its λ followed."""
+    system, positions = molecules(1)
+    a, b = diffusim.Model(NETWORK), diffusim.Model(NETWORK, noise_level=0.005)
+    system.addForce(dm.DiffusionForce(diffusim.Model.blend(a, b, 0.2)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        contexts = both(gpu, "double", system, lambda: openmm.VerletIntegrator(0.0004), positions)
+        for context in contexts:
+            context.setParameter("diffusim_lambda", 0.7)
+        energies = [energy_and_forces(context)[0] for context in contexts]
+    assert energies[1] == pytest.approx(energies[0], rel=1e-14)
+    told = [str(w.message) for w in caught if "the learned energy is computed on the CPU" in str(w.message)]
+    assert all("no kernel for blends of two models" in sentence for sentence in told)
+    assert len(told) == 1 or gpu.getName() != "CUDA"
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_runaway_leaves_the_last_good_frame(gpu, precision, biased):
     system = beads([12.0, 31.0] * 3)
@@ -345,7 +416,9 @@ def test_memory_comes_back(cuda, driver):
     system, positions = molecules(100)
 
     def once() -> None:
-        on(cuda, "mixed", system, network_integrator(copies=100), positions).getIntegrator().step(2)
+        context = on(cuda, "mixed", system, network_integrator(copies=100), positions)
+        context.getIntegrator().step(2)
+        context.getState(energy=True, forces=True)
 
     once()
     before = free()

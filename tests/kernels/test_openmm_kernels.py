@@ -38,6 +38,7 @@ static inline real4 make_real4(real x, real y, real z, real w) { return {x, y, z
 TYPES = {"single": ("float", "float"), "mixed": ("float", "double"), "double": ("double", "double")}
 BOX = (2.25, 0.375, 2.5, -0.125, 0.5, 2.0)  # ax, bx, by, cx, cy, cz: few bits, so that sums of multiples are exact
 N, PADDED = 37, 64
+UNIT = 2.49  # of the core's forces
 
 
 @pytest.fixture(scope="module", params=TYPES)
@@ -80,6 +81,8 @@ class Context:
         else:
             array = self.velm if "Velocities" in name else self.force
             arguments = [*first, pointers[0], pointers[2], array.ctypes.data_as(ctypes.c_void_p)]
+            if name == "giveForces":
+                arguments.append(ctypes.c_double(UNIT))
         getattr(self.kernels, name)(N, *arguments)
 
     def positions(self) -> np.ndarray:
@@ -142,7 +145,7 @@ def test_forces_are_taken_and_added(kernels):
     assert (core[context.order[:N]] == context.force[:, :N].T / 2.0**32).all()
     before, added = context.force.copy(), np.random.default_rng(3).normal(0, 431.0, (N, 3))
     context.call("giveForces", added, PADDED)
-    expected = (added[context.order[:N]] * 2.0**32).astype(np.int64)
+    expected = (UNIT * added[context.order[:N]] * 2.0**32).astype(np.int64)
     assert ((context.force - before)[:, :N].T == expected).all() and (context.force[:, N:] == before[:, N:]).all()
 
 

@@ -17,6 +17,7 @@
 //   SIMT_MEMORY             bytes of the device (1 GiB)
 //   SIMT_FAIL_LAUNCH        which launch, counted from 1, fails
 //   SIMT_PTX                result of loading PTX (0)
+//   SIMT_CAPTURE            result of beginning to record (0)
 #include "simt.h"
 
 #include "diffusim.cu"
@@ -365,6 +366,8 @@ API cuStreamBeginCapture_v2(Stream* stream, int) {
     ONE_AT_A_TIME;
     if (!usable() || !device.streams.count(stream))
         return CAPTURE_UNSUPPORTED;
+    if (const long result = setting("SIMT_CAPTURE", SUCCESS); result != SUCCESS)
+        return static_cast<Result>(result);
     finish(stream);
     return stream->records = true, SUCCESS;
 }

@@ -8,10 +8,10 @@
 
 use super::{
     CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, DriverError, Gpu, Graph, NONE_OF_THEM,
-    PushKernelArg, ValidAsZeroBits, WARP, While, Workspace, address, launch, places,
+    PushKernelArg, ValidAsZeroBits, WARP, While, Workspace, address, driver_error, launch, places,
 };
 use crate::cell::Cell;
-use crate::error::{Result, bail};
+use crate::error::{Error, Result, bail};
 use crate::model::KernelModel;
 use crate::model::kernel::{BlockArrays, LayerArrays, MessagePassingArrays};
 use crate::neighbors::{ALL_PAIRS, SKIN, too_far};
@@ -425,8 +425,11 @@ impl Network {
     ) -> Result<()> {
         if self.records && self.graphs[which].is_none() {
             let recorder = &self.recorder;
-            self.graphs[which] =
-                Graph::record(recorder, || work(self, recorder)).during("recording launches")?;
+            let graph = Graph::record(recorder, || work(self, recorder));
+            self.graphs[which] = graph.map_err(|error| {
+                let failed = driver_error("recording launches as a CUDA graph", error);
+                Error::Device(format!("{failed}; set {GRAPHS}=0, and they are made one by one"))
+            })?;
         }
         (0..n_times)
             .try_for_each(|_| match &self.graphs[which] {
