@@ -38,7 +38,10 @@ def data(tmp_path):
         ("fix 1 all diffusim 331.0 331.0 100.0 7", ["seed is '331.0'", "fix ID group diffusim temp seed model FILE"]),
         ("fix 1 all diffusim hot 7 model M", ["temperature is 'hot'", "fix ID group diffusim temp seed model FILE"]),
         ("fix 1 all diffusim 331.0 7 model M friction 0.0001", ["too long", "recommends", "'spring auto'"]),
-        ("fix 1 all diffusim 331.0 7 model M matmul tf32", ["matmul_precision 'tf32' is unknown", "'highest' or 'high'"]),
+        (
+            "fix 1 all diffusim 331.0 7 model M matmul tf32",
+            ["matmul_precision 'tf32' is unknown", "'highest' or 'high'"],
+        ),
         ("fix 1 all diffusim 331.0 7 model M spring auto matmul high", ["tensor cores of GPUs", "device is 'auto'"]),
         ("fix 1 all diffusim 331.0 7 model M types C N O", ["particle 0 is N (nitrogen)", "atom 1", "carbon"]),
     ],
