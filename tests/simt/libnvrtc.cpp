@@ -37,6 +37,14 @@ struct Program {
     }
 };
 
+// What stands before the name of a kernel in diffusim.cu, and what the compiler makes of the name.
+const struct {
+    std::string macro, prefix, suffix;
+} MACROS[] = {
+    {"KERNELS(", "advance_", ""}, {"KERNELS(", "evaluate_", ""}, {"OF_SCORE(", "", ""},      {"OF_BLOCK(", "", ""},
+    {"OF_STEP(", "", ""},         {"OF_STEP(", "", "_blend"},    {"OF_EVALUATION(", "", ""}, {"OF_BLEND(", "", ""},
+};
+
 } // namespace
 
 #define API extern "C" __attribute__((visibility("default"))) Result
@@ -72,11 +80,9 @@ API nvrtcCompileProgram(Program* program, int n, const char** options) {
     std::string names;
     std::istringstream lines(program->source);
     for (std::string line; std::getline(lines, line);)
-        for (const std::string macro : {"KERNELS(", "OF_SCORE(", "OF_BLOCK(", "OF_STEP(", "OF_EVALUATION("})
+        for (const auto& [macro, prefix, suffix] : MACROS)
             if (line.rfind(macro, 0) == 0)
-                for (const std::string verb : {"advance_", "evaluate_"})
-                    names += ".text." + (macro == "KERNELS(" ? verb : "") +
-                             line.substr(macro.size(), line.find(',') - macro.size()) + '\0';
+                names += ".text." + prefix + line.substr(macro.size(), line.find(',') - macro.size()) + suffix + '\0';
     Elf64_Ehdr header = {};
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_machine = EM_CUDA;

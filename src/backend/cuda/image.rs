@@ -28,11 +28,12 @@ macro_rules! sources {
 }
 
 /// The source of the kernels: the file that is compiled, and those that it includes.
-pub(super) const SOURCES: [(&str, &str); 16] = sources![
+pub(super) const SOURCES: [(&str, &str); 17] = sources![
     "diffusim.cu",
     "adapter.cuh",
     "advance.cuh",
     "analytic.cuh",
+    "blend.cuh",
     "distance.cuh",
     "em.cuh",
     "evaluate.cuh",
