@@ -474,6 +474,9 @@ public:
     /// The periodic cell of all frames, [3][3], rows are lattice vectors, nm; nullptr for none.
     void set_cell(const double* cell) { check(diffusim_evaluator_set_cell(get(), cell)); }
 
+    /// λ of a blend, 0 to 1, from now on.
+    void set_lambda(double lambda) { check(diffusim_evaluator_set_lambda(get(), lambda)); }
+
     /// CUdeviceptr of the frames, double [n_frames][n_particles][3], nm.
     std::uint64_t device_positions() { return device(diffusim_evaluator_device_positions); }
 

@@ -2,9 +2,9 @@
 // distance network for each number of frames that a block may work on and each precision, and those of which the
 // message-passing network takes several launches. kernels/make_ptx.py compiles this file into diffusim.ptx.
 #include "analytic.cuh"
+#include "blend.cuh"
 #include "distance.cuh"
 #include "distance_high.cuh"
-#include "evaluate.cuh"
 #include "message_passing.cuh"
 
 // advance(Job) or evaluate(Evaluation) of a model.
@@ -25,8 +25,10 @@
 #define OF_BLOCK(NAME, ...)                                                                                            \
     PART(NAME, (MessagePassing model, const Point* positions, unsigned block), (void)positions; __VA_ARGS__)
 #define OF_STEP(NAME, ...)                                                                                             \
-    PART(NAME, (Launches launches, MessagePassing model, unsigned stage), (void)stage; __VA_ARGS__)
+    PART(NAME, (Launches launches, MessagePassing model, unsigned stage), (void)stage; __VA_ARGS__)                    \
+    PART(NAME##_blend, (Launches launches, Blend model, unsigned stage), (void)stage; __VA_ARGS__)
 #define OF_EVALUATION(NAME, ...) PART(NAME, (Evaluation job, MessagePassing model), __VA_ARGS__)
+#define OF_BLEND(NAME, ...) PART(NAME, (Evaluation job, Blend model), __VA_ARGS__)
 
 #if defined(__CUDACC__) // else tests/simt/simt.h says how
 #define SHARED_MEMORY(name) extern __shared__ __align__(32) unsigned char name[]
@@ -58,3 +60,4 @@ OF_STEP(step_settle, SHARED_MEMORY(shared); settle_proposals(launches, model, st
 
 OF_EVALUATION(evaluation_begin, begin_evaluation(job, model);)
 OF_EVALUATION(evaluation_end, SHARED_MEMORY(shared); finish_evaluation(job, model, shared);)
+OF_BLEND(evaluation_blend, blend_frames(job, model);)

@@ -182,7 +182,9 @@ fn what_cannot_be_blended_is_refused_in_a_sentence() {
     assert!(s.set_lambda(2.0).unwrap_err().to_string().contains("lambda is 2;"));
     assert_eq!(s.lambda(), Some(0.5));
     assert!(s.component_energies(&mut []).unwrap_err().to_string().contains("expected 1 replicas"));
-    assert_eq!(wells(0.5).score().kernel().err(), Some("blends of two models"));
+    assert!(wells(0.5).score().kernel().is_ok());
+    let nested = Model::blend(&wells(0.5), &wells(0.2), 0.3).unwrap();
+    assert_eq!(nested.score().kernel().err(), Some("blends of blends"));
     let json = description("blend", N, 280.0, json!({}));
     assert!(Model::from_json(&json).is_err());
 

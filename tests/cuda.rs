@@ -57,6 +57,12 @@ fn assert_passes(folder: &Path, settings: &[(&str, &str)]) {
     );
 }
 
+/// Of the small network at two noise levels.
+fn blend(lambda: f64) -> Arc<Model> {
+    let other = Model::load(&fixture("distance_small.safetensors"), Some(0.005)).unwrap();
+    Arc::new(Model::blend(&network(), &Arc::new(other), lambda).unwrap())
+}
+
 /// With or without a GPU: nothing of the driver is looked for before.
 #[test]
 fn what_has_no_kernel_is_refused_by_name() {
@@ -76,7 +82,7 @@ fn what_has_no_kernel_is_refused_by_name() {
     let sentence = |what: &str| format!("device 'cuda:1' has no kernel for {what}; use device 'cpu'");
     for (model, what) in [
         (Model::callback(2, 300.0, Box::new(free)), "scores that the caller computes"),
-        (Model::blend(&network(), &network(), 0.3), "blends of two models"),
+        (Model::blend(&blend(0.3), &network(), 0.3), "blends of blends"),
     ] {
         let model = Arc::new(model.unwrap());
         assert_eq!(refusal(&model, &options), sentence(what));
@@ -1491,6 +1497,140 @@ mod device {
         let error = evaluator.enqueue(false).unwrap_err().to_string();
         assert!(error.contains("the position of particle 11 is"), "{error}");
         assert_evaluates("back", &periodic, &mut evaluator, Some(&wider), &displaced(&periodic, 2, 0.0));
+    }
+
+    /// A learned network and an analytic potential, and two networks of which one takes several launches.
+    fn blends(lambda: f64) -> Vec<Arc<Model>> {
+        let open = Arc::new(Model::load(&fixture("message_passing_open.safetensors"), None).unwrap());
+        let temperature = open.metadata().training_temperature;
+        let well = analytic("harmonic", open.n_particles(), temperature, json!({"stiffness": 37.0}));
+        let mixed = Arc::new(Model::blend(&open, &well, lambda).unwrap());
+        let n = network().n_particles();
+        let places: Vec<usize> = (0..n).map(|i| 2 * (n - i) - 1).collect();
+        let within = Arc::new(blend(lambda).subset(2 * n + 3, &places).unwrap());
+        vec![blend(lambda), mixed, within]
+    }
+
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_that_evaluate_blends() {
+        if !available() {
+            return;
+        }
+        for lambda in [0.0, 0.3, 1.0] {
+            let start = |model: &Model, by: f64| -> Vec<f64> {
+                match model.start_positions() {
+                    [] => (0..9 * model.n_particles()).map(|i| 0.3 * (i as f64 + by).sin()).collect(),
+                    _ => displaced(model, 3, by),
+                }
+            };
+            for model in blends(lambda) {
+                let what = format!("{} particles, λ = {lambda}", model.n_particles());
+                let mut evaluator = evaluator(&model, 3);
+                assert_evaluates(&what, &model, &mut evaluator, None, &start(&model, 0.01));
+            }
+            // λ of an evaluator that there is already.
+            let mut evaluator = evaluator(&blend(0.6), 3);
+            evaluator.set_lambda(lambda).unwrap();
+            let model = blend(lambda);
+            assert_evaluates(&format!("{lambda}"), &model, &mut evaluator, None, &start(&model, 0.01));
+            assert!(evaluator.set_lambda(1.1).unwrap_err().to_string().contains("lambda is 1.1"));
+        }
+        let error = evaluator(&network(), 1).set_lambda(0.5).unwrap_err().to_string();
+        assert!(error.contains("the evaluator is of one model"), "{error}");
+    }
+
+    /// Steps of every adapter, through changes of λ.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn kernels_of_blends() {
+        if !available() {
+            return;
+        }
+        for model in blends(0.4) {
+            for adapter in ADAPTERS {
+                let masses = Some(vec![3.1; model.n_particles()]);
+                let options = Options { n_replicas: 3, masses, ..with_adapter(adapter, options()) };
+                let mut pair = both(&model, &options);
+                let what = format!("{} particles, {adapter:?}", model.n_particles());
+                let start: Vec<f64> = (0..pair[0].positions().len())
+                    .map(|i| 0.08 * (i / 3) as f64 + 0.1 * (i as f64).sin())
+                    .collect();
+                for s in pair.iter_mut().filter(|_| model.start_positions().is_empty()) {
+                    s.set_positions(&start).unwrap();
+                }
+                pair.iter_mut().for_each(|s| s.step(3).unwrap());
+                assert_same_bits(&what, &pair);
+                for lambda in [0.7, 0.0, 1.0, 0.2] {
+                    for s in &mut pair {
+                        s.set_lambda(lambda).unwrap();
+                        s.step(2).unwrap();
+                    }
+                    assert_same_bits(&format!("{what}, λ = {lambda}"), &pair);
+                }
+                if adapter.takes_bias() {
+                    let forces: Vec<f64> = start.iter().map(|x| 300.0 * (70.0 * x).cos()).collect();
+                    pair.iter_mut().for_each(|s| s.step_biased(&forces).unwrap());
+                    assert_same_bits(&format!("{what}, biased"), &pair);
+                    let [cpu, gpu] = &mut pair;
+                    gpu.enqueue(2, false).unwrap();
+                    gpu.enqueue(1, false).unwrap();
+                    gpu.synchronize().unwrap();
+                    cpu.step(3).unwrap();
+                    assert_same_bits(&format!("{what}, enqueued"), &pair);
+                }
+            }
+        }
+    }
+
+    /// Lists of neighbours of two networks, for which the host makes room in the midst of a step.
+    #[test]
+    #[ignore = "needs a GPU, or the driver of tests/simt"]
+    fn blends_of_networks_with_lists() {
+        if !available() {
+            return;
+        }
+        let other = Model::load(&fixture("message_passing_periodic.safetensors"), None).unwrap();
+        let model = Arc::new(other);
+        let n = model.n_particles();
+        let cell = model.start_cell().unwrap().clone();
+        let well = Arc::new(Model::blend(&model, &model, 0.3).unwrap());
+        let step_size = StepSize::EffectiveStep(1.7e-5);
+        for adapter in [Adapter::LeimkuhlerMatthews, Adapter::Heun] {
+            let mut pair = both(
+                &well,
+                &Options { n_replicas: 2, ..with_adapter(adapter, Options { step_size, ..options() }) },
+            );
+            for scale in [1.0, 1.05] {
+                let x: Vec<f64> = displaced(&model, 2, 0.02).iter().map(|x| scale * x).collect();
+                for s in &mut pair {
+                    s.set_cell(Some(Cell::new(cell.vectors().map(|v| v.map(|x| scale * x))).unwrap()))
+                        .unwrap();
+                    s.set_positions(&x).unwrap();
+                    s.step(6).unwrap();
+                }
+                assert_same_bits(&format!("{adapter:?}, {scale}"), &pair);
+            }
+            let mut far = displaced(&model, 2, 0.0);
+            far[3 * (n - 1)] = 1e8;
+            let errors = pair.each_mut().map(|s| {
+                s.set_positions(&far).unwrap();
+                s.step(1).unwrap_err()
+            });
+            assert_eq!(errors[0], errors[1]);
+        }
+        // Drawn together, where steps would stop but for what the host does.
+        let model = dilute();
+        let blend = Arc::new(Model::blend(&model, &model, 0.5).unwrap());
+        let [cpu, gpu] =
+            &mut both(&blend, &Options { step_size: StepSize::EffectiveStep(2.3e-6), ..options() });
+        cpu.step(2).unwrap();
+        gpu.step(2).unwrap();
+        let dense: Vec<f64> = cpu.positions().iter().map(|x| 0.4 * x).collect();
+        write(gpu.device_positions().unwrap(), &dense);
+        gpu.enqueue(3, false).unwrap();
+        assert_eq!(gpu.synchronize(), cpu.set_positions(&dense).and_then(|()| cpu.step(3)));
+        assert_eq!(cpu.positions(), gpu.positions());
     }
 
     /// Nobody is told to evaluate again.

@@ -75,6 +75,8 @@ bool DiffusionForceImpl::isOnGpu() {
 
 /** As evaluate(), of what the Context holds, whose forces it adds to. Nobody waits, but for an energy. */
 double DiffusionForceImpl::evaluateOnGpu(ContextImpl& context, bool includeForces, bool includeEnergy) {
+    if (fitted.follow(context))
+        evaluator->set_lambda(fitted.lambda);
     const double unit = energyUnit(*fitted.model);
     if (fitted.model->is_periodic()) {
         Vec3 box[3];

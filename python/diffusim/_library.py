@@ -240,6 +240,7 @@ CALLS = {
     "diffusim_evaluator_options_init": [POINTER(EvaluatorOptions), c_size_t],
     "diffusim_evaluator_create": [c_void_p, POINTER(EvaluatorOptions), POINTER(c_void_p)],
     "diffusim_evaluator_set_cell": [c_void_p, _DOUBLES],
+    "diffusim_evaluator_set_lambda": [c_void_p, c_double],
     "diffusim_evaluator_device_positions": [c_void_p, POINTER(c_uint64)],
     "diffusim_evaluator_device_scores": [c_void_p, POINTER(c_uint64)],
     "diffusim_evaluator_device_energies": [c_void_p, POINTER(c_uint64)],

@@ -904,6 +904,10 @@ class Evaluator:
         """Vectors [3, 3] (nm) of the periodic cell of all frames that are enqueued from now on."""
         _library.call("diffusim_evaluator_set_cell", self._handle, _cell(cell))
 
+    def set_lambda(self, lambda_: float) -> None:
+        """Evaluate a blend at another lambda, 0 to 1, from now on."""
+        _library.call("diffusim_evaluator_set_lambda", self._handle, lambda_)
+
     def _device_pointer(self, of: str) -> int:
         place = c_uint64()
         _library.call(f"diffusim_evaluator_device_{of}", self._handle, byref(place))

@@ -9,6 +9,7 @@ mod evaluator;
 mod image;
 mod launches;
 mod network;
+mod source;
 mod tensor;
 
 pub use evaluator::Evaluator;
@@ -191,11 +192,12 @@ unsafe impl DeviceRepr for DeviceAnalytic {}
 unsafe impl DeviceRepr for DeviceDistance {}
 unsafe impl DeviceRepr for ParticleStep {}
 unsafe impl DeviceRepr for Tuning {}
-unsafe impl DeviceRepr for evaluator::DeviceEvaluation {}
 unsafe impl DeviceRepr for launches::DeviceLaunches {}
 unsafe impl DeviceRepr for network::Clock {}
 unsafe impl DeviceRepr for network::DeviceMessagePassing {}
 unsafe impl DeviceRepr for network::Space {}
+unsafe impl DeviceRepr for source::DeviceBlend {}
+unsafe impl DeviceRepr for source::DeviceEvaluation {}
 unsafe impl DeviceRepr for LayerArrays {}
 unsafe impl DeviceRepr for BlockArrays {}
 
@@ -762,7 +764,7 @@ impl Plan {
         let own = |frames: usize| Workspace::new(task, frames, model.n_particles);
         let whole_warps = |n: usize| n.next_multiple_of(WARP).clamp(WARP, MAX_THREADS);
         Some(match &model.kernel {
-            Kernel::MessagePassing(_) => return None,
+            Kernel::MessagePassing(_) | Kernel::Blend(_) => return None,
             Kernel::Analytic { .. } => {
                 let n_components = model.n_components();
                 // Full warps, but no multiprocessor idle.
@@ -849,17 +851,16 @@ impl Held {
         let (n_replicas, n_particles) = (placement.replicas.len(), model.n_particles);
         let task = Task::Steps(placement.adapter);
         let plan = Plan::new(&gpu, model, n_replicas, task, placement.matmul_precision);
-        let (work, n_reports) = match (&model.kernel, plan) {
-            (Kernel::MessagePassing(arrays), _) => {
-                let launches = Launches::new(&gpu, &stream, model, arrays, n_replicas, placement.adapter)?;
+        let (work, n_reports) = match plan {
+            None => {
+                let launches = Launches::new(&gpu, &stream, model, n_replicas, placement.adapter)?;
                 (Work::Launches(Box::new(launches)), n_replicas)
             }
-            (_, Some(plan)) => {
+            Some(plan) => {
                 let n_blocks = n_replicas.div_ceil(plan.frames);
                 let work = Persistent::new(&gpu, &stream, model, &plan, n_blocks)?;
                 (Work::Persistent(Box::new(work)), n_blocks)
             }
-            (_, None) => unreachable!("all others have a plan"),
         };
         let buffers = || -> std::result::Result<_, DriverError> {
             Ok((
@@ -908,7 +909,9 @@ impl Held {
                 let device_job = DeviceJob { scratch, scratch_bytes, ..device_job };
                 work.launch(&self.stream, &device_job).during("taking steps")?;
             }
-            Work::Launches(work) => work.enqueue(&self.stream, device_job, job.cell, !job.continues)?,
+            Work::Launches(work) => {
+                work.enqueue(&self.stream, device_job, job.cell, job.model.lambda(), !job.continues)?
+            }
         }
         self.is_ahead = true;
         Ok(())
@@ -1306,7 +1309,7 @@ impl DeviceModel {
                     _indices: vec![members, places],
                 }
             }
-            Kernel::MessagePassing(_) => unreachable!("takes several launches"),
+            Kernel::MessagePassing(_) | Kernel::Blend(_) => unreachable!("takes several launches"),
             Kernel::Distance(arrays) => {
                 let numbers = stream.clone_htod(&arrays.numbers)?;
                 let layers = stream.clone_htod(high.map_or(&arrays.layers, |high| &high.layers))?;

@@ -49,7 +49,7 @@ pub unsafe extern "C" fn diffusim_evaluator_options_init(
 /// Create an evaluator of `model`; `options` may be NULL. It keeps what it needs of the model, which may be freed. A periodic model
 /// starts with the cell of its start frames. The caller frees `*evaluator` with diffusim_evaluator_free.
 ///
-/// Errors: DIFFUSIM_ERROR_UNSUPPORTED (no such GPU, "cpu", a model that has no kernel: a blend or a callback),
+/// Errors: DIFFUSIM_ERROR_UNSUPPORTED (no such GPU, "cpu", a model that has no kernel: a callback, a blend of blends),
 /// DIFFUSIM_ERROR_INVALID_ARGUMENT, DIFFUSIM_ERROR_DEVICE.
 ///
 /// @since 0.1
@@ -121,6 +121,19 @@ pub unsafe extern "C" fn diffusim_evaluator_set_cell(
     cell: *const f64,
 ) -> diffusim_status_t {
     with(evaluator, |e| e.set_cell(cell_from(cell)?))
+}
+
+/// Evaluate a blend (diffusim_model_blend) at another `lambda`, 0 to 1, from now on.
+///
+/// Errors: DIFFUSIM_ERROR_INVALID_ARGUMENT for a lambda outside 0 to 1, and for a model that is no blend.
+///
+/// @since 0.1
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn diffusim_evaluator_set_lambda(
+    evaluator: *mut diffusim_evaluator_t,
+    lambda: f64,
+) -> diffusim_status_t {
+    with(evaluator, |e| e.set_lambda(lambda))
 }
 
 /// Where to put the frames (a CUdeviceptr): double `[n_frames][n_particles][3]`, nm, zero at first. This and the arrays of results

@@ -1,5 +1,6 @@
 //! Two models as one: E_λ = (1−λ)E_A + λE_B (theory 7).
 
+use super::kernel::Kernel;
 use super::{Frames, KernelModel, Outputs, ScoreModel, Scratch};
 use crate::cell::Cell;
 use crate::error::{Result, bail};
@@ -10,6 +11,14 @@ use std::sync::Arc;
 pub struct Blend {
     parts: [Arc<dyn ScoreModel>; 2],
     lambda: f64,
+}
+
+/// λ, if it is one.
+pub fn check_lambda(lambda: f64) -> Result<f64> {
+    if !(0.0..=1.0).contains(&lambda) {
+        bail!(InvalidArgument, "lambda is {lambda}; expected 0 (the first model) to 1 (the second)");
+    }
+    Ok(lambda)
 }
 
 impl Blend {
@@ -28,10 +37,7 @@ impl Blend {
 
     /// The same two models at another λ, sharing the weights.
     pub fn at(&self, lambda: f64) -> Result<Self> {
-        if !(0.0..=1.0).contains(&lambda) {
-            bail!(InvalidArgument, "lambda is {lambda}; expected 0 (the first model) to 1 (the second)");
-        }
-        Ok(Blend { lambda, ..self.clone() })
+        Ok(Blend { lambda: check_lambda(lambda)?, ..self.clone() })
     }
 
     /// λ
@@ -114,7 +120,17 @@ impl ScoreModel for Blend {
     }
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
-        Err("blends of two models")
+        let parts = [self.parts[0].kernel()?, self.parts[1].kernel()?];
+        if parts.iter().any(|part| matches!(part.kernel, Kernel::Blend(_))) {
+            return Err("blends of blends");
+        }
+        let n_particles = self.n_particles();
+        let members = (0..n_particles as u32).collect();
+        Ok(KernelModel { kernel: Kernel::Blend(Box::new(parts)), members, n_particles })
+    }
+
+    fn lambda(&self) -> Option<f64> {
+        Some(self.lambda)
     }
 
     fn preferred_batch(&self) -> usize {

@@ -16,6 +16,8 @@ pub enum Kernel {
     Distance(DistanceArrays),
     /// kernels/message_passing.cuh
     MessagePassing(MessagePassingArrays),
+    /// kernels/blend.cuh, which two others are for: with members of their own.
+    Blend(Box<[KernelModel; 2]>),
 }
 
 /// A [`Kernel`] and the particles that it acts on.
@@ -34,8 +36,17 @@ impl KernelModel {
     pub fn n_components(&self) -> usize {
         match &self.kernel {
             Kernel::Analytic { mixture, .. } => mixture.len() / (7 + 3 * self.members.len()),
-            Kernel::Distance(_) | Kernel::MessagePassing(_) => 0,
+            Kernel::Distance(_) | Kernel::MessagePassing(_) | Kernel::Blend(_) => 0,
         }
+    }
+
+    /// As one of `particles` of a system of `n_particles`.
+    pub(super) fn within(mut self, particles: &[usize], n_particles: usize) -> Self {
+        if let Kernel::Blend(parts) = self.kernel {
+            self.kernel = Kernel::Blend(Box::new(parts.map(|part| part.within(particles, n_particles))));
+        }
+        let members = self.members.iter().map(|m| particles[*m as usize] as u32).collect();
+        KernelModel { kernel: self.kernel, members, n_particles }
     }
 }
 

@@ -12,7 +12,7 @@ pub mod message_passing;
 mod subset;
 
 pub use analytic::{Analytic, Potential};
-pub use blend::Blend;
+pub use blend::{Blend, check_lambda};
 pub use callback::Callback;
 pub use distance::Distance;
 pub use file::{FORMAT_VERSION, Metadata, Model, NoiseLevels, Particle};
@@ -101,6 +101,11 @@ pub trait ScoreModel: Send + Sync {
 
     /// The model as its kernel reads it; what has no kernel, in words, if it runs on the CPU only.
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str>;
+
+    /// λ of a blend.
+    fn lambda(&self) -> Option<f64> {
+        None
+    }
 
     /// Frames that are cheapest to evaluate together.
     fn preferred_batch(&self) -> usize {

@@ -70,9 +70,11 @@ impl ScoreModel for Subset {
     }
 
     fn kernel(&self) -> std::result::Result<KernelModel, &'static str> {
-        let inner = self.inner.kernel()?;
-        let members = inner.members.iter().map(|m| self.particles[*m as usize] as u32).collect();
-        Ok(KernelModel { kernel: inner.kernel, members, n_particles: self.n_particles })
+        Ok(self.inner.kernel()?.within(&self.particles, self.n_particles))
+    }
+
+    fn lambda(&self) -> Option<f64> {
+        self.inner.lambda()
     }
 
     fn check_cell(&self, cell: Option<&Cell>) -> Result<()> {

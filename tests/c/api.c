@@ -362,6 +362,7 @@ static void evaluators(const diffusim_model_t* network) {
     FAILS(diffusim_evaluator_get_energies(evaluator, energies, 3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "expected 2");
     const double cell[9] = {4.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 4.0};
     FAILS(diffusim_evaluator_set_cell(evaluator, cell), DIFFUSIM_ERROR_MISMATCH, "no periodic cell");
+    FAILS(diffusim_evaluator_set_lambda(evaluator, 0.3), DIFFUSIM_ERROR_INVALID_ARGUMENT, "of one model");
     diffusim_evaluator_free(evaluator);
 }
 

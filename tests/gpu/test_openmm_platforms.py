@@ -303,20 +303,44 @@ def test_a_learned_force_in_a_periodic_box(gpu, precision):
         assert largest_difference(contexts) < 1e-5
 
 
-def test_a_learned_force_that_has_no_kernel(gpu):
-    """A blend is computed on the CPU, its λ followed."""
+def blend(lambda_: float) -> diffusim.Model:
+    """Of the network at two noise levels."""
+    return diffusim.Model.blend(diffusim.Model(NETWORK), diffusim.Model(NETWORK, noise_level=0.005), lambda_)
+
+
+def test_lambda_of_a_blend_is_followed(gpu, precision):
+    """By the integrator, and by the learned energy."""
     system, positions = molecules(1)
-    a, b = diffusim.Model(NETWORK), diffusim.Model(NETWORK, noise_level=0.005)
-    system.addForce(dm.DiffusionForce(diffusim.Model.blend(a, b, 0.2)))
+    system.addForce(dm.DiffusionForce(blend(0.2)))
+    contexts = both(gpu, precision, system, lambda: network_integrator(blend(0.2)), positions)
+    for context in contexts:
+        for lambda_ in (0.7, 0.0, 0.4):
+            context.getIntegrator().step(5)
+            context.setParameter("diffusim_lambda", lambda_)
+            context.getIntegrator().step(5)
+    assert largest_difference(contexts) <= ROUNDING[precision]
+    for context in contexts:
+        context.setPositions(positions)
+    energies = []
+    for lambda_ in (0.0, 0.7, 1.0):
+        for context in contexts:
+            context.setParameter("diffusim_lambda", lambda_)
+        energies.append([energy_and_forces(context)[0] for context in contexts])
+        assert energies[-1][1] == pytest.approx(energies[-1][0], rel=1e-14)
+    assert len(set(np.round(np.array(energies)[:, 0], 3))) == 3
+
+
+def test_a_learned_force_that_has_no_kernel(gpu):
+    """It is computed on the CPU, where one has to be told."""
+    system, positions = molecules(1)
+    system.addForce(dm.DiffusionForce(diffusim.Model.blend(blend(0.2), diffusim.Model(NETWORK), 0.7)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         contexts = both(gpu, "double", system, lambda: openmm.VerletIntegrator(0.0004), positions)
-        for context in contexts:
-            context.setParameter("diffusim_lambda", 0.7)
         energies = [energy_and_forces(context)[0] for context in contexts]
     assert energies[1] == pytest.approx(energies[0], rel=1e-14)
     told = [str(w.message) for w in caught if "the learned energy is computed on the CPU" in str(w.message)]
-    assert all("no kernel for blends of two models" in sentence for sentence in told)
+    assert all("no kernel for blends of blends" in sentence for sentence in told)
     assert len(told) == 1 or gpu.getName() != "CUDA"
 
 
@@ -429,13 +453,13 @@ def test_memory_comes_back(cuda, driver):
 
 def test_a_model_without_a_kernel_is_computed_on_the_cpu(cuda):
     """By default with a warning; where the GPU was asked for it is an error."""
-    blend = diffusim.Model.blend(diffusim.Model(NETWORK), diffusim.Model(NETWORK), 0.3)
+    nested = diffusim.Model.blend(blend(0.2), diffusim.Model(NETWORK), 0.3)
     with pytest.warns(UserWarning, match="the score is computed on the CPU"):
-        simulation = dm.simulation(blend, 310.0, 7.3, 0.0052, seed=4, platform=cuda)
-    reference = dm.simulation(blend, 310.0, 7.3, 0.0052, seed=4)
+        simulation = dm.simulation(nested, 310.0, 7.3, 0.0052, seed=4, platform=cuda)
+    reference = dm.simulation(nested, 310.0, 7.3, 0.0052, seed=4)
     for each in (simulation, reference):
         each.context.setPositions(molecules(1)[1])
         each.step(20)
     assert largest_difference([simulation.context, reference.context]) <= ROUNDING["single"]
     with pytest.raises(openmm.OpenMMException, match="has no kernel for"):
-        dm.simulation(blend, 310.0, 7.3, 0.0052, device="cuda", platform=cuda)
+        dm.simulation(nested, 310.0, 7.3, 0.0052, device="cuda", platform=cuda)

@@ -39,15 +39,20 @@ def test_the_ptx_is_for_every_driver_from_cuda_12_0_and_every_gpu_from_volta():
         "evaluate_distance_8",
         "evaluate_distance_32",
         "step_begin",
+        "step_begin_blend",
         "neighbor_boxes",
         "neighbor_list",
         "message_passing_forward",
         "message_passing_backward",
         "step_score",
+        "step_score_blend",
         "step_move",
+        "step_move_blend",
         "step_settle",
+        "step_settle_blend",
         "evaluation_begin",
         "evaluation_end",
+        "evaluation_blend",
     }
 
 

@@ -98,7 +98,7 @@ def test_what_cannot_be_blended_is_one_sentence(other, lambda_, sentence):
         Model.blend(wells()[0], analytic("harmonic", **({"stiffness": 70.0} | other)), lambda_)
 
 
-def test_other_models_have_no_lambda_and_blends_run_on_the_cpu():
+def test_other_models_have_no_lambda_and_blends_of_blends_run_on_the_cpu():
     simulation = Simulation(wells()[0], effective_step=0.002)
     for use in (
         lambda: simulation.lambda_,
@@ -107,8 +107,9 @@ def test_other_models_have_no_lambda_and_blends_run_on_the_cpu():
     ):
         with pytest.raises(DiffusimError, match="harmonic is one model and has no lambda"):
             use()
-    with pytest.raises(DiffusimError, match="no kernel for blends of two models; use device 'cpu'"):
-        Simulation(Model.blend(*wells(), 0.3), effective_step=0.002, device="cuda")
+    nested = Model.blend(Model.blend(*wells(), 0.3), wells()[0], 0.2)
+    with pytest.raises(DiffusimError, match="no kernel for blends of blends; use device 'cpu'"):
+        Simulation(nested, effective_step=0.002, device="cuda")
 
 
 LAMBDAS = np.array([0.0, 0.1, 0.25, 0.45, 0.7, 1.0])

@@ -93,15 +93,20 @@ Kernel kernels[] = {
     {"evaluate_distance_8", capture<evaluate_distance_8>},
     {"evaluate_distance_32", capture<evaluate_distance_32>},
     {"step_begin", capture<step_begin>},
+    {"step_begin_blend", capture<step_begin_blend>},
     {"neighbor_boxes", capture<neighbor_boxes>},
     {"neighbor_list", capture<neighbor_list>},
     {"message_passing_forward", capture<message_passing_forward>},
     {"message_passing_backward", capture<message_passing_backward>},
     {"step_score", capture<step_score>},
+    {"step_score_blend", capture<step_score_blend>},
     {"step_move", capture<step_move>},
+    {"step_move_blend", capture<step_move_blend>},
     {"step_settle", capture<step_settle>},
+    {"step_settle_blend", capture<step_settle_blend>},
     {"evaluation_begin", capture<evaluation_begin>},
     {"evaluation_end", capture<evaluation_end>},
+    {"evaluation_blend", capture<evaluation_blend>},
 };
 
 struct Stream {

@@ -9,7 +9,6 @@
 #include <set>
 #include <sstream>
 #include <string>
-#include <vector>
 
 namespace {
 
@@ -36,6 +35,15 @@ struct Program {
         }
         return true;
     }
+};
+
+// What stands before the name of a kernel in diffusim.cu, and what the compiler makes of the name.
+const struct {
+    std::string macro, prefix, suffix;
+} MACROS[] = {
+    {"STEPS(", "advance_", ""}, {"KERNELS(", "advance_", ""}, {"KERNELS(", "evaluate_", ""},
+    {"OF_SCORE(", "", ""},      {"OF_BLOCK(", "", ""},        {"OF_STEP(", "", ""},
+    {"OF_STEP(", "", "_blend"}, {"OF_EVALUATION(", "", ""},   {"OF_BLEND(", "", ""},
 };
 
 } // namespace
@@ -70,22 +78,12 @@ API nvrtcCompileProgram(Program* program, int n, const char** options) {
     }
     if (!program->is_whole(program->source))
         return COMPILATION;
-    // Of kernels/diffusim.cu, and how the names of their kernels begin.
-    const std::pair<std::string, std::vector<std::string>> MACROS[] = {
-        {"KERNELS(", {"advance_", "evaluate_"}},
-        {"STEPS(", {"advance_"}},
-        {"OF_SCORE(", {""}},
-        {"OF_BLOCK(", {""}},
-        {"OF_STEP(", {""}},
-        {"OF_EVALUATION(", {""}},
-    };
     std::string names;
     std::istringstream lines(program->source);
     for (std::string line; std::getline(lines, line);)
-        for (const auto& [macro, verbs] : MACROS)
+        for (const auto& [macro, prefix, suffix] : MACROS)
             if (line.rfind(macro, 0) == 0)
-                for (const std::string& verb : verbs)
-                    names += ".text." + verb + line.substr(macro.size(), line.find(',') - macro.size()) + '\0';
+                names += ".text." + prefix + line.substr(macro.size(), line.find(',') - macro.size()) + suffix + '\0';
     Elf64_Ehdr header = {};
     std::memcpy(header.e_ident, ELFMAG, SELFMAG);
     header.e_machine = EM_CUDA;

@@ -1,29 +1,17 @@
 //! A model on a GPU, without a simulation: scores and energies of frames that a caller's kernels have put there, for whatever
-//! the caller does with them. The host's half of kernels/evaluate.cuh.
+//! the caller does with them.
 
-use super::network::{Network, Part};
+use super::network::Part;
+use super::source::{Blend, DeviceEvaluation, Source};
 use super::{
-    Attachment, CallersContext, CudaSlice, CudaStream, Gpu, MatmulPrecision, OnStream, Ours, Persistent,
-    Plan, PushKernelArg, Task, While, address, kernel_of, launch, open, probe,
+    Attachment, CallersContext, CudaSlice, CudaStream, Gpu, OnStream, Ours, PushKernelArg, While, address,
+    kernel_of, launch, open, probe,
 };
 use crate::cell::Cell;
 use crate::error::{Result, bail};
 use crate::model::kernel::Kernel;
-use crate::model::{KernelModel, ScoreModel};
+use crate::model::{KernelModel, ScoreModel, check_lambda};
 use std::sync::Arc;
-
-/// `Evaluation` of kernels/evaluate.cuh; pointers are of the device.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct DeviceEvaluation {
-    positions: u64,
-    scores: u64,
-    energies: u64,
-    scratch: u64,
-    scratch_bytes: u64,
-    n_frames: u32,
-    n_particles: u32,
-}
 
 /// A model, and on a GPU the arrays of a number of frames.
 pub struct Evaluator {
@@ -37,19 +25,22 @@ struct Held {
     // Dropped in this order: buffers and kernel before the stream, the stream before the context.
     work: Work,
     positions: CudaSlice<f64>,
-    scores: CudaSlice<f64>,
-    energies: CudaSlice<f64>,
     stream: Arc<CudaStream>,
     _gpu: Arc<Gpu>,
+    n_frames: usize,
     n_particles: usize,
 }
 
-/// How frames are evaluated.
+/// What is evaluated.
 enum Work {
-    /// In one launch.
-    Persistent(Box<Persistent>),
-    /// In those of the network, one before, and one after.
-    Launches { network: Box<Network>, begin: Part, end: Part },
+    Single(Box<Source>),
+    /// Two models, and where their blend goes.
+    Blend {
+        of: Box<Blend>,
+        part: Part,
+        scores: CudaSlice<f64>,
+        energies: CudaSlice<f64>,
+    },
 }
 
 impl OnStream for Held {
@@ -78,19 +69,29 @@ impl Evaluator {
         let kernel = kernel_of(&*model, index)?;
         probe(index)?;
         let _callers = CallersContext::keep();
-        let held = Ours::new(Held::new(&kernel, n_frames, index, attachment)?);
+        let held = Ours::new(Held::new(&kernel, model.lambda(), n_frames, index, attachment)?);
         Ok(Evaluator { model, cell, held })
     }
 
     /// Frames that are evaluated at a time.
     pub fn n_frames(&self) -> usize {
-        self.held.look().energies.len()
+        self.held.look().n_frames
     }
 
     /// The cell of all frames from now on.
     pub fn set_cell(&mut self, cell: Option<Cell>) -> Result<()> {
         self.model.check_cell(cell.as_ref())?;
         self.cell = cell;
+        Ok(())
+    }
+
+    /// λ of a blend from now on.
+    pub fn set_lambda(&mut self, lambda: f64) -> Result<()> {
+        let held = self.held.get()?;
+        let Work::Blend { of, .. } = &mut held.work else {
+            bail!(InvalidArgument, "the evaluator is of one model; lambda is that of a blend of two");
+        };
+        of.lambda = check_lambda(lambda)?;
         Ok(())
     }
 
@@ -103,13 +104,13 @@ impl Evaluator {
     /// Where their scores are found, of the same shape, 1/nm.
     pub fn device_scores(&self) -> u64 {
         let held = self.held.look();
-        address(&held.scores, &held.stream)
+        address(held.scores(), &held.stream)
     }
 
     /// Where their energies are found, `[n_frames]`, kT₀.
     pub fn device_energies(&self) -> u64 {
         let held = self.held.look();
-        address(&held.energies, &held.stream)
+        address(held.energies(), &held.stream)
     }
 
     /// Start the evaluation of what lies at [`Evaluator::device_positions`]; energies only if asked for. Does not wait, unless there
@@ -133,7 +134,7 @@ impl Evaluator {
         let held = self.held.get()?;
         let _callers = CallersContext::keep();
         held.stream
-            .memcpy_dtoh(&held.energies, energies)
+            .memcpy_dtoh(held.energies(), energies)
             .and_then(|()| held.stream.synchronize())
             .during(WHAT)
     }
@@ -142,6 +143,7 @@ impl Evaluator {
 impl Held {
     fn new(
         model: &KernelModel,
+        lambda: Option<f64>,
         n_frames: usize,
         index: usize,
         attachment: Option<Attachment>,
@@ -149,56 +151,52 @@ impl Held {
         let (gpu, stream) = open(index, attachment)?;
         let n_particles = model.n_particles;
         let n_all = n_frames * n_particles;
-        let work = match (
-            &model.kernel,
-            Plan::new(&gpu, model, n_frames, Task::Evaluation, MatmulPrecision::Highest),
-        ) {
-            (Kernel::MessagePassing(arrays), _) => Work::Launches {
-                network: Box::new(Network::new(&gpu, &stream, model, arrays, n_frames)?),
-                begin: Part::each(&gpu.module, "evaluation_begin", n_all)?,
-                end: Part::of_scores(&gpu.module, "evaluation_end", n_all)?,
-            },
-            (_, Some(plan)) => {
-                let n_blocks = n_frames.div_ceil(plan.frames).min(plan.n_running(&gpu));
-                Work::Persistent(Box::new(Persistent::new(&gpu, &stream, model, &plan, n_blocks)?))
-            }
-            (_, None) => unreachable!("all others have a plan"),
-        };
         let zeros = |n: usize| stream.alloc_zeros::<f64>(n).during("allocating its memory");
-        let (positions, scores, energies) = (zeros(3 * n_all)?, zeros(3 * n_all)?, zeros(n_frames)?);
-        Ok(Held { work, positions, scores, energies, stream, _gpu: gpu, n_particles })
+        let work = match &model.kernel {
+            Kernel::Blend(parts) => {
+                let mut of = Box::new(Blend::new(&gpu, &stream, parts, n_frames)?);
+                of.lambda = lambda.unwrap_or_default();
+                let part = Part::each(&gpu.module, "evaluation_blend", n_all)?;
+                Work::Blend { of, part, scores: zeros(3 * n_all)?, energies: zeros(n_frames)? }
+            }
+            _ => Work::Single(Box::new(Source::new(&gpu, &stream, model, n_frames)?)),
+        };
+        let positions = zeros(3 * n_all)?;
+        Ok(Held { work, positions, stream, _gpu: gpu, n_frames, n_particles })
+    }
+
+    fn scores(&self) -> &CudaSlice<f64> {
+        match &self.work {
+            Work::Single(source) => source.scores(),
+            Work::Blend { scores, .. } => scores,
+        }
+    }
+
+    fn energies(&self) -> &CudaSlice<f64> {
+        match &self.work {
+            Work::Single(source) => source.energies(),
+            Work::Blend { energies, .. } => energies,
+        }
     }
 
     fn enqueue(&mut self, cell: Option<&Cell>, with_energies: bool) -> Result<()> {
         let stream = &self.stream;
+        let positions = address(&self.positions, stream);
+        let (of, part, scores, energies) = match &mut self.work {
+            Work::Single(source) => return source.enqueue(stream, positions, cell, with_energies, WHAT),
+            Work::Blend { of, part, scores, energies } => (of, part, scores, energies),
+        };
+        of.enqueue(stream, positions, cell, with_energies, WHAT)?;
         let job = DeviceEvaluation {
-            positions: address(&self.positions, stream),
-            scores: address(&self.scores, stream),
-            energies: if with_energies { address(&self.energies, stream) } else { 0 },
+            positions,
+            scores: address(scores, stream),
+            energies: if with_energies { address(energies, stream) } else { 0 },
             scratch: 0,
             scratch_bytes: 0,
-            n_frames: self.energies.len() as u32,
+            n_frames: self.n_frames as u32,
             n_particles: self.n_particles as u32,
         };
-        let (network, begin, end) = match &mut self.work {
-            Work::Persistent(work) => {
-                let (scratch, scratch_bytes) = work.scratch(stream);
-                return work.launch(stream, &DeviceEvaluation { scratch, scratch_bytes, ..job }).during(WHAT);
-            }
-            Work::Launches { network, begin, end } => (network, begin, end),
-        };
-        loop {
-            let begun = |model: &_| launch(stream, begin, |arguments| arguments.arg(&job).arg(model));
-            network.list(stream, job.positions, cell, false, begun)?;
-            network.run(stream, with_energies.into(), 1, WHAT, |network, stream| {
-                let model = &network.model;
-                launch(stream, begin, |arguments| arguments.arg(&job).arg(model))?;
-                network.launch(stream, job.positions, with_energies)?;
-                launch(stream, end, |arguments| arguments.arg(&job).arg(model))
-            })?;
-            if !network.may_lack_room() || network.had_room(stream, WHAT)? {
-                return Ok(());
-            }
-        }
+        let blend = of.device(stream);
+        launch(stream, part, |arguments| arguments.arg(&job).arg(&blend)).during(WHAT)
     }
 }

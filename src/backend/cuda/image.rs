@@ -28,11 +28,12 @@ macro_rules! sources {
 }
 
 /// The source of the kernels: the file that is compiled, and those that it includes.
-pub(super) const SOURCES: [(&str, &str); 18] = sources![
+pub(super) const SOURCES: [(&str, &str); 19] = sources![
     "diffusim.cu",
     "adapter.cuh",
     "advance.cuh",
     "analytic.cuh",
+    "blend.cuh",
     "distance.cuh",
     "distance_high.cuh",
     "em.cuh",

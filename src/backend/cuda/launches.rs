@@ -1,19 +1,21 @@
-//! Steps of models that take several launches for each: the `message-passing` network. The host's half of
-//! kernels/launches.cuh.
+//! Steps of models that take several launches for each: the `message-passing` network, and blends of two models. The host's
+//! half of kernels/launches.cuh.
 //!
-//! The launches of a step are those of the score (network.rs), one that gathers and checks it, and one that moves the
-//! particles. Where a list of neighbours outgrows its room all steps stop, and the host makes more.
+//! The launches of a step are those of the score (network.rs, source.rs), one that gathers and checks it, and one that moves
+//! the particles. Where a list of neighbours outgrows its room all steps stop, and the host makes more; of a blend, whose models
+//! are evaluated one after the other, it makes more before the step goes on.
 
-use super::network::{DeviceMessagePassing, Network, Part, THREADS, zeros};
+use super::network::{Clock, Network, Part, zeros};
+use super::source::Blend;
 use super::{
-    CudaSlice, CudaStream, DeviceJob, DriverError, Gpu, METROPOLIS_BYTES, PushKernelArg, While, address,
-    launch,
+    CudaSlice, CudaStream, DeviceJob, DeviceRepr, DriverError, Gpu, METROPOLIS_BYTES, PushKernelArg, While,
+    address, launch,
 };
 use crate::adapter::Adapter;
 use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::model::KernelModel;
-use crate::model::kernel::MessagePassingArrays;
+use crate::model::kernel::Kernel;
 use std::sync::Arc;
 
 /// `Launches` of kernels/launches.cuh; pointers are of the device.
@@ -44,15 +46,22 @@ enum Stage {
 /// A simulation of such a model.
 pub(super) struct Launches {
     // Dropped in this order: its graphs before what they read.
-    network: Network,
+    model: Model,
     steps: Steps,
     job: CudaSlice<DeviceJob>,
     scores: CudaSlice<f64>,
+    _clock: Option<CudaSlice<Clock>>,
     _doubles: Vec<CudaSlice<f64>>,
     _indices: Vec<CudaSlice<u32>>,
 }
 
-/// What a step launches besides the network.
+/// What scores come from.
+enum Model {
+    Network(Box<Network>),
+    Blend(Box<Blend>),
+}
+
+/// What a step launches besides the score.
 struct Steps {
     begin: Part,
     score: Part,
@@ -71,24 +80,37 @@ impl Launches {
         gpu: &Gpu,
         stream: &Arc<CudaStream>,
         model: &KernelModel,
-        arrays: &MessagePassingArrays,
         n_replicas: usize,
         adapter: Adapter,
     ) -> Result<Self> {
         let n_all = model.n_particles * n_replicas;
         let decides = adapter == Adapter::Mala;
-        let network = Network::new(gpu, stream, model, arrays, n_replicas)?;
+        let memory = "allocating its memory";
+        let mut own_clock = None;
+        let (model, clock, suffix) = match &model.kernel {
+            Kernel::MessagePassing(arrays) => {
+                let network = Network::new(gpu, stream, model, arrays, n_replicas)?;
+                let clock = network.model.list.clock;
+                (Model::Network(Box::new(network)), clock, "")
+            }
+            Kernel::Blend(parts) => {
+                let blend = Blend::new(gpu, stream, parts, n_replicas)?;
+                let clock = own_clock.insert(stream.clone_htod(&[Clock::default()]).during(memory)?);
+                (Model::Blend(Box::new(blend)), address(clock, stream), "_blend")
+            }
+            Kernel::Analytic { .. } | Kernel::Distance(_) => unreachable!("takes one launch for many steps"),
+        };
         let (mut doubles, mut indices) = (Vec::new(), Vec::new());
         // 0 where the adapter has no use for it.
         let mut optional = |n: usize| if n == 0 { Ok(0) } else { zeros(&mut doubles, stream, n) };
         let of_ends = if adapter == Adapter::Heun || decides { 3 * n_all } else { 0 };
         let of_decisions = if decides { n_all } else { 0 };
         let per_frame = if decides { n_replicas } else { 0 };
-        let scores = stream.alloc_zeros(3 * n_all).during("allocating its memory")?;
-        let job = stream.clone_htod(&[DeviceJob::default()]).during("allocating its memory")?;
+        let scores = stream.alloc_zeros(3 * n_all).during(memory)?;
+        let job = stream.clone_htod(&[DeviceJob::default()]).during(memory)?;
         let launches = DeviceLaunches {
             job: address(&job, stream),
-            clock: network.model.list.clock,
+            clock,
             scores: address(&scores, stream),
             frozen: zeros(&mut indices, stream, n_replicas)?,
             ends: optional(of_ends)?,
@@ -99,59 +121,60 @@ impl Launches {
             factors: optional(per_frame)?,
             accepted: zeros(&mut indices, stream, n_replicas)?,
         };
+        let each = |name: &str, n: usize| Part::each(&gpu.module, &format!("{name}{suffix}"), n);
         let steps = Steps {
-            begin: Part::each(&gpu.module, "step_begin", n_all)?,
-            score: Part::of_scores(&gpu.module, "step_score", n_all)?,
-            r#move: Part::each(&gpu.module, "step_move", n_all)?,
-            settle: Part::new(
-                &gpu.module,
-                "step_settle",
-                n_replicas.div_ceil(THREADS),
-                THREADS,
-                METROPOLIS_BYTES,
-            )?,
+            begin: each("step_begin", n_all)?,
+            score: Part::of_scores(&gpu.module, &format!("step_score{suffix}"), n_all)?,
+            r#move: each("step_move", n_all)?,
+            settle: Part { shared: METROPOLIS_BYTES, ..each("step_settle", n_replicas)? },
             launches,
             positions: 0,
             adapter,
         };
-        Ok(Launches { network, steps, job, scores, _doubles: doubles, _indices: indices })
+        Ok(Launches { model, steps, job, scores, _clock: own_clock, _doubles: doubles, _indices: indices })
     }
 
-    /// Start the steps of `job`, whose positions are those that the device has, or were `sent` anew.
+    /// Start the steps of `job`, whose positions are those that the device has, or were `sent` anew; of a blend, at this λ.
     pub(super) fn enqueue(
         &mut self,
         stream: &Arc<CudaStream>,
         job: DeviceJob,
         cell: Option<&Cell>,
+        lambda: Option<f64>,
         sent: bool,
     ) -> Result<()> {
         stream.memcpy_htod(&[job], &mut self.job).during(STEPS)?;
-        self.steps.positions = job.positions;
-        let Launches { network, steps, .. } = self;
-        let begin = |model: &_| steps.launch(stream, &steps.begin, model, Stage::AtBeginning);
-        network.list(stream, job.positions, cell, sent, begin)?;
-        begin(&network.model).during(STEPS)?;
-        if steps.adapter == Adapter::Mala {
-            steps.evaluate(network, stream, Stage::Before).during(STEPS)?;
-            steps.launch(stream, &steps.settle, &network.model, Stage::Before).during(STEPS)?;
+        let Launches { model, steps, .. } = self;
+        steps.positions = job.positions;
+        match model {
+            Model::Network(network) => steps.of_network(network, stream, cell, sent, job.n_steps),
+            Model::Blend(blend) => {
+                blend.lambda = lambda.unwrap_or_default();
+                steps.of_blend(blend, stream, cell, job.n_steps)
+            }
         }
-        network.run(stream, 0, job.n_steps, STEPS, |network, stream| steps.step(network, stream))
     }
 
     /// How a step is taken, in words.
     pub(super) fn status(&self) -> String {
-        let score = self.network.n_launches() + 1;
+        let (score, how) = match &self.model {
+            Model::Network(network) => (network.n_launches() + 1, network.how()),
+            Model::Blend(blend) => (blend.n_launches() + 1, "one model of the blend after the other".into()),
+        };
         let n_launches = match self.steps.adapter {
             Adapter::Heun => 2 * (score + 1),
             Adapter::Mala => score + 3,
             _ => score + 1,
         };
-        format!("{n_launches} launches a step, {}", self.network.how())
+        format!("{n_launches} launches a step, {how}")
     }
 
-    /// As [`Network::had_room`], of steps.
+    /// As [`Network::had_room`], of steps. A blend has made room already.
     pub(super) fn had_room(&mut self, stream: &Arc<CudaStream>) -> Result<bool> {
-        self.network.had_room(stream, STEPS)
+        match &mut self.model {
+            Model::Network(network) => network.had_room(stream, STEPS),
+            Model::Blend(_) => Ok(true),
+        }
     }
 
     /// What is said where steps cannot be taken again.
@@ -175,48 +198,89 @@ impl Launches {
 }
 
 impl Steps {
-    /// The launches of one step.
-    fn step(&self, network: &Network, stream: &Arc<CudaStream>) -> std::result::Result<(), DriverError> {
-        let model = &network.model;
-        if self.adapter == Adapter::Mala {
-            self.launch(stream, &self.score, model, Stage::AtBeginning)?;
-        } else {
-            self.evaluate(network, stream, Stage::AtBeginning)?;
+    /// So many steps of the network, as a graph where those are not switched off.
+    fn of_network(
+        &self,
+        network: &mut Network,
+        stream: &Arc<CudaStream>,
+        cell: Option<&Cell>,
+        sent: bool,
+        n_steps: u64,
+    ) -> Result<()> {
+        let with_energies = self.adapter == Adapter::Mala;
+        let begin = |model: &_| self.launch(stream, &self.begin, model, Stage::AtBeginning);
+        network.list(stream, self.positions, cell, sent, begin)?;
+        begin(&network.model).during(STEPS)?;
+        if with_energies {
+            network
+                .launch(stream, self.positions, true)
+                .and_then(|()| self.launch(stream, &self.score, &network.model, Stage::Before))
+                .and_then(|()| self.launch(stream, &self.settle, &network.model, Stage::Before))
+                .during(STEPS)?;
         }
-        self.launch(stream, &self.r#move, model, Stage::AtBeginning)?;
-        match self.adapter {
-            Adapter::Heun => {
-                self.evaluate(network, stream, Stage::AtEnd)?;
-                self.launch(stream, &self.r#move, model, Stage::AtEnd)
-            }
-            Adapter::Mala => {
-                self.evaluate(network, stream, Stage::AtEnd)?;
-                self.launch(stream, &self.settle, model, Stage::AtEnd)
-            }
-            _ => Ok(()),
-        }
+        network.run(stream, (self.positions, with_energies), n_steps, STEPS, |network, stream| {
+            self.step(
+                |stage| network.launch(stream, self.at(stage), with_energies),
+                |part, stage| self.launch(stream, part, &network.model, stage),
+            )
+        })
     }
 
-    /// The score, and whether it is sound.
-    fn evaluate(
+    /// The same of a blend, whose models replay graphs of their own.
+    fn of_blend(
         &self,
-        network: &Network,
+        blend: &mut Blend,
         stream: &Arc<CudaStream>,
-        stage: Stage,
-    ) -> std::result::Result<(), DriverError> {
-        let positions = match stage {
+        cell: Option<&Cell>,
+        n_steps: u64,
+    ) -> Result<()> {
+        let with_energies = self.adapter == Adapter::Mala;
+        let model = &blend.device(stream);
+        let launch = |part: &Part, stage| self.launch(stream, part, model, stage).during(STEPS);
+        let mut evaluate = |stage| blend.enqueue(stream, self.at(stage), cell, with_energies, STEPS);
+        launch(&self.begin, Stage::AtBeginning)?;
+        if with_energies {
+            evaluate(Stage::Before)?;
+            launch(&self.score, Stage::Before)?;
+            launch(&self.settle, Stage::Before)?;
+        }
+        (0..n_steps).try_for_each(|_| self.step(&mut evaluate, launch))
+    }
+
+    /// One step: what is launched for it, besides what makes the score.
+    fn step<E>(
+        &self,
+        mut evaluate: impl FnMut(Stage) -> std::result::Result<(), E>,
+        launch: impl Fn(&Part, Stage) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        if self.adapter != Adapter::Mala {
+            evaluate(Stage::AtBeginning)?;
+        }
+        launch(&self.score, Stage::AtBeginning)?;
+        launch(&self.r#move, Stage::AtBeginning)?;
+        let last = match self.adapter {
+            Adapter::Heun => &self.r#move,
+            Adapter::Mala => &self.settle,
+            _ => return Ok(()),
+        };
+        evaluate(Stage::AtEnd)?;
+        launch(&self.score, Stage::AtEnd)?;
+        launch(last, Stage::AtEnd)
+    }
+
+    /// Where the positions lie of which the score is computed.
+    fn at(&self, stage: Stage) -> u64 {
+        match stage {
             Stage::AtEnd => self.launches.ends,
             Stage::AtBeginning | Stage::Before => self.positions,
-        };
-        network.launch(stream, positions, self.adapter == Adapter::Mala)?;
-        self.launch(stream, &self.score, &network.model, stage)
+        }
     }
 
     fn launch(
         &self,
         stream: &Arc<CudaStream>,
         part: &Part,
-        model: &DeviceMessagePassing,
+        model: &impl DeviceRepr,
         stage: Stage,
     ) -> std::result::Result<(), DriverError> {
         let stage = stage as u32;

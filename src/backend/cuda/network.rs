@@ -25,10 +25,10 @@ const TEAM: usize = 4 * 4 * (LANES + 1) + 4 * 4;
 const FILLERS: usize = 128;
 const FILLER_BYTES: usize = 48;
 /// Threads of a block that takes particles or frames one by one, and of one that takes a group at most.
-pub(super) const THREADS: usize = 128;
+const THREADS: usize = 128;
 const MOST_THREADS: usize = 256;
 /// Room for the score of a particle, by a warp.
-pub(super) const WARP_BYTES: usize = 768;
+const WARP_BYTES: usize = 768;
 /// Set to 0, launches are made one by one.
 pub(super) const GRAPHS: &str = "DIFFUSIM_CUDA_GRAPHS";
 
@@ -162,7 +162,7 @@ struct Lists {
 /// The network for a number of frames.
 pub(super) struct Network {
     // Dropped in this order: graphs before what they read.
-    graphs: [Option<Graph>; 2],
+    graphs: Vec<(Key, Graph)>,
     boxes: Part,
     list: Part,
     forward: Part,
@@ -185,6 +185,9 @@ pub(super) struct Network {
     sent_space: Option<Space>,
     records: bool,
 }
+
+/// What tells apart the launches that are recorded: where the positions lie, and whether energies are asked for.
+type Key = (u64, bool);
 
 /// Whether launches are replayed as a graph.
 pub(super) fn records() -> bool {
@@ -305,7 +308,7 @@ impl Network {
         };
         floats.push(numbers);
         Ok(Network {
-            graphs: [None, None],
+            graphs: Vec::new(),
             boxes: part("neighbor_boxes", n_frames, FILLERS, FILLERS * FILLER_BYTES)?,
             list: part("neighbor_list", n_total.div_ceil(warps), THREADS, 0)?,
             forward: part("message_passing_forward", n_groups, n_threads, shared)?,
@@ -392,7 +395,7 @@ impl Network {
                 self.n_total
             );
         }
-        self.graphs = [None, None];
+        self.graphs.clear();
         self.lists = None; // before others are made
         let lists = || -> std::result::Result<Lists, DriverError> {
             Ok(Lists {
@@ -413,26 +416,28 @@ impl Network {
         Ok(())
     }
 
-    /// Launch `work` on `stream`: as a graph, unless those are switched off, that was recorded when it was first asked for.
-    /// `which` of two it is.
+    /// Launch `work` on `stream` so many times: as a graph, unless those are switched off, that was recorded when it was first asked
+    /// for by this `key`.
     pub(super) fn run(
         &mut self,
         stream: &Arc<CudaStream>,
-        which: usize,
+        key: Key,
         n_times: u64,
         what: &str,
         work: impl Fn(&Self, &Arc<CudaStream>) -> std::result::Result<(), DriverError>,
     ) -> Result<()> {
-        if self.records && self.graphs[which].is_none() {
+        let known = |graphs: &[(Key, Graph)]| graphs.iter().position(|(of, _)| *of == key);
+        if self.records && known(&self.graphs).is_none() {
             let recorder = &self.recorder;
-            let graph = Graph::record(recorder, || work(self, recorder));
-            self.graphs[which] = graph.map_err(|error| {
+            let graph = Graph::record(recorder, || work(self, recorder)).map_err(|error| {
                 let failed = driver_error("recording launches as a CUDA graph", error);
                 Error::Device(format!("{failed}; set {GRAPHS}=0, and they are made one by one"))
             })?;
+            self.graphs.extend(graph.map(|graph| (key, graph)));
         }
+        let graph = known(&self.graphs).map(|at| &self.graphs[at].1);
         (0..n_times)
-            .try_for_each(|_| match &self.graphs[which] {
+            .try_for_each(|_| match graph {
                 Some(graph) => graph.replay(stream),
                 None => work(self, stream),
             })
