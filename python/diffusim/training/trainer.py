@@ -85,8 +85,8 @@ class Band:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The weights with the lowest held-out loss (with relative entropy the last), and how it ended: "finished", "early",
-    "interrupted", "failed".
+    """The weights with the lowest held-out loss, or with relative entropy the last, and how training ended: "finished",
+    "early", "interrupted", "failed".
 
     `bands` are the losses of these weights along the noise levels. Where the Fokker-Planck weight is 0, its losses are
     None.
