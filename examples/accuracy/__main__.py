@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[1]
-sys.path += [str(EXAMPLES), *(str(EXAMPLES / folder) for folder in ("alkanes", "lennard-jones", "surfaces"))]
+sys.path += [
+    str(EXAMPLES),
+    *(str(EXAMPLES / folder) for folder in ("alkanes", "lennard-jones", "metadynamics", "surfaces")),
+]
 
 from measured import Measurements, range_of  # noqa: E402
 

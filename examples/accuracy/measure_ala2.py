@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from common import EXAMPLES, SEED, Row, divergence, histograms, independent_frames, ratio, simulate
+from model_profile import under_one_bias
+from profiles import positive, weights_of_replicas
 
 import diffusim
 from diffusim.report import plots, statistics
@@ -22,6 +24,7 @@ WIDEST = 1.05  # of the spread of any bond
 NO_WORSE_THAN_IID = 1.1
 PARTS = 10  # of the replicas; each is left out in turn
 LEAST_PASSAGES = 20  # in and out, for their balance to be known
+BIASED = {"n_replicas": 400, "filling": 20_000, "steps": 40_000}
 BINS = "Ramachandran, 60×60 bins"
 NEGATIVE = np.repeat(statistics.RAMACHANDRAN_EDGES[1:, None] <= 0, statistics.RAMACHANDRAN_BINS, axis=1)  # phi < 0
 
@@ -61,6 +64,7 @@ def measure(system: str, picture: Path) -> list[Row]:
         rows.append(Row(system, "js_simulated_over_iid", value, error, NO_WORSE_THAN_IID, what=what))
     rows.append(widest_bond(system, frames, molecule, reference, how))
     rows.append(population(system, phi, reference))
+    rows.append(population_in_equilibrium(system, model, molecule, reference))
     title = f"{system}: {N_REPLICAS:,} replicas of a learned score against 528 ns of all-atom OpenMM"
     ensemble = Ensemble.measure(frames.reshape(-1, model.n_particles, 3), molecule, like=reference)
     plots.write(picture, title, reference, ensemble, compare(reference, ensemble), molecule)
@@ -130,8 +134,7 @@ def population(system: str, phi: np.ndarray, reference: Ensemble) -> Row:
     else:
         value, error = (phi > 0).mean(), statistics.standard_error((phi > 0).mean(axis=0))
         how = "of these frames, which remember their starts"
-    with np.load(EXAMPLES / "ala2" / "reference.npz") as data:
-        reference_error = float(data["phi_positive_error"])
+    reference_error = phi_positive_error()
     return Row(
         system,
         "population_error",
@@ -141,6 +144,27 @@ def population(system: str, phi: np.ndarray, reference: Ensemble) -> Row:
         what=f"φ > 0: {100 * value:.1f} ± {100 * error:.1f} % {how}; {n_into} in, {n_out} out; "
         f"reference {100 * reference.phi_positive:.1f} ± {100 * reference_error:.1f} %, 4 in, 4 out",
     )
+
+
+def population_in_equilibrium(system: str, model: diffusim.Model, molecule: Molecule, reference: Ensemble) -> Row:
+    """Error of the population phi > 0 of the model's own density, from replicas that a bias takes everywhere."""
+    share, error = positive(weights_of_replicas(*under_one_bias(model, **BIASED, torsions=molecule.backbone[0])))
+    reference_error = phi_positive_error()
+    return Row(
+        system,
+        "population_error",
+        abs(share - reference.phi_positive),
+        float(np.hypot(error, reference_error)),
+        reference_error,
+        what=f"φ > 0: {100 * share:.1f} ± {100 * error:.1f} % in equilibrium, by {BIASED['n_replicas']} replicas "
+        f"under one bias; reference {100 * reference.phi_positive:.1f} ± {100 * reference_error:.1f} %",
+    )
+
+
+def phi_positive_error() -> float:
+    """Standard error of the population phi > 0 of the reference."""
+    with np.load(EXAMPLES / "ala2" / "reference.npz") as data:
+        return float(data["phi_positive_error"])
 
 
 def divergence_of_fewer(reference: np.ndarray, angles: np.ndarray, n: int) -> float:

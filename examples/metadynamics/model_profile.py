@@ -77,16 +77,47 @@ class GridBias:
         self.values += np.fft.irfft2(np.fft.rfft2(where * room) * self._hill, s=where.shape)
 
 
-def step(simulation: diffusim.Simulation, bias: GridBias) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step under the bias; phi, psi (radians) and V (kT) before it."""
+def step(simulation: diffusim.Simulation, bias: GridBias, torsions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step under the bias on two `torsions`; phi, psi (radians) and V (kT) before it."""
     x = simulation.positions
-    (phi, of_phi), (psi, of_psi) = torsion(x, PHI), torsion(x, PSI)
+    (phi, of_phi), (psi, of_psi) = (torsion(x, atoms) for atoms in torsions)
     value, by_phi, by_psi = bias.look_up(phi, psi)
     forces = np.zeros_like(x)
-    forces[:, PHI] -= KT * by_phi[:, None, None] * of_phi
-    forces[:, PSI] -= KT * by_psi[:, None, None] * of_psi
+    for atoms, slope, gradient in zip(torsions, (by_phi, by_psi), (of_phi, of_psi), strict=True):
+        forces[:, atoms] -= KT * slope[:, None, None] * gradient
     simulation.step_biased(forces)
     return phi, psi, value
+
+
+def under_one_bias(
+    model: diffusim.Model, n_replicas: int, filling: int, steps: int, torsions=(PHI, PSI)
+) -> tuple[np.ndarray, np.ndarray]:
+    """phi in degrees and the bias in kJ/mol of frames under the bias that `filling` steps made, [n, n_replicas]."""
+    simulation = diffusim.Simulation(
+        model,
+        n_replicas=n_replicas,
+        adapter="langevin",
+        friction_rate=FRICTION_RATE,
+        time_step=TIME_STEP,
+        seed=SEED,
+    )
+    say("step", describe_step(simulation.statistics, simulation.adapter))
+    bias = GridBias()
+    with progress("filling", f"{n_replicas} × {filling:,} steps", filling) as advance:
+        for n in range(filling):
+            phi, psi, _ = step(simulation, bias, torsions)
+            if n % EVERY == 0:  # coarse at first, fine at the end
+                bias.add_hills(phi, psi, HEIGHT * min(1.0, 0.2 * filling / (n + 1)))
+            advance(1)
+    frames = []
+    with progress("counting", f"{n_replicas} × {steps:,} steps", steps) as advance:
+        for n in range(steps):
+            frame = step(simulation, bias, torsions)
+            if n % COUNTED_EVERY == 0:
+                frames.append(frame)
+            advance(1)
+    phi, _, value = np.moveaxis(np.array(frames), 1, 0)
+    return np.degrees(phi), KT * value
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,32 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     model = diffusim.Model(MODEL)
     say("model", describe_model(model, MODEL.name))
-    simulation = diffusim.Simulation(
-        model,
-        n_replicas=args.replicas,
-        adapter="langevin",
-        friction_rate=FRICTION_RATE,
-        time_step=TIME_STEP,
-        seed=SEED,
-    )
-    say("step", describe_step(simulation.statistics, simulation.adapter))
-
-    bias = GridBias()
-    with progress("filling", f"{args.replicas} × {args.filling:,} steps", args.filling) as advance:
-        for n in range(args.filling):
-            phi, psi, _ = step(simulation, bias)
-            if n % EVERY == 0:  # coarse at first, fine at the end
-                bias.add_hills(phi, psi, HEIGHT * min(1.0, 0.2 * args.filling / (n + 1)))
-            advance(1)
-    frames = []
-    with progress("counting", f"{args.replicas} × {args.steps:,} steps", args.steps) as advance:
-        for n in range(args.steps):
-            frame = step(simulation, bias)
-            if n % COUNTED_EVERY == 0:
-                frames.append(frame)
-            advance(1)
-    phi, _, value = np.moveaxis(np.array(frames), 1, 0)
-    phi, value = np.degrees(phi), KT * value
+    phi, value = under_one_bias(model, args.replicas, args.filling, args.steps)
     parts = weights_of_replicas(phi, value)
     energy, error = with_error(parts)
     share, share_error = positive(parts)

@@ -104,7 +104,7 @@ SYSTEMS = (
         "alanine dipeptide",
         lambda: Model(ROOT / "examples" / "ala2" / "ala2.safetensors"),
         None,
-        (7.8e-7, 4e-7, 2e-7, 1e-7, 3e-8),
+        (6.4e-7, 4e-7, 2e-7, 1e-7, 3e-8),
         64,
         2_000,
     ),

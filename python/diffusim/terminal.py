@@ -83,6 +83,11 @@ def progress(label: str, text: str, total: int, unit: str = "steps") -> Iterator
         yield lambda n: bar.advance(task, n)
 
 
+def counted(n: int, what: str) -> str:
+    """'1 frame', '2,000 frames'."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def describe_model(model: "Model", path: str) -> str:
     """A model in one line."""
     metadata = model.metadata
@@ -91,7 +96,7 @@ def describe_model(model: "Model", path: str) -> str:
     trained = f"{metadata['training_temperature']:g} K"
     if n_snapshots:
         trained = f"trained at {trained} on {n_snapshots:,} snapshots"
-    return f"{path}   {metadata['kind']}, {model.n_particles} particles, {trained}"
+    return f"{path}   {metadata['kind']}, {counted(model.n_particles, 'particle')}, {trained}"
 
 
 def describe_step(statistics: "Statistics", adapter: str) -> str:

@@ -149,7 +149,7 @@ def test_metadynamics_fills_the_basins(tmp_path):
     script = lr.header("ala2.data") + f"fix 1 all diffusim 300.0 48291 model {lr.ALA2} spring auto\n"
     visited = {}
     for name, bias in {"biased": "fix 2 all colvars phi.colvars output out\n", "free": ""}.items():
-        lr.run(tmp_path, script + bias + lr.dump(200) + "run 90000\n", timeout=100)
+        lr.run(tmp_path, script + bias + lr.dump(200) + "run 110000\n", timeout=100)
         phi = dihedral(lr.frames(tmp_path)[:, np.array(atoms) - 1])
         visited[name] = np.histogram(phi, bins=12, range=(-180, 180))[0]
     assert (visited["biased"] > 0).all(), visited
@@ -336,7 +336,7 @@ def test_the_example(tmp_path):
     write_data(tmp_path / "ala2.data", model)
     lr.run(tmp_path, script.replace("run             100000", lr.dump(2000) + "run 2000"))
     core = diffusim.Simulation(
-        model, 300.0, friction_rate=0.01 * (1 / 1e-3), time_step=0.04 * 1e-3, masses=model.masses, seed=48291
+        model, 300.0, friction_rate=0.01 * (1 / 1e-3), time_step=0.03 * 1e-3, masses=model.masses, seed=48291
     )
     core.step(2000)
     assert np.array_equal(lr.frames(tmp_path)[-1], core.positions[0] / 0.1)

@@ -15,7 +15,9 @@ from diffusim.report import statistics
 from diffusim.report.ensemble import Ensemble
 
 ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "lennard-jones", "surfaces")]
+sys.path += [
+    str(ROOT / "examples" / folder) for folder in ("accuracy", "alkanes", "lennard-jones", "metadynamics", "surfaces")
+]
 
 import alkanes  # noqa: E402
 import barriers  # noqa: E402

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from diffusim.terminal import console, fail, say, seconds, show
+from diffusim.terminal import console, counted, fail, say, seconds, show
 
 
 def info(
@@ -49,7 +49,9 @@ def info(
     say("kind", f"{metadata['kind']}{_network(metadata)}")
     periodic = "periodic" if metadata.get("periodic") else "not periodic"
     bonds = len(metadata.get("bonds") or [])
-    say("particles", f"{loaded.n_particles}, {bonds} bonds, lengths in {metadata['length_unit']}, {periodic}")
+    say(
+        "particles", f"{loaded.n_particles}, {counted(bonds, 'bond')}, lengths in {metadata['length_unit']}, {periodic}"
+    )
     say("trained", f"at {metadata['training_temperature']:g} K{_provenance(metadata)}")
     if levels := metadata.get("noise_levels"):
         say("noise", f"σ from {levels['min']:g} to {levels['max']:g} nm; simulations at {levels['simulation']:g} nm")
@@ -57,7 +59,7 @@ def info(
         say("step", f"recommended τ = {tau:.2g} nm²  ⇔  spring k = {0.5 / tau:.3g} /nm²")
     if curvature := metadata.get("largest_curvature"):
         say("stable", f"below τ = {2 / curvature:.2g} nm² (stiffest mode {curvature:.3g} /nm²)")
-    say("starts", f"{len(loaded.start_positions):,} frames")
+    say("starts", counted(len(loaded.start_positions), "frame"))
     if particles := metadata.get("particles"):
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading, justify in (("#", "right"), ("name", "left"), ("element", "left"), ("residue", "left")):

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from diffusim.dcd import DcdWriter
-from diffusim.terminal import describe_model, describe_step, fail, progress, say
+from diffusim.terminal import counted, describe_model, describe_step, fail, progress, say
 
 CHECKPOINTS = 20  # per run
 SWEEPS = ("sampler", "window", "tolerance")  # settings of the time-parallel sampler
@@ -216,7 +216,9 @@ def run(
     trajectory.close()
     if work := machine.work():
         say("sampler", work)
-    say("wrote", f"{output}   {trajectory.n_frames:,} frames" + (f"   topology {topology}" if topology else ""))
+    say(
+        "wrote", f"{output}   {counted(trajectory.n_frames, 'frame')}" + (f"   topology {topology}" if topology else "")
+    )
     if outcome := machine.outcome():
         say("", outcome)
     say("", f"{checkpoint}   continue with --resume --steps N")

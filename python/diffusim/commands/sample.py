@@ -8,7 +8,7 @@ import typer
 
 from diffusim.commands.run import LARGEST_SEED, write_topology
 from diffusim.dcd import DcdWriter
-from diffusim.terminal import describe_model, fail, progress, say
+from diffusim.terminal import counted, describe_model, fail, progress, say
 
 FORMATS = (".npz", ".dcd", ".xtc")
 FRAMES_PER_UPDATE = 1024
@@ -69,7 +69,7 @@ def sample(
     except OSError as error:
         output.unlink(missing_ok=True)
         fail(f"{output} cannot be written: {error.strerror}.")
-    say("wrote", f"{output}   {frames:,} frames" + (f"   topology {topology}" if topology else ""))
+    say("wrote", f"{output}   {counted(frames, 'frame')}" + (f"   topology {topology}" if topology else ""))
 
 
 def _write(path: Path, positions: np.ndarray) -> None:

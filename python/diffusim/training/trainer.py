@@ -85,7 +85,8 @@ class Band:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The weights with the lowest held-out loss, and how it ended: "finished", "early", "interrupted", "failed".
+    """The weights with the lowest held-out loss, or with relative entropy the last, and how training ended: "finished",
+    "early", "interrupted", "failed".
 
     `bands` are the losses of these weights along the noise levels. Where the Fokker-Planck weight is 0, its losses are
     None.
@@ -212,10 +213,9 @@ def train(
                     f"with {0.5 ** int(state.recoveries):g} of the learning rate"
                 )
             elif int(state.step) == next_evaluation:
-                # weights that know of the relative entropy are better, which the held-out loss does not tell
-                better = sampling and int(state.best_step) <= first_chain_step
+                # the held-out loss does not see what relative entropy gains: then the last weights are the best
                 state, held_out_loss, residual = _evaluate(
-                    network, settings, state, constants, held_out, key_evaluation, better
+                    network, settings, state, constants, held_out, key_evaluation, better=sampling
                 )
                 if sampling:
                     state = _tuned(network, settings, state)
