@@ -1619,6 +1619,20 @@ mod device {
             });
             assert_eq!(errors[0], errors[1]);
         }
+        // Steps that were enqueued before one that cannot be are given up with it.
+        let [cpu, gpu] = &mut both(&well, &Options { step_size, ..options() });
+        cpu.step(1).unwrap();
+        gpu.step(1).unwrap();
+        gpu.enqueue(2, false).unwrap();
+        let mut far = displaced(&model, 1, 0.0);
+        far[0] = 1e8;
+        write(gpu.device_positions().unwrap(), &far);
+        assert!(gpu.enqueue(1, false).unwrap_err().to_string().contains("the position of particle 0 is"));
+        assert_eq!((gpu.positions(), gpu.step_count()), (cpu.positions(), 1));
+        cpu.step(2).unwrap();
+        gpu.step(2).unwrap();
+        assert_eq!((gpu.positions(), gpu.step_count()), (cpu.positions(), 3));
+
         // Drawn together, where steps would stop but for what the host does.
         let model = dilute();
         let blend = Arc::new(Model::blend(&model, &model, 0.5).unwrap());

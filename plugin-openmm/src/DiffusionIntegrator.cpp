@@ -727,7 +727,14 @@ void DiffusionIntegrator::enqueue(bool biased) {
     importFrame();
     if (biased)
         frames->readForces(simulation->device_forces());
-    simulation->enqueue(1, biased);
+    try {
+        simulation->enqueue(1, biased);
+    } catch (const diffusim::error&) { // the core has gone back to the last good frame
+        const std::uint64_t reached = firstEnqueued + enqueued;
+        enqueued = 0;
+        exportFrame(reached);
+        throw;
+    }
     enqueued++;
     frames->exportPositions(simulation->device_positions());
     if (isInertial())

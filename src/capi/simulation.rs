@@ -565,7 +565,7 @@ pub unsafe extern "C" fn diffusim_simulation_step_biased(
 
 /// Start `n_steps` steps on the GPU's stream, and do not wait: the next other call on the simulation waits, fetches the positions
 /// and, if the steps failed, fails. With `with_forces` not 0, one step under the model and the forces that lie at
-/// diffusim_simulation_device_forces.
+/// diffusim_simulation_device_forces. A blend of models with lists of neighbours waits until it is known that they had room.
 ///
 /// Errors: DIFFUSIM_ERROR_UNSUPPORTED on the CPU; those of diffusim_simulation_step, with the frame before all enqueued steps as the
 /// last good one.

@@ -755,7 +755,10 @@ impl Simulation {
                 self.continues = true;
                 Ok(())
             }
-            Err(error) => self.settle(n_steps, Err(Failure::Other(error))),
+            Err(error) => {
+                self.ahead = 0; // what was enqueued before is given up as well
+                self.settle(n_steps, Err(Failure::Other(error)))
+            }
         }
     }
 
