@@ -1471,6 +1471,20 @@ mod device {
                 assert_evaluates("open", &open, &mut evaluator, None, &positions);
             }
         }
+        // All pairs are listed once: not from frames that are none.
+        let good = displaced(&open, 2, 0.02);
+        let mut of_open = evaluator(&open, 2);
+        for x in [f64::NAN, f64::INFINITY] {
+            let mut bad = good.clone();
+            bad[3 * 5 + 1] = x;
+            write(of_open.device_positions(), &bad);
+            let error = of_open.enqueue(false).unwrap_err();
+            assert!(
+                matches!(&error, Error::NotFinite(text) if text.contains("the position of particle 5 is")),
+                "{error}"
+            );
+        }
+        assert_evaluates("open, after failures", &open, &mut of_open, None, &good);
         let n = open.n_particles();
         let places: Vec<usize> = (0..n).map(|i| n + 2 - i).collect();
         let whole = open.subset(n + 4, &places).unwrap();
@@ -1660,6 +1674,29 @@ mod device {
             let positions: Vec<f64> = model.start_positions().iter().map(|x| scale * x).collect();
             assert_evaluates(&format!("{scale}"), &model, &mut evaluator, None, &positions);
         }
+    }
+
+    /// Nothing is written to lists that were given back for longer ones.
+    #[test]
+    #[ignore = "needs the driver of tests/simt"]
+    fn kernels_after_memory_was_short() {
+        if !Device::Cuda(0).describe().is_ok_and(|name| name.contains("host")) {
+            return;
+        }
+        let model = dilute();
+        let mut evaluator = evaluator(&model, 1);
+        let scaled = |by: f64| model.start_positions().iter().map(|x| by * x).collect::<Vec<f64>>();
+        assert_evaluates("at first", &model, &mut evaluator, None, &scaled(1.0));
+        for _ in 0..2 {
+            // Safety: tests run on one thread.
+            unsafe { std::env::set_var("SIMT_MEMORY", "0") };
+            write(evaluator.device_positions(), &scaled(0.3));
+            let error = evaluator.enqueue(false).unwrap_err().to_string();
+            assert!(error.contains("CUDA_ERROR_OUT_OF_MEMORY"), "{error}");
+            // Safety: as above.
+            unsafe { std::env::remove_var("SIMT_MEMORY") };
+        }
+        assert_evaluates("with memory", &model, &mut evaluator, None, &scaled(0.3));
     }
 
     /// The driver of tests/simt ends the program if anything is left at exit.

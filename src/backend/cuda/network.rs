@@ -371,6 +371,7 @@ impl Network {
         let anew = Space { anew: (!known).into(), ..space };
         stream.memcpy_htod(&[anew], &mut self.space).during(what)?;
         let clock = build(self).during(what)?;
+        self.check_found(stream, clock, what)?;
         if clock.longest > self.model.list.capacity || self.lists.is_none() {
             self.make_room(stream, clock.longest)?;
             // All of them have to be written to the new place.
@@ -396,7 +397,9 @@ impl Network {
             );
         }
         self.graphs.clear();
-        self.lists = None; // before others are made
+        // Before others are made, which may fail.
+        self.lists = None;
+        self.model.list.capacity = 0;
         let lists = || -> std::result::Result<Lists, DriverError> {
             Ok(Lists {
                 _entries: [
@@ -494,19 +497,25 @@ impl Network {
         Ok(clock[0])
     }
 
+    /// That there was a box for every particle.
+    fn check_found(&self, stream: &Arc<CudaStream>, clock: Clock, what: &str) -> Result<()> {
+        if clock.lost == NONE_OF_THEM {
+            return Ok(());
+        }
+        let at = 3 * clock.lost as usize;
+        let mut x = [0.0; 3];
+        stream
+            .memcpy_dtoh(&self.built_at.slice(at..at + 3), &mut x)
+            .and_then(|()| stream.synchronize())
+            .during(what)?;
+        Err(too_far(clock.lost as usize % self.model.list.n as usize, x))
+    }
+
     /// Wait; whether the lists had room for all neighbours. Where not there is room now, and what was launched is to be done again
     /// from its beginning.
     pub(super) fn had_room(&mut self, stream: &Arc<CudaStream>, what: &str) -> Result<bool> {
         let clock = self.clock_now(stream).during(what)?;
-        if clock.lost != NONE_OF_THEM {
-            let at = 3 * clock.lost as usize;
-            let mut x = [0.0; 3];
-            stream
-                .memcpy_dtoh(&self.built_at.slice(at..at + 3), &mut x)
-                .and_then(|()| stream.synchronize())
-                .during(what)?;
-            return Err(too_far(clock.lost as usize % self.model.list.n as usize, x));
-        }
+        self.check_found(stream, clock, what)?;
         if clock.stalled == 0 {
             return Ok(true);
         }
