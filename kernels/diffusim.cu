@@ -48,7 +48,7 @@ STEPS(distance_high_8, DistanceHigh8)
 STEPS(distance_high_32, DistanceHigh32)
 
 OF_SCORE(neighbor_boxes, SHARED_MEMORY(shared); model.list.fill_boxes(positions, shared);)
-OF_SCORE(neighbor_list, const unsigned i = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+OF_SCORE(neighbor_list, const unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
          if (i < model.n_all()) model.list.find(i);)
 OF_BLOCK(message_passing_forward, SHARED_MEMORY(shared); model.forward(positions, block, shared);)
 OF_BLOCK(message_passing_backward, SHARED_MEMORY(shared); model.backward(block, shared);)

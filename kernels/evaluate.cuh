@@ -55,7 +55,7 @@ DIFFUSIM_FN void begin_evaluation(const Evaluation& job, const Model& model) {
 // After them: the score of every particle, by a warp for each; `memory` is shared, 768 bytes for each warp.
 template <class Model>
 DIFFUSIM_FN void finish_evaluation(const Evaluation& job, const Model& model, unsigned char* memory) {
-    const unsigned i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (i >= job.n_all() || model.clock().stalled)
         return;
     Point s = model.score(i, reinterpret_cast<Point*>(memory) + threadIdx.x / 32 * 32);

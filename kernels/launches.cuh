@@ -95,15 +95,18 @@ DIFFUSIM_FN void begin_steps(const Launches& launches, const Model& model) {
         job.reports[i] = Report{0.0, 0.0, NONE, i, NONE_OF_THEM, 0, 0};
         launches.frozen[i] = 0;
     }
-    if (i < launches.n_all())
+    if (i < launches.n_all()) {
         model.notice(i, launches.at(AT_BEGINNING)[i], true);
+        if (launches.ends) // frames that fail at once are evaluated there all the same
+            launches.ends[i] = launches.at(AT_BEGINNING)[i];
+    }
 }
 
 // The score of every particle, by a warp for each; `memory` is shared, 768 bytes for each warp.
 template <class Model>
 DIFFUSIM_FN void check_scores(const Launches& launches, const Model& model, unsigned stage, unsigned char* memory) {
     const Job& job = *launches.job;
-    const unsigned i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (i >= launches.n_all() || launches.clock->stalled)
         return;
     const Word64 step = launches.clock->step;
