@@ -8,6 +8,7 @@
 #include "openmm/Vec3.h"
 #include "openmm/internal/ContextImpl.h"
 #include "openmm/serialization/SerializationNode.h"
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,10 +32,10 @@ struct FittedModel {
     /**
      * Take λ of a blend from the Context.
      *
-     * @return whether it is another than before
+     * @param send   told first if it is another than before; where it throws, λ stays as it was
      * @throws OpenMM::OpenMMException if it is not from 0 to 1
      */
-    bool follow(const OpenMM::ContextImpl& context);
+    void follow(const OpenMM::ContextImpl& context, const std::function<void(double)>& send = nullptr);
     /** ∂E/∂λ of a blend at a System's positions (nm), kJ/mol, summed over all copies; `cell` as below. */
     double computeLambdaDerivative(const std::vector<OpenMM::Vec3>& positions, const double* cell) const;
 

@@ -54,7 +54,6 @@ bool DiffusionForceImpl::isOnGpu() {
     const GpuFramesKernel::Gpu* gpu = frames->getGpu();
     if (isPlaced || !gpu)
         return evaluator != nullptr;
-    isPlaced = true;
     const std::string device = "cuda:" + std::to_string(gpu->index);
     diffusim::evaluator_options options;
     options.n_frames = fitted.copies;
@@ -70,13 +69,13 @@ bool DiffusionForceImpl::isOnGpu() {
             std::string("the learned energy is computed on the CPU, and positions and forces pass through the host: ") +
             error.what());
     }
+    isPlaced = true;
     return evaluator != nullptr;
 }
 
 /** As evaluate(), of what the Context holds, whose forces it adds to. Nobody waits, but for an energy. */
 double DiffusionForceImpl::evaluateOnGpu(ContextImpl& context, bool includeForces, bool includeEnergy) {
-    if (fitted.follow(context))
-        evaluator->set_lambda(fitted.lambda);
+    fitted.follow(context, [this](double lambda) { evaluator->set_lambda(lambda); });
     const double unit = energyUnit(*fitted.model);
     if (fitted.model->is_periodic()) {
         Vec3 box[3];

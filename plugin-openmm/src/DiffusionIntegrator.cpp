@@ -309,8 +309,12 @@ std::size_t DiffusionIntegrator::getNumCopies() const {
 }
 
 void DiffusionIntegrator::followLambda() {
-    if (simulation && fitted.follow(*context))
-        simulation->set_lambda(fitted.lambda);
+    if (!simulation)
+        return;
+    fitted.follow(*context, [this](double lambda) {
+        settle(); // the core would wait, and its error would leave the Context behind
+        simulation->set_lambda(lambda);
+    });
 }
 
 std::vector<double> DiffusionIntegrator::computeModelEnergies() {
@@ -483,7 +487,7 @@ void DiffusionIntegrator::stateChanged(State::DataType changed) {
         loadsUndrawn = false;
     }
     if (changed == State::Parameters)
-        followLambda();
+        guard([this] { followLambda(); });
 }
 
 /** A Force that was added to the System later than the Context was created has no part in it. */
@@ -521,6 +525,7 @@ void DiffusionIntegrator::followBox() {
     const double* current = &box[0][0];
     if (cell.size() == 9 && std::equal(cell.begin(), cell.end(), current))
         return;
+    settle(); // as in followLambda()
     simulation->set_cell(current);
     cell.assign(current, current + 9);
 }
@@ -571,7 +576,6 @@ void DiffusionIntegrator::importVelocities() {
 }
 
 void DiffusionIntegrator::importFrame() {
-    followBox();
     if (!attached || positionsAreNew)
         importPositions();
     if (isInertial() && (!attached || velocitiesAreNew || !hasVelocities))
@@ -701,6 +705,7 @@ void DiffusionIntegrator::advance(int steps, bool biased) {
         return;
     guard([=] {
         followLambda(); // also where a Force or a checkpoint has set it
+        followBox();
         if (attached && (biased || (isInertial() && hasMotionRemover)))
             return enqueue(biased);
         importFrame();

@@ -125,21 +125,24 @@ FittedModel ScoreModel::fit(const System& system, bool checkMasses) const {
     return fitted;
 }
 
-bool FittedModel::follow(const ContextImpl& context) {
+void FittedModel::follow(const ContextImpl& context, const std::function<void(double)>& send) {
     if (parts.empty())
-        return false;
+        return;
     const std::map<std::string, double>& parameters = context.getParameters();
     const auto found = parameters.find(parameter);
     if (found == parameters.end() || found->second == lambda)
-        return false;
+        return;
+    std::shared_ptr<const diffusim::model> next;
     try {
-        model = std::make_shared<diffusim::model>(diffusim::model::blend(*parts[0], *parts[1], found->second));
+        next = std::make_shared<diffusim::model>(diffusim::model::blend(*parts[0], *parts[1], found->second));
     } catch (const diffusim::error& error) {
         throw OpenMMException("The parameter " + parameter + " of the Context cannot be that of " + model->name() +
                               ": " + error.what());
     }
+    if (send)
+        send(found->second);
+    model = next;
     lambda = found->second;
-    return true;
 }
 
 double FittedModel::computeLambdaDerivative(const std::vector<Vec3>& positions, const double* cell) const {

@@ -128,3 +128,21 @@ del simulation
             SIMT_FAIL_LAUNCH="1",
         )
         assert f"the GPU failed while {what}" in printed
+    # Nor is the CPU taken instead where the GPU has failed.
+    printed = run(
+        f"""
+import os
+import diffusim.openmm as dm
+context = dm.simulation({str(NETWORK)!r}, stepSize=0.0052, platform="OpenCL").context
+os.environ["SIMT_MEMORY"] = "0"
+for _ in range(2):
+    try:
+        context.getState(forces=True)
+    except Exception as error:
+        print(error)
+del os.environ["SIMT_MEMORY"]
+context.getState(forces=True)
+""",
+        elsewhere,
+    )
+    assert printed.count("CUDA_ERROR_OUT_OF_MEMORY") == 2, printed
