@@ -538,7 +538,8 @@ diffusim_status_t diffusim_evaluator_device_energies(diffusim_evaluator_t *evalu
 
 // Start the evaluation of the frames that lie at diffusim_evaluator_device_positions: of their scores and, with `with_energies` not
 // 0, of their energies. Does not wait; but a `message-passing` model of more than 64 particles, or in a periodic cell, waits until it
-// is known that its lists of neighbours had room, and does it again with more where they had not.
+// is known that its lists of neighbours had room, and does it again with more where they had not. A smaller one in open space waits the
+// first time, when its pairs are listed.
 //
 // Errors: DIFFUSIM_ERROR_DEVICE; DIFFUSIM_ERROR_NOT_FINITE and DIFFUSIM_ERROR_MISMATCH as diffusim_model_evaluate.
 //

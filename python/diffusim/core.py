@@ -877,7 +877,7 @@ class Evaluator:
     """Scores and energies of frames that lie on a GPU, for a program that moves the particles itself there.
 
     Positions are written where `device_positions` says, by kernels on the same stream; `enqueue` starts the evaluation
-    and does not wait. The results are those of `Model.evaluate`, bit for bit.
+    and does not wait, but for lists of neighbours. The results are those of `Model.evaluate`, bit for bit.
     """
 
     def __init__(
@@ -929,7 +929,11 @@ class Evaluator:
         return self._device_pointer("energies")
 
     def enqueue(self, with_energies: bool = False) -> None:
-        """Start the evaluation of the frames that lie on the GPU."""
+        """Start the evaluation of the frames that lie on the GPU.
+
+        A `message-passing` model waits until its lists of neighbours are known to have had room; one of at most 64
+        particles in open space only the first time, when all pairs are listed.
+        """
         _library.call("diffusim_evaluator_enqueue", self._handle, with_energies)
 
     def synchronize(self) -> None:

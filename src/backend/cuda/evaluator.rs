@@ -114,7 +114,7 @@ impl Evaluator {
     }
 
     /// Start the evaluation of what lies at [`Evaluator::device_positions`]; energies only if asked for. Does not wait, unless there
-    /// are lists of neighbours: then until it is known that they had room.
+    /// are lists of neighbours: then until it is known that they had room, or, where all pairs are listed, the first time.
     pub fn enqueue(&mut self, with_energies: bool) -> Result<()> {
         self.model.check_cell(self.cell.as_ref())?;
         let held = self.held.get()?;

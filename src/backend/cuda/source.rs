@@ -96,7 +96,7 @@ impl Source {
     }
 
     /// Start the evaluation of what lies at `positions`. Does not wait, unless there are lists of neighbours: then until it is known
-    /// that they had room.
+    /// that they had room, or, where all pairs are listed, the first time.
     pub(super) fn enqueue(
         &mut self,
         stream: &Arc<CudaStream>,
