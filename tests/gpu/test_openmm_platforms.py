@@ -4,6 +4,7 @@ CUDA needs a GPU and the wheel OpenMM-CUDA-12 or -13. OpenCL runs the same kerne
 installed (Debian: pocl-opencl-icd).
 """
 
+import contextlib
 import ctypes
 import re
 import sys
@@ -375,6 +376,42 @@ def test_a_runaway_leaves_the_last_good_frame(gpu, precision, biased):
     context.setPositions(positions)
     made.step(3)  # it goes on
     assert np.abs(positions_of(context) - positions).max() > 0
+
+
+@pytest.mark.parametrize("changes", ["lambda", "box"])
+def test_the_context_goes_back_with_the_core(gpu, precision, changes):
+    """Also where it is a change of λ or of the box, by a Force, that waits for the steps which failed."""
+    if changes == "lambda":
+        model = blend(0.2)
+        system, positions = molecules(1)
+        system.addForce(dm.DiffusionForce(model))
+    else:
+        model = diffusim.Model(PERIODIC)
+        system, positions = dm.system(model), model.start_positions[0].astype(np.float32).astype(float)
+    contexts = []
+
+    def compute(state):
+        forces = np.zeros_like(positions)
+        if state.getStepCount() == 2:
+            forces[1] = 1e9
+        if state.getStepCount() == 4 and changes == "lambda":
+            with contextlib.suppress(openmm.OpenMMException):  # the next steps begin anew
+                contexts[-1].setParameter("diffusim_lambda", 0.7)
+        elif state.getStepCount() == 4:
+            contexts[-1].setPeriodicBoxVectors(*(1.01 * vector for vector in system.getDefaultPeriodicBoxVectors()))
+        return 0.0, forces
+
+    system.addForce(openmm.PythonForce(compute))
+    for platform in (None, gpu):
+        integrator = dm.DiffusionIntegrator(model, model.training_temperature, 7.3, stepSize=1e-4, seed=4)
+        contexts.append(on(platform, precision, system, integrator, positions))
+        with pytest.raises(openmm.OpenMMException, match="The last good frame") as caught:
+            integrator.step(10)
+        reached = int(re.search(r"last good frame \(step (\d+)\)", str(caught.value))[1])
+        assert contexts[-1].getStepCount() == reached <= 2
+    if reached == 0:  # before all that were enqueued
+        assert np.abs(positions_of(contexts[1]) - positions).max() <= ROUNDING[precision]
+    contexts.clear()  # which the Force holds
 
 
 # ---- CUDA alone, with a GPU
