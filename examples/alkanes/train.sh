@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train butane.safetensors and octane.safetensors on exact snapshots: four and sixteen minutes of processor time.
+# Train butane.safetensors and octane.safetensors on exact snapshots; octane takes sixteen minutes of processor time.
 set -eu
 cd "$(dirname "$0")"
 for alkane in butane octane; do

@@ -92,12 +92,20 @@ def _as_started(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSet
         raise SettingsError(f"--start-from {file} is an analytic model, {start.kind}, which has no weights to train.")
     theirs |= {"noise_min": noise.min, "noise_max": noise.max}
     for name, value in theirs.items():
-        if getattr(settings, name) not in (None, value):
+        ours = getattr(settings, name)
+        if ours not in (None, value):
             raise SettingsError(
-                f"--{name.replace('_', '-')} is {getattr(settings, name)}, but --start-from {file} has {value}. "
+                f"--{name.replace('_', '-')} is {_as_flag(ours)}, but --start-from {file} has {_as_flag(value)}. "
                 "Leave it out."
             )
     return replace(settings, model=start.kind, **theirs)
+
+
+def _as_flag(value: object) -> str:
+    """A setting as it is written on the command line: 192-192-192, or 0-1-3-4,1-3-4-6."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("," if value and isinstance(value[0], tuple) else "-").join(map(_as_flag, value)) or "none"
 
 
 def _with_noise_levels(settings: TrainingSettings, snapshots: Snapshots) -> TrainingSettings:

@@ -27,8 +27,6 @@ struct Held {
     positions: CudaSlice<f64>,
     stream: Arc<CudaStream>,
     _gpu: Arc<Gpu>,
-    n_frames: usize,
-    n_particles: usize,
 }
 
 /// What is evaluated.
@@ -75,7 +73,7 @@ impl Evaluator {
 
     /// Frames that are evaluated at a time.
     pub fn n_frames(&self) -> usize {
-        self.held.look().n_frames
+        self.held.look().energies().len()
     }
 
     /// The cell of all frames from now on.
@@ -149,8 +147,7 @@ impl Held {
         attachment: Option<Attachment>,
     ) -> Result<Self> {
         let (gpu, stream) = open(index, attachment)?;
-        let n_particles = model.n_particles;
-        let n_all = n_frames * n_particles;
+        let n_all = n_frames * model.n_particles;
         let zeros = |n: usize| stream.alloc_zeros::<f64>(n).during("allocating its memory");
         let work = match &model.kernel {
             Kernel::Blend(parts) => {
@@ -162,7 +159,7 @@ impl Held {
             _ => Work::Single(Box::new(Source::new(&gpu, &stream, model, n_frames)?)),
         };
         let positions = zeros(3 * n_all)?;
-        Ok(Held { work, positions, stream, _gpu: gpu, n_frames, n_particles })
+        Ok(Held { work, positions, stream, _gpu: gpu })
     }
 
     fn scores(&self) -> &CudaSlice<f64> {
@@ -187,15 +184,7 @@ impl Held {
             Work::Blend { of, part, scores, energies } => (of, part, scores, energies),
         };
         of.enqueue(stream, positions, cell, with_energies, WHAT)?;
-        let job = DeviceEvaluation {
-            positions,
-            scores: address(scores, stream),
-            energies: if with_energies { address(energies, stream) } else { 0 },
-            scratch: 0,
-            scratch_bytes: 0,
-            n_frames: self.n_frames as u32,
-            n_particles: self.n_particles as u32,
-        };
+        let job = DeviceEvaluation::new(stream, positions, scores, energies, with_energies);
         let blend = of.device(stream);
         launch(stream, part, |arguments| arguments.arg(&job).arg(&blend)).during(WHAT)
     }

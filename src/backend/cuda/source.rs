@@ -16,13 +16,35 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct DeviceEvaluation {
-    pub(super) positions: u64,
-    pub(super) scores: u64,
-    pub(super) energies: u64,
-    pub(super) scratch: u64,
-    pub(super) scratch_bytes: u64,
-    pub(super) n_frames: u32,
-    pub(super) n_particles: u32,
+    positions: u64,
+    scores: u64,
+    energies: u64,
+    scratch: u64,
+    scratch_bytes: u64,
+    n_frames: u32,
+    n_particles: u32,
+}
+
+impl DeviceEvaluation {
+    /// Of what lies at `positions`; energies only if asked for.
+    pub(super) fn new(
+        stream: &CudaStream,
+        positions: u64,
+        scores: &CudaSlice<f64>,
+        energies: &CudaSlice<f64>,
+        with_energies: bool,
+    ) -> Self {
+        let n_frames = energies.len();
+        DeviceEvaluation {
+            positions,
+            scores: address(scores, stream),
+            energies: if with_energies { address(energies, stream) } else { 0 },
+            scratch: 0,
+            scratch_bytes: 0,
+            n_frames: n_frames as u32,
+            n_particles: (scores.len() / (3 * n_frames)) as u32,
+        }
+    }
 }
 
 /// `Blend` of kernels/blend.cuh.
@@ -39,7 +61,6 @@ pub(super) struct Source {
     work: Work,
     scores: CudaSlice<f64>,
     energies: CudaSlice<f64>,
-    n_particles: usize,
 }
 
 /// How frames are evaluated.
@@ -57,8 +78,7 @@ impl Source {
         model: &KernelModel,
         n_frames: usize,
     ) -> Result<Self> {
-        let n_particles = model.n_particles;
-        let n_all = n_frames * n_particles;
+        let n_all = n_frames * model.n_particles;
         let plan = Plan::new(gpu, model, n_frames, Task::Evaluation, MatmulPrecision::Highest);
         let work = match (&model.kernel, plan) {
             (Kernel::MessagePassing(arrays), _) => Work::Launches {
@@ -74,7 +94,7 @@ impl Source {
         };
         let zeros = |n: usize| stream.alloc_zeros::<f64>(n).during("allocating its memory");
         let (scores, energies) = (zeros(3 * n_all)?, zeros(n_frames)?);
-        Ok(Source { work, scores, energies, n_particles })
+        Ok(Source { work, scores, energies })
     }
 
     /// Where the scores are, `[n_frames][n_particles][3]`, 1/nm.
@@ -105,15 +125,7 @@ impl Source {
         with_energies: bool,
         what: &str,
     ) -> Result<()> {
-        let job = DeviceEvaluation {
-            positions,
-            scores: address(&self.scores, stream),
-            energies: if with_energies { address(&self.energies, stream) } else { 0 },
-            scratch: 0,
-            scratch_bytes: 0,
-            n_frames: self.energies.len() as u32,
-            n_particles: self.n_particles as u32,
-        };
+        let job = DeviceEvaluation::new(stream, positions, &self.scores, &self.energies, with_energies);
         let (network, begin, end) = match &mut self.work {
             Work::Persistent(work) => {
                 let (scratch, scratch_bytes) = work.scratch(stream);
